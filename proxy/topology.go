@@ -1,0 +1,52 @@
+package proxy
+
+import "context"
+
+// Lease is the right to use an epoch for a while. Both deadlines are nanoseconds of
+// CLOCK_BOOTTIME and may be read by any goroutine at any time; they move forward as the lease is
+// renewed. They are compared at every relay; no timer sets a flag.
+type Lease interface {
+	// Doubt is the time from which no new unit of work may start.
+	Doubt() int64
+	// Until is the time from which nothing may be relayed either way.
+	Until() int64
+}
+
+// Boundary tells which transaction ids of older epochs an epoch knows the outcome of: below Lo the
+// server can be asked, at or past Hi the transaction never arrived, between nothing is known.
+type Boundary struct {
+	Epoch  uint64
+	Lo, Hi uint64
+}
+
+// Primary is the server that clients may be routed to, as the committed leader lock names it.
+// It is immutable but for its lease.
+type Primary struct {
+	Name     string
+	Addr     string // host:port
+	Epoch    uint64
+	Timeline uint32
+	// Incarnation is the postmaster's start time in microseconds since 1970; a server that
+	// answers with another one is not used.
+	Incarnation string
+	// SyncQuorum is how many synchronous standbys must have flushed a commit; 0 if replication
+	// is asynchronous.
+	SyncQuorum int
+	Lease      Lease
+	// Boundaries are those of the epochs up to this one, oldest first.
+	Boundaries []Boundary
+}
+
+// Topology tells the proxy which primary to use. Implementations are safe for concurrent use.
+type Topology interface {
+	// Current returns the primary whose lock is committed and whose lease has ever been granted
+	// here, or nil; and a channel that is closed when there is something else to return.
+	Current() (*Primary, <-chan struct{})
+}
+
+// Secrets finds what is needed to check a client's password while there may be no primary.
+type Secrets interface {
+	// UserSecret returns the stored secret (pg_authid.rolpassword) of a role that may log in;
+	// ok is false if there is no such role. It may answer from a cache.
+	UserSecret(ctx context.Context, user string) (secret string, ok bool, err error)
+}
