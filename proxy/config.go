@@ -1,0 +1,121 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Commit guard modes.
+const (
+	// GuardExplicit learns the xid of an explicit transaction before its COMMIT is forwarded.
+	GuardExplicit = "explicit"
+	// GuardOff forwards COMMIT at once; one in flight when the backend is lost ends in 08007.
+	GuardOff = "off"
+)
+
+// Config is what a Proxy needs to know. The zero value is not usable; start from DefaultConfig.
+type Config struct {
+	// Listen are the addresses that clients connect to, host:port.
+	Listen []string
+	// SourceAddr is the local address that backend connections are made from; empty lets the
+	// kernel choose. PostgreSQL's rules admit proxies by this address.
+	SourceAddr string
+
+	// SessionsMax bounds the client connections, those that log in included.
+	SessionsMax int
+	// StartupTimeout bounds the time from accept to a finished authentication.
+	StartupTimeout time.Duration
+	// DialTimeout bounds one attempt to connect and log in to a backend.
+	DialTimeout time.Duration
+	// KeepAlive is the TCP keepalive idle time and interval of client connections.
+	KeepAlive time.Duration
+	// BackendUserTimeout is TCP_USER_TIMEOUT of backend sockets; it must not exceed T_P - T_L
+	// (DESIGN.md I4).
+	BackendUserTimeout time.Duration
+
+	// HoldTimeout bounds how long a statement or a login waits for a primary.
+	HoldTimeout time.Duration
+	// HoldSessionsMax bounds how many sessions with a waiting statement are held at once.
+	HoldSessionsMax int
+	// HoldNoticeAfter is when a waiting client is told with a NOTICE; 0 never tells.
+	HoldNoticeAfter time.Duration
+	// RestoreConcurrency bounds how many sessions log in to a new primary at once.
+	RestoreConcurrency int
+
+	// InspectBytesMax is the size up to which a Query or Parse message is read whole before it
+	// is forwarded; a larger one is relayed as it comes and counts as one that may do anything.
+	InspectBytesMax int
+	// JournalBytesMax bounds the copy of a session's unanswered messages.
+	JournalBytesMax int
+	// PreparedBytesMax bounds the text of a session's prepared statements that is kept.
+	PreparedBytesMax int
+
+	// CommitGuard is GuardExplicit or GuardOff.
+	CommitGuard string
+	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
+	SecretTTL time.Duration
+	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
+	LookupUser     string
+	LookupPassword string
+	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
+	ShutdownTimeout time.Duration
+}
+
+// DefaultConfig returns the defaults.
+func DefaultConfig() Config {
+	return Config{
+		Listen:             []string{"127.0.0.1:6432"},
+		SessionsMax:        10000,
+		StartupTimeout:     15 * time.Second,
+		DialTimeout:        5 * time.Second,
+		KeepAlive:          30 * time.Second,
+		BackendUserTimeout: time.Second,
+		HoldTimeout:        60 * time.Second,
+		HoldSessionsMax:    10000,
+		HoldNoticeAfter:    5 * time.Second,
+		RestoreConcurrency: 32,
+		InspectBytesMax:    64 << 10,
+		JournalBytesMax:    64 << 10,
+		PreparedBytesMax:   1 << 20,
+		CommitGuard:        GuardExplicit,
+		SecretTTL:          10 * time.Second,
+		LookupUser:         "holdfast_lookup",
+		ShutdownTimeout:    10 * time.Second,
+	}
+}
+
+// Validate says everything that is wrong with c.
+func (c Config) Validate() error {
+	var errs []error
+	if len(c.Listen) == 0 {
+		errs = append(errs, errors.New("proxy.listen: at least one address is needed"))
+	}
+	positive := []struct {
+		name string
+		ok   bool
+	}{
+		{"sessions_max", c.SessionsMax > 0},
+		{"startup_timeout", c.StartupTimeout > 0},
+		{"dial_timeout", c.DialTimeout > 0},
+		{"hold_timeout", c.HoldTimeout > 0},
+		{"hold_sessions_max", c.HoldSessionsMax > 0},
+		{"restore_concurrency", c.RestoreConcurrency > 0},
+		{"journal_bytes_max", c.JournalBytesMax > 0},
+		{"prepared_bytes_max", c.PreparedBytesMax > 0},
+		{"secret_ttl", c.SecretTTL > 0},
+	}
+	for _, p := range positive {
+		if !p.ok {
+			errs = append(errs, fmt.Errorf("proxy.%s: must be greater than zero", p.name))
+		}
+	}
+	if c.InspectBytesMax < 1024 || c.InspectBytesMax > 16<<20 {
+		errs = append(errs, errors.New("proxy.inspect_bytes_max: must be 1024 to 16777216"))
+	}
+	if c.CommitGuard != GuardExplicit && c.CommitGuard != GuardOff {
+		errs = append(errs, fmt.Errorf("proxy.commit_guard: %q is not one of explicit, off",
+			c.CommitGuard))
+	}
+	return errors.Join(errs...)
+}
