@@ -1,0 +1,341 @@
+package election
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Request is a wish of an operator that waits for a decision: a switchover.
+type Request struct {
+	ID uint64
+	// To is the new primary; empty: the best standby.
+	To string
+}
+
+// Input is all that a decision rests on. Ages are measured by the caller; nothing here is a time
+// of day.
+type Input struct {
+	State *State
+	// Observations hold one entry for each member; one that never reported has no phase, and the
+	// age of the leadership as its age.
+	Observations []Observation
+	Requests     []Request
+	// ChangeAges are how long ago the unplanned changes were that this node has seen.
+	ChangeAges []time.Duration
+}
+
+// ActionKind says what the controller does next.
+type ActionKind string
+
+// The actions.
+const (
+	ActHold     ActionKind = "hold"     // nothing to do, or nothing can be done: see Summary
+	ActBegin    ActionKind = "begin"    // begin the intent
+	ActContinue ActionKind = "continue" // go on with the intent that stands
+)
+
+// RequestRefusal is the answer to a request that is not carried out.
+type RequestRefusal struct {
+	ID  uint64
+	Why string
+}
+
+// Decision is what to do and why, in words for a DBA.
+type Decision struct {
+	Do ActionKind `json:"do"`
+	// Intent is what to begin or continue; its epoch is 0 if it is to begin.
+	Intent *Intent `json:"intent,omitempty"`
+	// RequestID is the request that the new intent carries out; 0: none.
+	RequestID uint64           `json:"request_id,omitempty"`
+	Summary   string           `json:"summary"`
+	Evidence  []string         `json:"evidence,omitempty"`
+	Refusals  []RequestRefusal `json:"refusals,omitempty"`
+	// IsPrimaryUsable tells that some node uses the primary, or its agent sees it in its place;
+	// UsableAge is how old that knowledge is.
+	IsPrimaryUsable bool          `json:"primary_usable"`
+	UsableAge       time.Duration `json:"-"`
+}
+
+// Decide is the rule of the leader: what happens next, from what is known. It is pure.
+func Decide(in Input, p Policy) Decision {
+	s := in.State
+	switch {
+	case s.Intent != nil:
+		return decideContinue(in)
+	case s.Lock == nil:
+		return decideBootstrap(in, p)
+	}
+	v := judgePrimary(in, p)
+	var d Decision
+	switch {
+	case v.restarted != "":
+		d = decideUnplanned(in, p, v, Intent{
+			Kind: IntentRestart, To: s.Lock.Holder, Cause: v.restarted,
+		})
+	case v.isDead:
+		d = decideDead(in, p, v)
+	default:
+		d = decideRequests(in, p, v)
+	}
+	d.IsPrimaryUsable, d.UsableAge = v.isUsable, v.usableAge
+	return d
+}
+
+// decideContinue goes on with the change that stands; requests wait for no second one.
+func decideContinue(in Input) Decision {
+	it := *in.State.Intent
+	d := Decision{Do: ActContinue, Intent: &it, Summary: "continue " + intentText(it)}
+	d.Refusals = refuseAll(in.Requests, "a change is in progress: "+intentText(it))
+	return d
+}
+
+// decideBootstrap makes the first primary once every data member is known to be empty.
+func decideBootstrap(in Input, p Policy) Decision {
+	d := Decision{Do: ActHold}
+	d.Refusals = refuseAll(in.Requests, "there is no primary yet")
+	var wait, wrong []string
+	to := ""
+	for _, m := range DataMembers(in.State.Members) {
+		o, ok := freshReport(in, p, m.Name)
+		switch {
+		case !ok || o.Member.Phase == "":
+			wait = append(wait, m.Name+" has not reported")
+		case o.Member.Phase == PhaseForeign:
+			wrong = append(wrong, m.Name+" has data that this cluster did not make")
+		case o.Member.Phase != PhaseEmpty:
+			wrong = append(wrong, fmt.Sprintf("%s has data already (%s, system id %s)", m.Name,
+				o.Member.Phase, orUnknown(o.Member.SystemID)))
+		case to == "" && !m.NoFailover:
+			to = m.Name
+		}
+	}
+	switch {
+	case len(wrong) > 0:
+		d.Summary = "no bootstrap: the group has no record of a primary, but not every data" +
+			" directory is empty"
+		d.Evidence = append(wrong, wait...)
+	case len(wait) > 0:
+		d.Summary = "bootstrap waits for all members"
+		d.Evidence = wait
+	case to == "":
+		d.Summary = "no bootstrap: no member may be the primary"
+	default:
+		d.Do = ActBegin
+		d.Summary = "all data directories are empty: " + to + " becomes the first primary"
+		d.Intent = &Intent{Kind: IntentBootstrap, To: to, Cause: "first start of the cluster"}
+	}
+	return d
+}
+
+// decideDead answers a dead primary: failover if one is possible, else a restart in place.
+func decideDead(in Input, p Policy, v verdict) Decision {
+	why := failoverMissing(in, p)
+	if why == "" {
+		return decideUnplanned(in, p, v, Intent{Kind: IntentFailover, Cause: v.why})
+	}
+	if holderCanStart(in, p) {
+		return decideUnplanned(in, p, v, Intent{
+			Kind: IntentRestart, To: in.State.Lock.Holder,
+			Cause: v.why + "; restarted in place: " + why,
+		})
+	}
+	return Decision{
+		Do: ActHold, Summary: v.why + ", and nothing is promoted: " + why, Evidence: v.evidence,
+		Refusals: refuseAll(in.Requests, v.why+", and nothing is promoted: "+why),
+	}
+}
+
+// decideUnplanned begins a change that nobody asked for, unless there were too many.
+func decideUnplanned(in Input, p Policy, v verdict, it Intent) Decision {
+	lock := in.State.Lock
+	it.From, it.FromEpoch = lock.Holder, lock.Epoch
+	d := Decision{Do: ActBegin, Intent: &it, Evidence: v.evidence}
+	d.Summary = fmt.Sprintf("%s from %s: %s", it.Kind, it.From, it.Cause)
+	recent := 0
+	for _, age := range in.ChangeAges {
+		if age < p.FlapWindow {
+			recent++
+		}
+	}
+	if p.MaxChanges > 0 && recent >= p.MaxChanges {
+		d.Do, d.Intent = ActHold, nil
+		d.Summary = fmt.Sprintf("%s; held back: %d unplanned changes within %s are the limit",
+			it.Cause, p.MaxChanges, p.FlapWindow)
+	}
+	d.Refusals = refuseAll(in.Requests, d.Summary)
+	return d
+}
+
+// decideRequests carries out the first request that can be; the primary is not known to be dead.
+func decideRequests(in Input, p Policy, v verdict) Decision {
+	lock := in.State.Lock
+	d := Decision{Do: ActHold, Summary: v.why, Evidence: v.evidence}
+	for i, r := range in.Requests {
+		to, why := switchoverTarget(in, p, r.To)
+		if why != "" {
+			d.Refusals = append(d.Refusals, RequestRefusal{r.ID, why})
+			continue
+		}
+		it := Intent{
+			Kind: IntentSwitchover, From: lock.Holder, FromEpoch: lock.Epoch, To: to,
+			Cause: "asked for by an operator",
+		}
+		d.Do, d.Intent, d.RequestID = ActBegin, &it, r.ID
+		d.Summary = fmt.Sprintf("switchover from %s to %s", lock.Holder, to)
+		rest := refuseAll(in.Requests[i+1:], "a change is in progress: "+intentText(it))
+		d.Refusals = append(d.Refusals, rest...)
+		break
+	}
+	return d
+}
+
+// failoverMissing tells why a failover would find no candidate; empty if one is likely. It looks
+// at reports only; the recruits' own answers decide.
+func failoverMissing(in Input, p Policy) string {
+	lock := in.State.Lock
+	sel := Selection{
+		Lock: *lock, SyncSet: SyncSet(p.SyncMode, in.State.Members, lock.Holder),
+		Silent: map[string]string{},
+	}
+	if in.State.Intent != nil {
+		sel.Tried = in.State.Intent.Tried
+	}
+	for _, m := range DataMembers(in.State.Members) {
+		if m.Name == lock.Holder {
+			continue
+		}
+		o, ok := freshReport(in, p, m.Name)
+		st := o.Member
+		isTried := slices.Contains(sel.Tried, m.Name)
+		switch {
+		case !ok:
+			sel.Silent[m.Name] = "its agent is silent"
+		case st.Phase == PhaseStandby, st.Phase == PhasePrimary && isTried:
+			// Positions are still moving: only whether somebody could be chosen counts.
+			sel.Recruits = append(sel.Recruits, Recruit{Member: m, Timeline: st.Timeline})
+		default:
+			sel.Silent[m.Name] = "it is " + phaseText(st.Phase)
+		}
+	}
+	return Choose(sel).Missing
+}
+
+// holderCanStart tells that the holder's agent is there and its server is stopped.
+func holderCanStart(in Input, p Policy) bool {
+	o, ok := freshReport(in, p, in.State.Lock.Holder)
+	return ok && o.Member.Phase == PhaseStopped
+}
+
+// holderIsBack tells that the holder's server is in its place or can be started there.
+func holderIsBack(in Input, p Policy) bool {
+	lock := in.State.Lock
+	o, ok := freshReport(in, p, lock.Holder)
+	return ok && (o.Member.Phase == PhaseStopped || o.Member.Phase == PhasePrimary &&
+		o.Member.Incarnation == lock.Incarnation)
+}
+
+// switchoverTarget returns the member to switch to, or why there is none.
+func switchoverTarget(in Input, p Policy, to string) (target, why string) {
+	lock := in.State.Lock
+	holder, ok := freshReport(in, p, lock.Holder)
+	if !ok || holder.Member.Phase != PhasePrimary {
+		return "", fmt.Sprintf("the agent of the primary %s does not answer or does not see it"+
+			" running", lock.Holder)
+	}
+	if to != "" {
+		return to, switchoverRefusal(in, p, holder, to)
+	}
+	sel := Selection{Lock: *lock}
+	var refused []string
+	for _, m := range DataMembers(in.State.Members) {
+		if m.Name == lock.Holder {
+			continue
+		}
+		if why := switchoverRefusal(in, p, holder, m.Name); why != "" {
+			refused = append(refused, why)
+			continue
+		}
+		o, _ := freshReport(in, p, m.Name)
+		sel.Recruits = append(sel.Recruits, Recruit{m, o.Member.Timeline, o.Member.LSN})
+	}
+	if c := Choose(sel); c.To != "" {
+		return c.To, ""
+	}
+	return "", "no standby can take over: " + strings.Join(refused, "; ")
+}
+
+// switchoverRefusal tells why to cannot take over from a running primary; empty if it can.
+func switchoverRefusal(in Input, p Policy, holder Observation, to string) string {
+	lock := in.State.Lock
+	i := slices.IndexFunc(in.State.Members, func(m Member) bool { return m.Name == to })
+	if i < 0 {
+		return fmt.Sprintf("there is no member %q", to)
+	}
+	m := in.State.Members[i]
+	if m.Postgres == "" {
+		return to + " is a witness without PostgreSQL"
+	}
+	if to == lock.Holder {
+		return to + " is the primary already"
+	}
+	if m.NoFailover {
+		return to + " is tagged nofailover"
+	}
+	o, ok := freshReport(in, p, to)
+	st := o.Member
+	switch {
+	case !ok:
+		return "the agent of " + to + " is silent"
+	case st.Phase != PhaseStandby:
+		return fmt.Sprintf("%s is %s", to, phaseText(st.Phase))
+	case st.Timeline != lock.Timeline:
+		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", to, st.Timeline,
+			lock.Timeline)
+	case !st.Streaming:
+		return to + " is not streaming from the primary"
+	}
+	lag := holder.Member.LSN - min(st.LSN, holder.Member.LSN)
+	if p.LagMaxBytes > 0 && uint64(lag) > p.LagMaxBytes {
+		return fmt.Sprintf("%s lags by %s", to, byteText(lag))
+	}
+	return ""
+}
+
+func refuseAll(requests []Request, why string) []RequestRefusal {
+	var out []RequestRefusal
+	for _, r := range requests {
+		out = append(out, RequestRefusal{r.ID, why})
+	}
+	return out
+}
+
+func intentText(it Intent) string {
+	var b strings.Builder
+	b.WriteString(string(it.Kind))
+	if it.From != "" {
+		b.WriteString(" from " + it.From)
+	}
+	if it.To != "" {
+		b.WriteString(" to " + it.To)
+	}
+	if it.Epoch != 0 {
+		fmt.Fprintf(&b, " (epoch %d)", it.Epoch)
+	}
+	return b.String()
+}
+
+func phaseText(p MemberPhase) string {
+	if p == "" {
+		return "unknown"
+	}
+	return string(p)
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "unknown"
+	}
+	return s
+}

@@ -1,0 +1,68 @@
+package election
+
+import "time"
+
+// Policy is what the decision and its transitions may do and how long they take. Ages and
+// deadlines are durations measured on one node; none is compared across hosts.
+type Policy struct {
+	// SyncMode is SyncOff or SyncQuorum.
+	SyncMode string
+	// ReportFresh is the age up to which a report speaks for its node.
+	ReportFresh time.Duration
+	// ProbeRepeats is how many failed probes in a row make a node blind; a refused connection
+	// needs one.
+	ProbeRepeats int
+	// MaxChanges is how many unplanned changes may begin within FlapWindow.
+	MaxChanges int
+	FlapWindow time.Duration
+	// LagMaxBytes bounds the lag of a switchover's target and, when commits wait for nobody,
+	// of a failover's candidate. 0: no bound.
+	LagMaxBytes uint64
+
+	// EndorseTimeout bounds one wait for a majority's endorsement; above T_P.
+	EndorseTimeout time.Duration
+	// DrainTimeout is how long a switchover lets transactions finish.
+	DrainTimeout time.Duration
+	// RecruitTimeout bounds one order to recruit; RecruitGrace is how long late recruits are
+	// waited for when enough have answered and the epoch is endorsed.
+	RecruitTimeout time.Duration
+	RecruitGrace   time.Duration
+	// The bounds of the other orders.
+	PromoteTimeout    time.Duration
+	FollowTimeout     time.Duration
+	StopTimeout       time.Duration
+	StartTimeout      time.Duration
+	CheckpointTimeout time.Duration
+	BootstrapTimeout  time.Duration
+	// ApplyTimeout bounds one attempt to write to the replicated state.
+	ApplyTimeout time.Duration
+	// RetryPause is the pause after a step that failed.
+	RetryPause time.Duration
+	// Tick is how often the leader decides when nothing wakes it.
+	Tick time.Duration
+}
+
+// DefaultPolicy returns the policy of the cloud profile.
+func DefaultPolicy() Policy {
+	return Policy{
+		SyncMode:          SyncQuorum,
+		ReportFresh:       2 * time.Second,
+		ProbeRepeats:      3,
+		MaxChanges:        6,
+		FlapWindow:        time.Minute,
+		LagMaxBytes:       16 << 20,
+		EndorseTimeout:    10 * time.Second,
+		DrainTimeout:      5 * time.Second,
+		RecruitTimeout:    3 * time.Second,
+		RecruitGrace:      100 * time.Millisecond,
+		PromoteTimeout:    10 * time.Second,
+		FollowTimeout:     time.Second,
+		StopTimeout:       10 * time.Second,
+		StartTimeout:      30 * time.Second,
+		CheckpointTimeout: 30 * time.Second,
+		BootstrapTimeout:  3 * time.Minute,
+		ApplyTimeout:      3 * time.Second,
+		RetryPause:        200 * time.Millisecond,
+		Tick:              250 * time.Millisecond,
+	}
+}
