@@ -1,0 +1,47 @@
+package proxy
+
+import (
+	"context"
+	"crypto/subtle"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// cancel carries out a cancel request of a client. Like PostgreSQL it never tells whether the
+// key was right.
+func (p *Proxy) cancel(ctx context.Context, pid uint32, key []byte) {
+	p.mu.Lock()
+	s := p.sessions[pid]
+	p.mu.Unlock()
+	if s == nil || subtle.ConstantTimeCompare(s.key, key) != 1 {
+		p.metrics.cancels.WithLabelValues("unknown").Inc()
+		return
+	}
+	s.mu.Lock()
+	b, inDoubt := s.backend, s.inDoubt
+	if b == nil || s.lost {
+		s.canceled = true
+	}
+	lost := s.canceled
+	s.mu.Unlock()
+	switch {
+	case lost:
+		p.metrics.cancels.WithLabelValues("held").Inc()
+		s.notify()
+	case inDoubt:
+		// In synchronous mode a cancel would turn the wait for a standby into an acknowledged
+		// commit that no standby has (DESIGN.md I6).
+		p.metrics.cancels.WithLabelValues("commit").Inc()
+	default:
+		ctx, done := context.WithTimeout(ctx, 10*time.Second)
+		defer done()
+		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialer.DialContext)
+		if err != nil {
+			p.log.Info("cancel request could not be passed on", zap.Error(err))
+		}
+		p.metrics.cancels.WithLabelValues("relayed").Inc()
+	}
+}

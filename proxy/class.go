@@ -1,0 +1,142 @@
+package proxy
+
+import "holdfast/pgwire"
+
+// class says what a statement, or a string of statements, can do; it decides what may be done
+// about it when the backend is lost. Its zero value can do nothing.
+type class uint16
+
+const (
+	// clsMayWrite marks what can change data, so that its loss in flight is in doubt.
+	clsMayWrite class = 1 << iota
+	// clsBegin, clsCommit and clsRollback mark a single statement of that kind.
+	clsBegin
+	clsCommit
+	clsRollback
+	// clsRollbackTo marks a single ROLLBACK TO SAVEPOINT.
+	clsRollbackTo
+	// clsMulti marks a string of several statements.
+	clsMulti
+	// clsEnds marks what contains the end of a transaction among other things.
+	clsEnds
+	// clsSelfCommit marks what can commit at Execute, without a Sync (CALL, DO, VACUUM, DDL).
+	clsSelfCommit
+	// clsState marks what may change the session's settings, role or channels.
+	clsState
+	// clsTemp, clsHold and clsAdvisory mark what a new backend would lack.
+	clsTemp
+	clsHold
+	clsAdvisory
+	// clsOpaque marks a message that was too large to be inspected.
+	clsOpaque
+)
+
+// has tells whether any of the bits is set.
+func (c class) has(bits class) bool { return c&bits != 0 }
+
+// mayResend tells whether a statement outside a transaction block can be sent again although it
+// may have been executed: it changes nothing but the state of its own session, which is gone.
+func (c class) mayResend() bool {
+	return !c.has(clsMayWrite | clsMulti | clsEnds | clsSelfCommit | clsOpaque | clsTemp)
+}
+
+// effect is a statement that changes what has to be restored.
+type effect struct {
+	kind  pgwire.Kind
+	name  string
+	text  string // the statement itself, for SQL PREPARE and the overlay
+	all   bool
+	local bool
+	cls   class
+}
+
+// parsed is what is known about the text of a Query or Parse message. Effects is nil for nearly
+// all statements, so that nothing is allocated for them.
+type parsed struct {
+	cls     class
+	effects []effect
+}
+
+// classify reads a statement string. The scratch slice is reused between calls.
+func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
+	*scratch = pgwire.Classify((*scratch)[:0], sql, conforming)
+	stmts := *scratch
+	var p parsed
+	n := 0
+	for i := range stmts {
+		s := &stmts[i]
+		if s.Kind == pgwire.KindEmpty {
+			continue
+		}
+		n++
+		c := classOf(s)
+		if e, ok := effectOf(s, sql, c); ok {
+			p.effects = append(p.effects, e)
+		}
+		p.cls |= c
+	}
+	if n > 1 {
+		if p.cls.has(clsCommit | clsRollback) {
+			p.cls |= clsEnds
+		}
+		p.cls &^= clsBegin | clsCommit | clsRollback | clsRollbackTo
+		p.cls |= clsMulti
+	}
+	return p
+}
+
+// classOf classifies one statement.
+func classOf(s *pgwire.Statement) class {
+	var c class
+	if s.MayWrite() {
+		c |= clsMayWrite
+	}
+	switch s.Kind {
+	case pgwire.KindBegin:
+		c |= clsBegin
+	case pgwire.KindCommit:
+		c |= clsCommit
+	case pgwire.KindRollback:
+		c |= clsRollback
+	case pgwire.KindRollbackTo:
+		c |= clsRollbackTo
+	case pgwire.KindPrepareTransaction, pgwire.KindCommitPrepared,
+		pgwire.KindRollbackPrepared:
+		c |= clsEnds | clsMayWrite
+	case pgwire.KindCall, pgwire.KindDo, pgwire.KindUtility, pgwire.KindUnknown:
+		c |= clsSelfCommit | clsMayWrite
+	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
+		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten:
+		c |= clsState
+	}
+	if s.HasSetConfig {
+		c |= clsState
+	}
+	if s.CreatesTemp {
+		c |= clsTemp
+	}
+	if s.WithHold {
+		c |= clsHold
+	}
+	if s.HasAdvisoryLock {
+		c |= clsAdvisory
+	}
+	return c
+}
+
+// effectOf tells whether the statement has to be remembered when it succeeds.
+func effectOf(s *pgwire.Statement, sql []byte, c class) (effect, bool) {
+	switch s.Kind {
+	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
+		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten,
+		pgwire.KindPrepare, pgwire.KindDeallocate:
+		return effect{
+			kind: s.Kind, name: s.Name, text: string(sql[s.Start:s.End]),
+			all: s.All, local: s.Local, cls: c,
+		}, true
+	}
+	if c.has(clsTemp | clsHold | clsAdvisory | clsState) {
+		return effect{kind: s.Kind, cls: c}, true
+	}
+	return effect{}, false
+}

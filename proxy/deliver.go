@@ -1,0 +1,289 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// runDeliver relays from the backend to the client until the backend is lost. It is started by
+// session.attach, and stopBackend waits for it.
+func (b *backend) runDeliver(s *session) {
+	defer close(b.done)
+	err := b.deliver(s, nil)
+	b.in.release()
+	s.mu.Lock()
+	s.lost = true
+	s.mu.Unlock()
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errBackendLost) {
+		s.log.Debug("backend lost", zap.Error(err))
+	}
+	b.close(false)
+	s.interrupt()
+}
+
+// deliver relays until the backend is lost or, if until is given, until that is true after a
+// message. Reading, the clock and writing come in this order (DESIGN.md I3).
+func (b *backend) deliver(s *session, until func() bool) error {
+	for {
+		if until != nil && until() {
+			return nil
+		}
+		if err := b.in.fill(); err != nil {
+			return err
+		}
+		if err := b.awaitLease(s); err != nil {
+			return err
+		}
+		out, err := b.consume(s)
+		if len(out) > 0 {
+			if _, werr := s.client.Write(out); werr != nil {
+				return errClientGone
+			}
+		}
+		b.in.take(b.taken)
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// awaitLease returns when the lease is good, which it nearly always is at once. What was read
+// but not relayed under a lease that is never renewed is dropped as if it had not come.
+func (b *backend) awaitLease(s *session) error {
+	for bootNow() >= b.primary.Lease.Until() {
+		s.mu.Lock()
+		lost := s.lost
+		s.mu.Unlock()
+		if lost {
+			return errBackendLost
+		}
+		b.waitTick()
+	}
+	return nil
+}
+
+// consume takes the messages that have arrived and returns the bytes that the client gets; they
+// alias the inbox. b.taken is how much of the inbox is thereby dealt with.
+func (b *backend) consume(s *session) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data := b.in.bytes()
+	pos, out := 0, 0
+	var err error
+	for pos < len(data) && err == nil {
+		n := 0
+		if b.passing > 0 {
+			n = min(b.passing, len(data)-pos)
+			b.passing -= n
+			if !b.passHide {
+				out = move(data, out, pos, n)
+			}
+			pos += n
+			continue
+		}
+		var hide bool
+		n, hide, err = b.message(s, data[pos:])
+		if n == 0 {
+			break
+		}
+		if !hide {
+			out = move(data, out, pos, n)
+		}
+		pos += n
+	}
+	if s.watching {
+		s.notify()
+	}
+	b.taken = pos
+	return data[:out], err
+}
+
+// move shifts n bytes at pos down to out, behind those already kept for the client.
+func move(data []byte, out, pos, n int) int {
+	if out != pos {
+		copy(data[out:], data[pos:pos+n])
+	}
+	return out + n
+}
+
+// message takes the message at the start of p; n is 0 if more bytes are needed.
+func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
+	b.in.want = pgwire.HeaderLen
+	if len(p) < pgwire.HeaderLen {
+		return 0, false, nil
+	}
+	typ, size, err := pgwire.Header(p)
+	if err != nil {
+		return 0, false, err
+	}
+	size += pgwire.HeaderLen
+	if size > len(p) && size <= relayBufferBytes {
+		b.in.want = size // nothing but whole messages, so that one can be dropped whole
+		return 0, false, nil
+	}
+	b.in.want = 0
+	n = min(size, len(p))
+	body := p[pgwire.HeaderLen:n]
+	if typ == pgwire.SrvError && size == n && b.isFatal(s, body) {
+		return 0, true, errBackendLost
+	}
+	a, err := s.flow.serverMessage(typ, body)
+	if err != nil {
+		return 0, true, err
+	}
+	hide = a.hide
+	switch typ {
+	case pgwire.SrvParameterStatus:
+		hide = b.reported(s, body) || hide
+	case pgwire.SrvDataRow, pgwire.SrvError:
+		if o := s.flow.innerOp(a); o {
+			b.inner(s, typ, body)
+		}
+	}
+	if a.stmt != nil && typ == pgwire.SrvCommandComplete {
+		s.completed(a.stmt, body)
+	}
+	if a.done != nil {
+		s.answered(a.done)
+	}
+	if a.end {
+		hide = s.ended(a, hide)
+	}
+	if size > n {
+		b.passing, b.passHide = size-n, hide
+	}
+	return n, hide, nil
+}
+
+// isFatal takes an ErrorResponse that ends the backend. It is kept back: whether the server, or
+// only this session, was told to end is not known yet.
+func (b *backend) isFatal(s *session, body []byte) bool {
+	e, err := pgwire.ParseError(body)
+	if err != nil || (e.Severity != "FATAL" && e.Severity != "PANIC") {
+		return false
+	}
+	s.fatal = e
+	return true
+}
+
+// reported notes a ParameterStatus; true hides one that the client knows already.
+func (b *backend) reported(s *session, body []byte) bool {
+	name, value, err := pgwire.ParseParameterStatus(body)
+	if err != nil {
+		return false
+	}
+	if name == "in_hot_standby" {
+		return true // the client is told of no standby
+	}
+	s.reported(name, value)
+	return false
+}
+
+// inner keeps the answer to a query of our own.
+func (b *backend) inner(s *session, typ byte, body []byte) {
+	if typ == pgwire.SrvError {
+		s.inner, _ = pgwire.ParseError(body)
+		return
+	}
+	cols, err := pgwire.ParseDataRow(body)
+	if err != nil || len(s.rows) >= innerRowsMax {
+		return
+	}
+	var row [3]string
+	for i := 0; i < min(len(cols), 3); i++ {
+		row[i] = string(cols[i])
+	}
+	s.rows = append(s.rows, row)
+}
+
+// innerRowsMax bounds the answer to a query of our own.
+const innerRowsMax = 2000
+
+// innerOp tells whether a message belongs to a query of our own.
+func (f *flow) innerOp(a answer) bool {
+	o := f.current()
+	return o != nil && o.internal || a.done != nil && a.done.internal || a.hide
+}
+
+// reported notes a parameter of the server; the caller holds s.mu.
+func (s *session) reported(name, value string) {
+	s.params[name] = value
+	if name == "standard_conforming_strings" {
+		s.conf = value == "on"
+	}
+}
+
+// completed takes CommandComplete of a statement; the caller holds s.mu.
+func (s *session) completed(o *op, body []byte) {
+	if o.internal {
+		return
+	}
+	switch {
+	case o.kind == opExecute:
+		for i := range o.effects {
+			s.track.succeeded(&o.effects[i])
+		}
+	case len(o.effects) > 0:
+		// A string of statements: each completes in turn; those without an effect complete
+		// too, so what an error leaves undone is told apart only for single ones.
+		if !o.cls.has(clsMulti) || s.flow.finished >= len(o.effects) {
+			for i := range o.effects {
+				s.track.succeeded(&o.effects[i])
+			}
+			o.effects = nil
+		}
+	}
+	if o.cls.has(clsCommit|clsRollback) || o.cls.has(clsEnds) {
+		tag, err := pgwire.ParseCommandTag(body)
+		s.flow.rolledBack = err == nil && string(tag) == "ROLLBACK"
+		if s.inDoubt && o.cls.has(clsCommit) {
+			s.inDoubt = false
+		}
+	}
+}
+
+// answered takes an operation that the server confirmed; the caller holds s.mu.
+func (s *session) answered(o *op) {
+	if o.internal || o.name == "" {
+		return
+	}
+	switch o.kind {
+	case opParse:
+		if s.track.statements[o.name] != o.stmt {
+			s.track.prepare(o.name, o.stmt)
+		}
+		s.track.statements[o.name].live = true
+	case opClose:
+		s.track.forget(o.name)
+	}
+}
+
+// ended takes ReadyForQuery; true keeps it from the client. The caller holds s.mu.
+func (s *session) ended(a answer, hide bool) bool {
+	if a.done.snapshot {
+		if s.inner == nil {
+			s.track.applySnapshot(s.rows)
+		}
+		s.track.dirty = false
+		s.rows, s.inner = nil, nil
+		held := s.endHeld
+		s.endHeld = false
+		return !held // it stands for the one that was kept back
+	}
+	if a.done.internal && !a.done.showEnd {
+		return true
+	}
+	s.inDoubt = s.inDoubt && !a.done.cls.has(clsCommit)
+	s.track.batchEnded(s.flow.status, s.flow.rolledBack)
+	s.flow.rolledBack = false
+	if s.track.dirty && s.flow.isSafePoint() && !hide {
+		s.endHeld = true
+		s.interrupt()
+		return true
+	}
+	return hide
+}

@@ -1,0 +1,206 @@
+package proxy
+
+import (
+	"context"
+	"strconv"
+
+	"holdfast/pgwire"
+)
+
+// Names of our own statement and portal on a backend; never the unnamed ones, which are the
+// client's (DESIGN.md I7).
+const (
+	innerName = "_holdfast"
+	xidSQL    = "SELECT pg_catalog.pg_current_xact_id_if_assigned()"
+)
+
+// guardCommit learns the xid of the open transaction and then forwards the COMMIT that is at the
+// head of the inbox: from here on what becomes of it can be looked up. It costs a round trip.
+func (s *session) guardCommit(ctx context.Context, b *backend) error {
+	if err := s.awaitBackend(ctx, b, func() bool { return s.flow.isSettled() }); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.xid = 0
+	ask := s.flow.status == pgwire.TxInBlock && !s.flow.skipping
+	extended := s.in.bytes()[0] == pgwire.CliExecute
+	s.mu.Unlock()
+	if ask {
+		if err := s.askXID(ctx, b, extended); err != nil {
+			return err
+		}
+	}
+	if err := s.gate(ctx); err != nil {
+		return err
+	}
+	return s.forwardCommit(b, ask)
+}
+
+// askXID asks on the session's own backend, inside the client's transaction.
+func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
+	s.mu.Lock()
+	s.rows, s.inner = nil, nil
+	out := s.out[:0]
+	before := s.flow
+	s.pushed = 0
+	at := len(s.journal)
+	if extended {
+		out = appendInner(out, xidSQL)
+		out = pgwire.AppendFlush(out)
+		for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
+			s.push(op{kind: k, internal: true, start: at})
+		}
+	} else {
+		out = pgwire.AppendQuery(out, xidSQL)
+		s.push(op{kind: opQuery, internal: true, showErr: true, start: at})
+	}
+	s.out = out
+	s.mu.Unlock()
+	if err := s.sendInner(b, out, before); err != nil {
+		return err
+	}
+	done := func() bool {
+		return s.flow.head == len(s.flow.ops) || s.flow.skipping
+	}
+	if err := s.awaitBackend(ctx, b, done); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.rows) == 1 {
+		xid, err := strconv.ParseUint(s.rows[0][0], 10, 64)
+		if err == nil {
+			s.xid = xid
+		}
+	}
+	s.rows = nil
+	return nil
+}
+
+// appendInner asks with our own statement and portal, and leaves none of them behind.
+func appendInner(out []byte, sql string) []byte {
+	out = pgwire.AppendClose(out, 'S', innerName)
+	out = pgwire.AppendParse(out, innerName, sql, nil)
+	out = pgwire.AppendBind(out, innerName, innerName)
+	out = pgwire.AppendExecute(out, innerName, 0)
+	return pgwire.AppendClose(out, 'P', innerName)
+}
+
+// sendInner writes a query of our own.
+func (s *session) sendInner(b *backend, out []byte, before flow) error {
+	n, err := b.conn.Write(out)
+	if err == nil {
+		return nil
+	}
+	if n == 0 {
+		s.mu.Lock()
+		s.flow.unpush(s.pushed, before)
+		s.mu.Unlock()
+	}
+	s.lose(b, false)
+	return errBackendLost
+}
+
+// forwardCommit sends the message that commits, marked as in doubt before the first byte leaves.
+func (s *session) forwardCommit(b *backend, asked bool) error {
+	data := s.in.bytes()
+	_, n, err := pgwire.Header(data)
+	if err != nil {
+		return fatalProtocol(err)
+	}
+	n += pgwire.HeaderLen
+	s.mu.Lock()
+	if s.inner != nil && data[0] == pgwire.CliQuery {
+		return s.commitFailed(b, n) // unlocks
+	}
+	before := s.flow
+	s.pushed = 0
+	s.inDoubt = asked && !s.flow.skipping
+	if s.flow.head == len(s.flow.ops) && s.flow.unsynced == 0 {
+		s.journal, s.journaled = s.journal[:0], true
+	}
+	o := op{kind: opExecute, cls: s.portal.cls | clsCommit, start: len(s.journal)}
+	if data[0] == pgwire.CliQuery {
+		o.kind, o.cls = opQuery, clsCommit|clsMayWrite
+	}
+	s.push(o)
+	s.mu.Unlock()
+	if err := s.send(b, data[:n], before); err != nil {
+		s.mu.Lock()
+		s.inDoubt = s.inDoubt && s.flow.head < len(s.flow.ops)
+		s.mu.Unlock()
+		return err
+	}
+	s.in.take(n)
+	return nil
+}
+
+// commitFailed ends a transaction that failed when its xid was asked for: the client has had the
+// ErrorResponse as that of its COMMIT; ReadyForQuery comes from a ROLLBACK. The caller holds
+// s.mu, which is released.
+func (s *session) commitFailed(b *backend, n int) error {
+	s.inner = nil
+	before := s.flow
+	s.pushed = 0
+	s.push(op{kind: opQuery, internal: true, showEnd: true})
+	s.mu.Unlock()
+	s.in.take(n)
+	return s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before)
+}
+
+// awaitBackend waits until the deliverer has made cond true; cond is called with s.mu held.
+func (s *session) awaitBackend(ctx context.Context, b *backend, cond func() bool) error {
+	s.mu.Lock()
+	s.watching = true
+	defer func() {
+		s.mu.Lock()
+		s.watching = false
+		s.mu.Unlock()
+	}()
+	for !cond() {
+		lost := s.lost
+		s.mu.Unlock()
+		if lost {
+			return errBackendLost
+		}
+		select {
+		case <-s.wake:
+		case <-b.done:
+			s.mu.Lock()
+			if cond() {
+				s.mu.Unlock()
+				return nil
+			}
+			s.mu.Unlock()
+			return errBackendLost
+		case <-ctx.Done():
+			return errClosing
+		}
+		s.mu.Lock()
+	}
+	s.mu.Unlock()
+	return nil
+}
+
+// injectSnapshot asks the server for the session's state after something changed it, while the
+// ReadyForQuery of that something waits.
+func (s *session) injectSnapshot() error {
+	s.mu.Lock()
+	b := s.backend
+	if !s.endHeld || !s.flow.isSafePoint() || b == nil || s.lost {
+		s.mu.Unlock()
+		return nil
+	}
+	before := s.flow
+	s.pushed = 0
+	s.rows, s.inner = nil, nil
+	out := appendInner(s.out[:0], s.track.snapshotSQL())
+	out = pgwire.AppendSync(out)
+	for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
+		s.push(op{kind: k, internal: true})
+	}
+	s.push(op{kind: opSync, internal: true, snapshot: true})
+	s.out = out
+	s.mu.Unlock()
+	return s.sendInner(b, out, before)
+}

@@ -1,0 +1,327 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// pending is a batch that was sent to a backend that is lost, and what is to be done about it.
+type pending struct {
+	batch   batch
+	verdict verdict
+	next    byte   // transaction status behind it
+	bytes   []byte // the client's messages, for verdictResend
+
+	// What a transaction in doubt would leave behind, for verdictLookup.
+	overlay   []string
+	unknown   bool
+	unmovable string
+}
+
+// loss is what is known when a backend was lost.
+type loss struct {
+	epoch   uint64
+	pid     uint32
+	started string
+	status  byte // transaction status that the client was last told
+	xid     uint64
+	pending []pending
+	// endHeld tells that a ReadyForQuery 'I' was kept back for a snapshot.
+	endHeld bool
+	fatal   *pgwire.Error
+	planned bool
+	// since is when the client began to wait; zero if it does not.
+	since time.Time
+	// told is set once the client knows that its transaction is gone.
+	told bool
+	// cutMessage tells that the client got a part of a message that cannot be completed.
+	cutMessage bool
+}
+
+// waiting tells that the client waits for an answer of what it sent before.
+func (l *loss) waiting() bool { return len(l.pending) > 0 || l.endHeld }
+
+// hold waits for a primary, connects and restores the session there. The client's connection
+// stays open; what it waits for is answered with an error when the budget is spent, and the
+// session is kept (DESIGN.md I8).
+func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, error) {
+	h := holding{s: s, loss: l, login: login}
+	defer h.end()
+	for attempt := 0; ; {
+		pr, changed := s.proxy.topo.Current()
+		if s.isUsable(pr) {
+			b, err := s.open(ctx, pr, l)
+			if err == nil {
+				return b, nil
+			}
+			if !isServerAway(err) {
+				return nil, err
+			}
+			s.log.Debug("primary cannot be used yet", zap.Error(err))
+			attempt++
+		}
+		if err := h.wait(ctx, changed, attempt); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// isUsable tells whether new work may start on that primary now.
+func (s *session) isUsable(pr *Primary) bool {
+	return pr != nil && !s.proxy.isCut(pr.Epoch) && !s.proxy.isDraining(pr.Epoch) &&
+		bootNow() < pr.Lease.Doubt()
+}
+
+// holding is one hold of a session: its clocks and what the client was told.
+type holding struct {
+	s       *session
+	loss    *loss
+	login   bool
+	counted bool
+	from    time.Time // since when the client waits for something
+	noticed bool
+}
+
+// end accounts for the hold.
+func (h *holding) end() {
+	if h.counted {
+		h.s.proxy.held.Add(-1)
+		h.s.proxy.metrics.holdSeconds.Observe(time.Since(h.from).Seconds())
+		h.counted = false
+	}
+}
+
+// wait passes a moment and looks after the client: is it gone, does it want to cancel, has it
+// waited too long.
+func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int) error {
+	s := h.s
+	pause := 100 * time.Millisecond
+	if attempt > 0 {
+		pause = min(pause, time.Duration(attempt)*5*time.Millisecond)
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return errClosing
+	case <-changed:
+	case <-s.wake:
+	case <-t.C:
+	}
+	s.mu.Lock()
+	closing, canceled := s.closing, s.canceled
+	s.canceled = false
+	s.mu.Unlock()
+	if closing {
+		return errClosing
+	}
+	peer := probePeer(s.client)
+	if peer == peerGone && len(s.in.bytes()) == 0 {
+		return errClientGone
+	}
+	if !h.login && !h.loss.waiting() && len(s.in.bytes()) == 0 && peer == peerQuiet {
+		return nil // nothing waits
+	}
+	return h.budget(ctx, canceled)
+}
+
+// budget answers what waits if it has waited long enough.
+func (h *holding) budget(ctx context.Context, canceled bool) error {
+	s := h.s
+	cfg := &s.proxy.cfg
+	if !h.counted {
+		if h.loss.since.IsZero() {
+			h.loss.since = time.Now()
+		}
+		h.counted, h.from = true, h.loss.since
+		if int(s.proxy.held.Add(1)) > cfg.HoldSessionsMax && !h.login {
+			return h.giveUp(ctx, errTooManyHeld(), "sessions")
+		}
+	}
+	waited := time.Since(h.from)
+	switch {
+	case canceled && !h.login:
+		return h.giveUp(ctx, errHeldCanceled(), "canceled")
+	case waited >= cfg.HoldTimeout && h.login:
+		return errNoPrimaryLogin()
+	case waited >= cfg.HoldTimeout:
+		return h.giveUp(ctx, errHoldExpired(), "timeout")
+	case !h.login && !h.noticed && cfg.HoldNoticeAfter > 0 && waited >= cfg.HoldNoticeAfter:
+		h.noticed = true
+		n := pgwire.NewError("00000", "waiting for a primary")
+		n.Severity = "NOTICE"
+		return s.writeClient(pgwire.AppendNotice(nil, n))
+	}
+	return nil
+}
+
+// giveUp answers all that waits; the session stays, and what comes next waits anew.
+func (h *holding) giveUp(ctx context.Context, why *pgwire.Error, reason string) error {
+	s, l := h.s, h.loss
+	h.end()
+	h.noticed, l.since = false, time.Time{}
+	s.proxy.metrics.evictions.WithLabelValues(reason).Inc()
+	if l.waiting() {
+		return s.failPending(ctx, l, why)
+	}
+	status, err := s.refuseNext(ctx, l.status, why)
+	l.status = status
+	return err
+}
+
+// failPending answers what was sent, as far as can be told without a server.
+func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) error {
+	var out []byte
+	if l.endHeld {
+		out, l.endHeld = pgwire.AppendReadyForQuery(out, pgwire.TxIdle), false
+	}
+	for i := range l.pending {
+		p := &l.pending[i]
+		e := why
+		switch p.verdict {
+		case verdictFinish:
+			e = nil
+		case verdictLookup:
+			e = errOutcomeUnknown("No primary could be asked in time.")
+		case verdictUnknown:
+			e = errOutcomeUnknown(whyUnknown)
+		case verdictResend:
+			p.next = afterError(l.status)
+		}
+		out = appendEnd(out, p, e)
+		l.status = p.next
+		if !p.batch.synced {
+			if err := s.writeClient(out); err != nil {
+				return err
+			}
+			l.pending = nil
+			return s.dropUntilSync(ctx)
+		}
+	}
+	l.pending = nil
+	return s.writeClient(out)
+}
+
+// refuseNext answers the client's next batch with an error, without a backend.
+func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error,
+) (byte, error) {
+	typ, err := s.nextMessage(ctx)
+	if err != nil {
+		return status, err
+	}
+	switch typ {
+	case pgwire.CliTerminate:
+		return status, errClientGone
+	case pgwire.CliQuery, pgwire.CliFunctionCall:
+		if err := s.dropMessage(ctx); err != nil {
+			return status, err
+		}
+	case pgwire.CliSync:
+		why = nil
+	}
+	var out []byte
+	if why != nil {
+		status = afterError(status)
+		out = pgwire.AppendError(out, why)
+	}
+	if typ == pgwire.CliQuery || typ == pgwire.CliFunctionCall {
+		return status, s.writeClient(pgwire.AppendReadyForQuery(out, status))
+	}
+	if err := s.writeClient(out); err != nil {
+		return status, err
+	}
+	if err := s.dropUntilSync(ctx); err != nil {
+		return status, err
+	}
+	if err := s.dropMessage(ctx); err != nil {
+		return status, err
+	}
+	return status, s.writeClient(pgwire.AppendReadyForQuery(nil, status))
+}
+
+// nextMessage waits until the type and length of the client's next message are there.
+func (s *session) nextMessage(ctx context.Context) (byte, error) {
+	for len(s.in.bytes()) < pgwire.HeaderLen {
+		s.in.want = pgwire.HeaderLen
+		err := s.fillClient()
+		if err != nil && !errors.Is(err, errWake) {
+			return 0, err
+		}
+		s.mu.Lock()
+		closing := s.closing
+		s.mu.Unlock()
+		if closing || ctx.Err() != nil {
+			return 0, errClosing
+		}
+	}
+	typ, _, err := pgwire.Header(s.in.bytes())
+	return typ, fatalOrNil(err)
+}
+
+func fatalOrNil(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fatalProtocol(err)
+}
+
+// dropMessage throws the client's next message away, however long it is.
+func (s *session) dropMessage(ctx context.Context) error {
+	if _, err := s.nextMessage(ctx); err != nil {
+		return err
+	}
+	_, n, err := pgwire.Header(s.in.bytes())
+	if err != nil {
+		return fatalProtocol(err)
+	}
+	s.passing = n + pgwire.HeaderLen
+	return s.dropPassing(ctx)
+}
+
+// dropPassing throws away what is left of a message.
+func (s *session) dropPassing(ctx context.Context) error {
+	for s.passing > 0 {
+		if len(s.in.bytes()) == 0 {
+			err := s.fillClient()
+			if err != nil && !errors.Is(err, errWake) {
+				return err
+			}
+			if ctx.Err() != nil {
+				return errClosing
+			}
+			continue
+		}
+		n := min(s.passing, len(s.in.bytes()))
+		s.passing -= n
+		s.in.take(n)
+	}
+	return nil
+}
+
+// dropUntilSync does what the server does after an error in the extended protocol: it skips
+// messages until a Sync, which stays in the inbox.
+func (s *session) dropUntilSync(ctx context.Context) error {
+	if err := s.dropPassing(ctx); err != nil {
+		return err
+	}
+	for {
+		typ, err := s.nextMessage(ctx)
+		if err != nil {
+			return err
+		}
+		switch typ {
+		case pgwire.CliSync:
+			return nil
+		case pgwire.CliTerminate:
+			return errClientGone
+		}
+		if err := s.dropMessage(ctx); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package proxy
+
+import (
+	"context"
+
+	"holdfast/pgwire"
+)
+
+// hasLostTx tells that the client believes in a transaction that is gone.
+func (s *session) hasLostTx() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lostTx
+}
+
+// answerLost answers the first statement after a transaction was lost with 40001, unless it ends
+// the transaction anyway. The backend has a failed block, so whatever follows is answered by
+// PostgreSQL. The deliverer runs, but has nothing to write while the backend is idle.
+func (s *session) answerLost(ctx context.Context) error {
+	typ, err := s.nextMessage(ctx)
+	if err != nil {
+		return err
+	}
+	switch typ {
+	case pgwire.CliTerminate:
+		return errClientGone
+	case pgwire.CliSync, pgwire.CliFlush:
+		if err := s.dropMessage(ctx); err != nil {
+			return err
+		}
+		if typ == pgwire.CliFlush {
+			return nil
+		}
+		return s.writeClient(pgwire.AppendReadyForQuery(nil, pgwire.TxInBlock))
+	}
+	cls, err := s.peekClass(ctx, typ)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.lostTx = false
+	s.mu.Unlock()
+	if cls.has(clsRollback) && !cls.has(clsMulti) {
+		return nil // the failed block is ended by it like the lost one
+	}
+	s.proxy.metrics.outcomes.WithLabelValues("rolled_back").Inc()
+	end := byte(pgwire.TxFailed)
+	if cls.has(clsCommit) {
+		end = pgwire.TxIdle
+		if err := s.endBlock(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.writeClient(pgwire.AppendError(nil, errLostTransaction())); err != nil {
+		return err
+	}
+	if typ != pgwire.CliQuery && typ != pgwire.CliFunctionCall {
+		return s.dropUntilSync(ctx) // the server answers the Sync
+	}
+	if err := s.dropMessage(ctx); err != nil {
+		return err
+	}
+	return s.writeClient(pgwire.AppendReadyForQuery(nil, end))
+}
+
+// peekClass classifies the message at the head of the inbox without taking it.
+func (s *session) peekClass(ctx context.Context, typ byte) (class, error) {
+	for {
+		data := s.in.bytes()
+		_, n, err := pgwire.Header(data)
+		if err != nil {
+			return 0, fatalProtocol(err)
+		}
+		n += pgwire.HeaderLen
+		if n > s.proxy.cfg.InspectBytesMax {
+			return clsOpaque, nil
+		}
+		if len(data) >= n {
+			return s.classOfMessage(typ, data[pgwire.HeaderLen:n]), nil
+		}
+		s.in.want = n
+		if err := s.fillClient(); err != nil && err != errWake {
+			return 0, err
+		}
+		if ctx.Err() != nil {
+			return 0, errClosing
+		}
+	}
+}
+
+func (s *session) classOfMessage(typ byte, body []byte) class {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch typ {
+	case pgwire.CliQuery:
+		if sql, err := pgwire.ParseQuery(body); err == nil {
+			return classify(&s.scratch, sql, s.conf).cls
+		}
+	case pgwire.CliParse:
+		if _, sql, _, err := pgwire.ParseParse(body); err == nil {
+			return classify(&s.scratch, sql, s.conf).cls
+		}
+	case pgwire.CliBind:
+		if _, stmt, err := pgwire.ParseBindNames(body); err == nil {
+			if len(stmt) == 0 {
+				return s.unnamed.cls
+			}
+			if p := s.track.statements[string(stmt)]; p != nil {
+				return p.parsed.cls
+			}
+		}
+	}
+	return clsOpaque
+}
+
+// endBlock ends the backend's failed block without the client seeing it.
+func (s *session) endBlock(ctx context.Context) error {
+	s.mu.Lock()
+	b := s.backend
+	before := s.flow
+	s.pushed = 0
+	s.push(op{kind: opQuery, internal: true})
+	s.mu.Unlock()
+	if err := s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before); err != nil {
+		return err
+	}
+	return s.awaitBackend(ctx, b, func() bool { return s.flow.idle() })
+}

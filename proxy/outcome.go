@@ -1,0 +1,145 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"holdfast/pgwire"
+)
+
+// outcome is what became of a transaction in doubt.
+type outcome uint8
+
+const (
+	outcomeUnknown outcome = iota
+	outcomeCommitted
+	outcomeAborted
+)
+
+// String names the outcome for logs and metrics.
+func (o outcome) String() string {
+	switch o {
+	case outcomeCommitted:
+		return "committed"
+	case outcomeAborted:
+		return "aborted"
+	}
+	return "unknown"
+}
+
+// outcomePoll is the pause between two looks at a transaction or a standby.
+const outcomePoll = 5 * time.Millisecond
+
+// outcome looks up what became of the transaction of a lost session (DESIGN.md I4, I5). An error
+// means that the primary could not be asked now; ask again. why tells a client what could not be
+// known.
+func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, string, error) {
+	if l.xid == 0 {
+		return outcomeUnknown, "The transaction had no transaction id before its COMMIT.", nil
+	}
+	switch fateOf(l.xid, l.epoch, pr.Boundaries) {
+	case fateAborted:
+		return outcomeAborted, "", nil
+	case fateUnknown:
+		return outcomeUnknown, "The transaction id was given out around the promotion.", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.HoldTimeout)
+	defer cancel()
+	xid := strconv.FormatUint(l.xid, 10)
+	for {
+		rows, err := p.lookup.query(ctx, pr,
+			"SELECT pg_catalog.pg_xact_status('"+xid+"'::pg_catalog.xid8)")
+		var pe *pgwire.Error
+		if errors.As(err, &pe) && pe.Code == "22023" {
+			// "transaction ID is in the future": it never arrived here.
+			return outcomeAborted, "", nil
+		}
+		if err != nil {
+			return outcomeUnknown, "", err
+		}
+		if len(rows) != 1 || len(rows[0]) != 1 {
+			return outcomeUnknown, "", errors.New("look up outcome: unexpected answer")
+		}
+		switch string(rows[0][0]) {
+		case "committed":
+			return outcomeCommitted, "", p.awaitFlushed(ctx, pr)
+		case "aborted":
+			return outcomeAborted, "", nil
+		case "in progress":
+			if err := sleep(ctx, outcomePoll); err != nil {
+				return outcomeUnknown, "", err
+			}
+			continue
+		}
+		return outcomeUnknown, "The server no longer knows about the transaction.", nil
+	}
+}
+
+// awaitFlushed waits until the synchronous standbys have flushed past a position read after the
+// lookup: what was found committed is by then as durable as an acknowledged commit.
+func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
+	if pr.SyncQuorum == 0 {
+		return nil
+	}
+	rows, err := p.lookup.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	if err != nil {
+		return err
+	}
+	if len(rows) != 1 || len(rows[0]) != 1 {
+		return errors.New("read position: unexpected answer")
+	}
+	lsn, err := pgwire.ParseLSN(string(rows[0][0]))
+	if err != nil {
+		return err
+	}
+	sql := fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"+
+		" WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= '%s'", lsn)
+	for {
+		rows, err := p.lookup.query(ctx, pr, sql)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 1 && len(rows[0]) == 1 {
+			if n, err := strconv.Atoi(string(rows[0][0])); err == nil && n >= pr.SyncQuorum {
+				return nil
+			}
+		}
+		if err := sleep(ctx, outcomePoll); err != nil {
+			return err
+		}
+	}
+}
+
+// endBackend makes sure that the lost backend of a primary that still lives is gone, so that
+// nothing it was doing can take effect after its client was told.
+func (p *Proxy) endBackend(ctx context.Context, pr *Primary, l *loss) error {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
+	defer cancel()
+	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, %s)", l.pid, quoteLiteral(l.started))
+	for {
+		rows, err := p.lookup.query(ctx, pr, sql)
+		if err != nil {
+			return fmt.Errorf("end lost backend: %w", err)
+		}
+		if len(rows) == 1 && len(rows[0]) == 1 && string(rows[0][0]) == "t" {
+			return nil
+		}
+		if err := sleep(ctx, outcomePoll); err != nil {
+			return fmt.Errorf("end lost backend: %w", err)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+
+	"holdfast/pgwire"
+)
+
+// Deps are what a Proxy works with.
+type Deps struct {
+	Topology Topology
+	// Secrets checks clients' passwords; nil asks the primary.
+	Secrets Secrets
+	Log     *zap.Logger
+	// Registerer gets the metrics; nil keeps them to the proxy.
+	Registerer prometheus.Registerer
+	// Listeners are used beside those of Config.Listen, for tests and socket activation.
+	Listeners []net.Listener
+}
+
+// Proxy accepts clients and keeps their sessions. It owns the listeners, the sessions and the
+// look-up connection. It is a gate of the lease: Drain and Cut close it for an epoch.
+type Proxy struct {
+	cfg     Config
+	log     *zap.Logger
+	topo    Topology
+	secrets Secrets
+	cache   *secretCache
+	metrics *metrics
+	lookup  *lookup
+	dialer  net.Dialer
+	ramp    *semaphore.Weighted
+
+	cutEpoch   atomic.Uint64 // epochs up to this one are closed for good
+	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
+	held       atomic.Int64  // sessions of which a client waits
+
+	mu        sync.Mutex
+	sessions  map[uint32]*session
+	nextID    uint32
+	listeners []net.Listener
+	closing   bool
+
+	work   sync.WaitGroup
+	cancel context.CancelFunc
+	ctx    context.Context
+}
+
+// New makes a Proxy; Start opens it.
+func New(cfg Config, deps Deps) (*Proxy, error) {
+	if err := cfg.Validate(); err != nil && len(deps.Listeners) == 0 {
+		return nil, err
+	}
+	p := &Proxy{
+		cfg: cfg, log: deps.Log, topo: deps.Topology, secrets: deps.Secrets,
+		metrics:   newMetrics(deps.Registerer),
+		ramp:      semaphore.NewWeighted(int64(cfg.RestoreConcurrency)),
+		sessions:  make(map[uint32]*session),
+		listeners: deps.Listeners,
+	}
+	if p.log == nil {
+		p.log = zap.NewNop()
+	}
+	p.lookup = &lookup{proxy: p, turn: make(chan struct{}, 1)}
+	p.cache = &secretCache{proxy: p, entries: make(map[string]secretEntry)}
+	if p.secrets == nil {
+		p.secrets = p.cache
+	}
+	if cfg.SourceAddr != "" {
+		ip := net.ParseIP(cfg.SourceAddr)
+		if ip == nil {
+			return nil, fmt.Errorf("proxy source address %q is not an IP address",
+				cfg.SourceAddr)
+		}
+		p.dialer.LocalAddr = &net.TCPAddr{IP: ip}
+	}
+	p.dialer.KeepAlive = 15 * time.Second
+	return p, nil
+}
+
+// Start listens and serves until Close. ctx ending has the effect of Close without waiting.
+func (p *Proxy) Start(ctx context.Context) error {
+	p.ctx, p.cancel = context.WithCancel(ctx)
+	for _, addr := range p.cfg.Listen {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			p.closeListeners()
+			p.cancel()
+			return fmt.Errorf("listen for clients on %s (proxy.listen): %w", addr, err)
+		}
+		p.listeners = append(p.listeners, l)
+	}
+	for _, l := range p.listeners {
+		p.work.Add(1)
+		go p.runAccept(l)
+	}
+	return nil
+}
+
+// Addrs are the addresses that clients can connect to, once Start has returned.
+func (p *Proxy) Addrs() []net.Addr {
+	var out []net.Addr
+	for _, l := range p.listeners {
+		out = append(out, l.Addr())
+	}
+	return out
+}
+
+// runAccept takes clients until the listener is closed.
+func (p *Proxy) runAccept(l net.Listener) {
+	defer p.work.Done()
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || p.ctx.Err() != nil {
+				return
+			}
+			p.log.Warn("accept failed", zap.Error(err))
+			if sleep(p.ctx, 50*time.Millisecond) != nil { // out of descriptors, for one
+				return
+			}
+			continue
+		}
+		p.metrics.connections.Inc()
+		p.work.Add(1)
+		go p.runClient(conn)
+	}
+}
+
+func (p *Proxy) runClient(conn net.Conn) {
+	defer p.work.Done()
+	p.admit(p.ctx, conn)
+}
+
+// add registers a session and gives it an id and a cancel key.
+func (p *Proxy) add(s *session) error {
+	s.key = make([]byte, 4)
+	if _, err := rand.Read(s.key); err != nil {
+		return fmt.Errorf("make cancel key: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return fatal(pgwire.NewError(pgwire.CodeCannotConnectNow, "the proxy is shutting down"))
+	}
+	if len(p.sessions) >= p.cfg.SessionsMax {
+		p.metrics.refused.WithLabelValues("sessions_max").Inc()
+		return errTooManySessions()
+	}
+	if p.nextID == 0 {
+		var b [4]byte
+		_, _ = rand.Read(b[:])
+		p.nextID = binary.BigEndian.Uint32(b[:]) >> 1
+	}
+	for {
+		p.nextID++
+		if _, taken := p.sessions[p.nextID]; !taken && p.nextID != 0 {
+			break
+		}
+	}
+	s.id = p.nextID
+	s.log = p.log.With(zap.Uint32("session_id", s.id))
+	p.sessions[s.id] = s
+	p.metrics.sessions.Set(float64(len(p.sessions)))
+	return nil
+}
+
+func (p *Proxy) remove(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.sessions, s.id)
+	p.metrics.sessions.Set(float64(len(p.sessions)))
+}
+
+// Stats returns how many sessions there are, and how many of them wait for a primary.
+func (p *Proxy) Stats() (sessions, held int) {
+	p.mu.Lock()
+	n := len(p.sessions)
+	p.mu.Unlock()
+	return n, int(max(0, p.held.Load()))
+}
+
+// all returns the sessions of this moment.
+func (p *Proxy) all() []*session {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]*session, 0, len(p.sessions))
+	for _, s := range p.sessions {
+		out = append(out, s)
+	}
+	return out
+}
+
+func (p *Proxy) closeListeners() {
+	for _, l := range p.listeners {
+		_ = l.Close()
+	}
+}
+
+// Close stops accepting, lets sessions reach a safe point for up to ShutdownTimeout, tells the
+// clients and waits for every goroutine.
+func (p *Proxy) Close() error {
+	p.mu.Lock()
+	p.closing = true
+	p.mu.Unlock()
+	p.closeListeners()
+	for _, s := range p.all() {
+		s.mu.Lock()
+		s.closing = true
+		s.mu.Unlock()
+		s.interrupt()
+	}
+	done := make(chan struct{})
+	go func() {
+		p.work.Wait()
+		close(done)
+	}()
+	t := time.NewTimer(p.cfg.ShutdownTimeout)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.lookup.drop()
+	for _, s := range p.all() {
+		_ = s.client.SetDeadline(time.Unix(1, 0))
+		s.mu.Lock()
+		b := s.backend
+		s.mu.Unlock()
+		if b != nil {
+			b.close(false)
+		}
+		s.notify()
+	}
+	<-done
+	p.lookup.drop()
+	return nil
+}

@@ -1,0 +1,294 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+const whyUnknown = "It had been sent, and no answer came back."
+
+// recover puts the session on a new backend after the loss of the old one, whose deliverer has
+// ended. When it returns nil a backend is attached.
+func (s *session) recover(ctx context.Context) error {
+	l := s.takeLoss()
+	s.proxy.metrics.losses.WithLabelValues(l.kind()).Inc()
+	if l.cutMessage {
+		return errCutMessage()
+	}
+	if l.fatal != nil && !isShutdown(l.fatal) {
+		return l.fatal
+	}
+	s.mu.Lock()
+	why := s.track.unmovable
+	s.mu.Unlock()
+	for {
+		b, err := s.hold(ctx, l, false)
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			b.close(true)
+			return errUnmovable(why)
+		}
+		err = s.settle(ctx, b, l)
+		if err == nil {
+			err = s.attach(b)
+		}
+		if err == nil {
+			s.proxy.metrics.restored.Inc()
+			return nil
+		}
+		b.close(false)
+		if !errors.Is(err, errBackendLost) {
+			return err
+		}
+	}
+}
+
+// kind labels the loss for metrics.
+func (l *loss) kind() string {
+	switch {
+	case l.planned:
+		return "planned"
+	case len(l.pending) > 0:
+		return "in_flight"
+	case l.status != pgwire.TxIdle:
+		return "in_transaction"
+	}
+	return "idle"
+}
+
+// isShutdown tells that a FATAL may mean the whole server rather than this session.
+func isShutdown(e *pgwire.Error) bool {
+	switch e.Code {
+	case pgwire.CodeAdminShutdown, "57P02", pgwire.CodeCannotConnectNow:
+		return true
+	}
+	return false
+}
+
+// takeLoss gathers what was outstanding, and clears it.
+func (s *session) takeLoss() *loss {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &loss{
+		epoch: s.lostEpoch, pid: s.lostPID, started: s.lostStarted,
+		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: s.fatal,
+		planned: s.planned, cutMessage: s.lostMid,
+	}
+	if s.lostTx && l.status == pgwire.TxIdle {
+		l.status = pgwire.TxInBlock
+	}
+	l.pending = s.judgeAll(l.status)
+	s.flow = newFlow(l.status)
+	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
+	s.track.txOverlay, s.track.txUnknown, s.track.txUnmovable = nil, false, ""
+	s.journaled = false
+	return l
+}
+
+// judgeAll gives each unanswered batch its verdict; the caller holds s.mu.
+func (s *session) judgeAll(status byte) []pending {
+	var out []pending
+	inDoubt := s.inDoubt
+	for _, b := range s.flow.unansweredBatches() {
+		p := pending{batch: b}
+		p.batch.ops = slices.Clone(b.ops)
+		end := b.end
+		if end < 0 {
+			end = len(s.journal)
+		}
+		whole := s.journaled && s.passing == 0 && b.start <= end && end <= len(s.journal)
+		p.verdict, p.next = judge(b, status, inDoubt, whole)
+		if p.verdict == verdictResend {
+			p.bytes = slices.Clone(s.journal[b.start:end])
+		}
+		if p.verdict == verdictLookup {
+			// What the transaction set is kept if it turns out to be committed.
+			p.overlay, p.unmovable = s.track.txOverlay, s.track.txUnmovable
+			p.unknown = s.track.txUnknown
+		}
+		inDoubt = false
+		out = append(out, p)
+		status = p.next
+	}
+	return out
+}
+
+// settle answers what was outstanding, in order, with the help of the new backend, which is
+// restored and not attached. An error of errBackendLost leaves the rest in l.
+func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
+	if l.endHeld {
+		l.endHeld = false
+		if err := s.writeClient(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle)); err != nil {
+			return err
+		}
+	}
+	for len(l.pending) > 0 {
+		p := &l.pending[0]
+		if p.verdict == verdictResend {
+			if err := s.resend(b, l, p); err != nil {
+				return err
+			}
+			continue
+		}
+		e, err := s.answerOf(ctx, b, l, p)
+		if err != nil {
+			return err
+		}
+		if err := s.writeClient(appendEnd(nil, p, e)); err != nil {
+			return err
+		}
+		l.status = p.next
+		synced := p.batch.synced
+		l.pending = l.pending[1:]
+		if err := s.align(b, l.status); err != nil {
+			return err
+		}
+		if !synced && (e != nil || p.batch.errored) {
+			if err := s.dropUntilSync(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return s.settled(b, l)
+}
+
+// settled makes the session's flow that of the new backend.
+func (s *session) settled(b *backend, l *loss) error {
+	if err := s.align(b, l.status); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.flow = newFlow(b.status)
+	// The client believes in a transaction that is gone; its next statement tells it.
+	s.lostTx = l.status == pgwire.TxInBlock || (l.status == pgwire.TxFailed && !l.told)
+	s.journaled = false
+	return nil
+}
+
+// answerOf decides what a batch is answered with; nil is success.
+func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
+) (*pgwire.Error, error) {
+	m := s.proxy.metrics
+	switch p.verdict {
+	case verdictFinish:
+		return nil, nil
+	case verdictRolledBack:
+		l.told = true
+		if l.status == pgwire.TxIdle {
+			m.outcomes.WithLabelValues("not_executed").Inc()
+			return errNotExecuted(), nil
+		}
+		m.outcomes.WithLabelValues("rolled_back").Inc()
+		return errLostTransaction(), nil
+	case verdictLookup:
+		return s.lookUp(ctx, b, l, p)
+	}
+	m.outcomes.WithLabelValues("unknown").Inc()
+	return errOutcomeUnknown(whyUnknown), nil
+}
+
+// lookUp finds out what became of a COMMIT.
+func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
+) (*pgwire.Error, error) {
+	o, why, err := s.proxy.outcome(ctx, b.primary, l)
+	if err != nil {
+		s.log.Info("outcome could not be looked up yet", zap.Error(err))
+		return nil, errBackendLost
+	}
+	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
+	s.log.Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
+		zap.Uint64("epoch", l.epoch))
+	switch o {
+	case outcomeCommitted:
+		return nil, s.committedLate(b, p)
+	case outcomeAborted:
+		return errCommitAborted(), nil
+	}
+	return errOutcomeUnknown(why), nil
+}
+
+// resend sends a batch again and relays its answers.
+func (s *session) resend(b *backend, l *loss, p *pending) error {
+	s.mu.Lock()
+	s.flow = newFlow(b.status)
+	for _, o := range p.batch.ops {
+		o.start -= p.batch.start
+		s.flow.push(o)
+	}
+	s.mu.Unlock()
+	b.in.attach(b.conn, b.reader.Buffered())
+	if _, err := b.conn.Write(p.bytes); err != nil {
+		return errBackendLost
+	}
+	err := b.deliver(s, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.flow.head == len(s.flow.ops)
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.status = s.flow.status
+	if err != nil {
+		if errors.Is(err, errClientGone) {
+			return err
+		}
+		// It may be answered in part: judge it anew, as lost on this backend.
+		s.journal, s.journaled = p.bytes, true
+		l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
+		l.pending = append(s.judgeAll(l.status), l.pending[1:]...)
+		return errBackendLost
+	}
+	l.status = b.status
+	l.pending = l.pending[1:]
+	return nil
+}
+
+// appendEnd gives the client what is still due of a batch: the error, or the answers of what was
+// done, and ReadyForQuery if the Sync was sent.
+func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
+	b := &p.batch
+	if e != nil && !b.errored {
+		out = pgwire.AppendError(out, e)
+	}
+	if e == nil && !b.errored {
+		for i := range b.ops {
+			out = appendSuccess(out, &b.ops[i], b)
+		}
+	}
+	if b.synced {
+		out = pgwire.AppendReadyForQuery(out, p.next)
+	}
+	return out
+}
+
+// appendSuccess is the answer to an operation of a committed COMMIT.
+func appendSuccess(out []byte, o *op, b *batch) []byte {
+	if o.internal {
+		return out
+	}
+	switch o.kind {
+	case opQuery:
+		if b.finished == 0 {
+			return pgwire.AppendCommandComplete(out, "COMMIT")
+		}
+	case opExecute:
+		return pgwire.AppendCommandComplete(out, "COMMIT")
+	case opParse:
+		return pgwire.AppendMessage(out, pgwire.SrvParseComplete, nil)
+	case opBind:
+		return pgwire.AppendMessage(out, pgwire.SrvBindComplete, nil)
+	case opClose:
+		return pgwire.AppendMessage(out, pgwire.SrvCloseComplete, nil)
+	case opDescribe:
+		return pgwire.AppendMessage(out, pgwire.SrvNoData, nil)
+	}
+	return out
+}

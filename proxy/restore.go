@@ -1,0 +1,213 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// failBlockSQL makes a failed transaction block: a real one, so that everything that a client
+// may do in it is answered by PostgreSQL itself. The name says in the server's log why.
+const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of primary"`
+
+// open connects to the primary and makes the new backend what the session was. The caller owns
+// the result; it is not attached yet.
+func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
+	if err := s.proxy.ramp.Acquire(ctx, 1); err != nil {
+		return nil, errClosing
+	}
+	defer s.proxy.ramp.Release(1)
+	b, err := s.proxy.connect(ctx, pr, s.login, s.cred)
+	if err != nil {
+		return nil, err
+	}
+	if l.fatal != nil && pr.Epoch == l.epoch {
+		// The server lives, so the order to end was meant for this session.
+		b.close(true)
+		return nil, l.fatal
+	}
+	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
+	err = s.restore(b)
+	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
+		err = s.proxy.endBackend(ctx, pr, l)
+	}
+	if err == nil {
+		err = s.align(b, l.status)
+	}
+	_ = b.conn.SetDeadline(time.Time{})
+	if err != nil {
+		b.close(false)
+		return nil, err
+	}
+	return b, s.tellParams(b)
+}
+
+// restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
+func (s *session) restore(b *backend) error {
+	s.mu.Lock()
+	cmds := s.track.restoreSQL(s.user)
+	channels := len(s.track.channels)
+	unknown := s.track.unknown
+	out, n := s.out[:0], len(cmds)
+	for _, c := range cmds {
+		out = pgwire.AppendQuery(out, c)
+	}
+	s.mu.Unlock()
+	if unknown {
+		return errUnmovable("a setting was changed by a function just before the change")
+	}
+	report := func(name, value string) { b.note(name, value) }
+	if n > 0 {
+		errs, _, err := b.exchange(out, n, report)
+		if err != nil {
+			return err
+		}
+		if len(errs) > 0 {
+			return fatal(restoreError(errs[0]))
+		}
+	}
+	if err := s.restoreStatements(b); err != nil {
+		return err
+	}
+	if channels > 0 {
+		notice := pgwire.NewError("00000",
+			"notifications may have been missed because the primary changed")
+		notice.Severity = "NOTICE"
+		return s.writeClient(pgwire.AppendNotice(nil, notice))
+	}
+	return nil
+}
+
+func restoreError(cause *pgwire.Error) *pgwire.Error {
+	e := pgwire.NewError(pgwire.CodeAdminShutdown,
+		"terminating connection because the primary changed")
+	e.Detail = fmt.Sprintf("The session's state could not be restored: %s (SQLSTATE %s).",
+		cause.Message, cause.Code)
+	return e
+}
+
+// restoreStatements prepares again what was prepared. One that fails stays away: its use will
+// be answered by the server.
+func (s *session) restoreStatements(b *backend) error {
+	s.mu.Lock()
+	out, n := s.out[:0], 0
+	for name, p := range s.track.statements {
+		if !p.live || p.sql == "" {
+			continue
+		}
+		if p.bySQL {
+			out = pgwire.AppendQuery(out, p.sql)
+		} else {
+			out = pgwire.AppendParse(out, name, p.sql, p.oids)
+			out = pgwire.AppendSync(out)
+		}
+		n++
+	}
+	if len(s.unnamedQ) > 0 {
+		out = pgwire.AppendMessage(out, pgwire.CliParse, s.unnamedQ)
+		out = pgwire.AppendSync(out)
+		n++
+	}
+	s.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	errs, _, err := b.exchange(out, n, b.note)
+	if len(errs) > 0 {
+		s.log.Info("some prepared statements could not be restored",
+			zap.Int("failed", len(errs)), zap.String("sqlstate", errs[0].Code))
+	}
+	return err
+}
+
+// note takes a ParameterStatus that comes while the session is restored.
+func (b *backend) note(name, value string) {
+	for i := range b.params {
+		if b.params[i].Name == name {
+			b.params[i].Value = value
+			return
+		}
+	}
+	b.params = append(b.params, pgwire.Param{Name: name, Value: value})
+}
+
+// tellParams reports to the client what differs on the new server.
+func (s *session) tellParams(b *backend) error {
+	var out []byte
+	s.mu.Lock()
+	for _, p := range b.params {
+		if p.Name == "in_hot_standby" {
+			continue
+		}
+		if old, ok := s.params[p.Name]; !ok || old != p.Value {
+			out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
+			s.reported(p.Name, p.Value)
+		}
+	}
+	s.mu.Unlock()
+	return s.writeClient(out)
+}
+
+// align brings an idle, unattached backend into the transaction status that the client believes
+// in: for an open or failed block that is lost, a failed one.
+func (s *session) align(b *backend, want byte) error {
+	var out []byte
+	n := 0
+	switch {
+	case want == pgwire.TxIdle && b.status != pgwire.TxIdle:
+		out, n = pgwire.AppendQuery(s.out[:0], "ROLLBACK"), 1
+	case want != pgwire.TxIdle && b.status == pgwire.TxIdle:
+		out = pgwire.AppendQuery(s.out[:0], "BEGIN")
+		out, n = pgwire.AppendQuery(out, failBlockSQL), 2
+	default:
+		return nil
+	}
+	_, st, err := b.exchange(out, n, b.note)
+	if err != nil {
+		s.log.Debug("backend lost while it was prepared", zap.Error(err))
+		return errBackendLost
+	}
+	b.status = st
+	if (want == pgwire.TxIdle) != (st == pgwire.TxIdle) {
+		return errBackendLost
+	}
+	return nil
+}
+
+// committedLate finishes a transaction that was found committed: what it set is part of the
+// session now.
+func (s *session) committedLate(b *backend, p *pending) error {
+	s.mu.Lock()
+	s.track.overlay = append(s.track.overlay, p.overlay...)
+	s.track.unknown = s.track.unknown || p.unknown
+	if p.unmovable != "" {
+		s.track.unmovable = p.unmovable
+	}
+	why := s.track.unmovable
+	unknown := s.track.unknown
+	s.mu.Unlock()
+	switch {
+	case why != "":
+		return errors.Join(errUnmovable(why))
+	case unknown:
+		return errUnmovable("a setting was changed by a function in the transaction")
+	case len(p.overlay) == 0:
+		return nil
+	}
+	if err := s.align(b, pgwire.TxIdle); err != nil {
+		return err
+	}
+	var out []byte
+	for _, c := range p.overlay {
+		out = pgwire.AppendQuery(out, c)
+	}
+	if _, _, err := b.exchange(out, len(p.overlay), b.note); err != nil {
+		return errBackendLost
+	}
+	return s.tellParams(b)
+}

@@ -1,0 +1,285 @@
+package proxy
+
+import (
+	"fmt"
+
+	"holdfast/pgwire"
+)
+
+// opKind is a message to the server that it answers, or a Sync.
+type opKind uint8
+
+const (
+	opQuery opKind = iota
+	opParse
+	opBind
+	opDescribe
+	opExecute
+	opClose
+	opSync
+	opFunctionCall
+	opCopyEnd // CopyDone or CopyFail sent ahead of CopyInResponse; has no answer of its own
+)
+
+// op is one expected answer. Ops of a batch are those up to and including its opSync; opQuery and
+// opFunctionCall are batches of their own.
+type op struct {
+	kind     opKind
+	internal bool // sent by us: the answers are not the client's
+	showEnd  bool // internal, but its ReadyForQuery is the client's
+	showErr  bool // internal, but its ErrorResponse is the client's
+	cls      class
+	effects  []effect // to remember once the statement succeeded
+	name     string    // opParse, opClose: the prepared statement
+	stmt     *prepared // opParse of a named statement
+	snapshot bool      // internal: the Sync of a snapshot
+	start    int       // journal offset of the message
+}
+
+// flow is the pure record of what a session sent to its backend and what was answered: it knows
+// whose answer each message of the server is, the transaction status, and whether the session is
+// at a safe point. It does no I/O; the session's lock guards it.
+type flow struct {
+	ops  []op
+	head int
+
+	status    byte  // of the last ReadyForQuery
+	errored   bool  // the current batch has had its ErrorResponse
+	skipping  bool  // the server skips what comes up to the next Sync, which is not sent yet
+	responded bool  // the client saw something of the current batch
+	finished  int   // statements of the current batch that have completed
+	answered  class // what the answered operations of the current batch can do
+	ended     bool  // a single COMMIT or ROLLBACK of the current batch completed
+
+	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
+	copyIn    bool  // the server is in extended copy-in mode and ignores Sync
+	unsynced  int   // ops of the batch that has no Sync yet
+}
+
+// newFlow is the flow of a backend that has just said ReadyForQuery.
+func newFlow(status byte) flow { return flow{status: status} }
+
+// idle tells that every message was answered and no batch is open.
+func (f *flow) idle() bool {
+	return f.head == len(f.ops) && !f.skipping && !f.copyIn && f.unsynced == 0
+}
+
+// isSafePoint tells that nothing is outstanding and no transaction is open: a backend can be
+// replaced without the client noticing (DESIGN.md I1).
+func (f *flow) isSafePoint() bool { return f.idle() && f.status == pgwire.TxIdle }
+
+// push records a message that is about to be sent.
+func (f *flow) push(o op) {
+	if o.kind == opSync {
+		if f.copyIn {
+			return // the server ignores it (protocol-flow, COPY Operations)
+		}
+		f.skipping = false
+		f.unsynced = 0
+	} else if f.skipping {
+		return
+	}
+	if f.head == len(f.ops) {
+		f.ops, f.head = f.ops[:0], 0
+	}
+	f.ops = append(f.ops, o)
+	switch o.kind {
+	case opSync, opQuery, opFunctionCall:
+		f.unsynced = 0
+	default:
+		f.unsynced++
+	}
+}
+
+// copyEnd records CopyDone or CopyFail of the client.
+func (f *flow) copyEnd() {
+	if f.copyIn {
+		f.copyIn = false
+		return
+	}
+	if o := f.current(); o != nil && o.kind != opQuery {
+		f.push(op{kind: opCopyEnd})
+	}
+}
+
+// current is the op that the server answers now, or nil.
+func (f *flow) current() *op {
+	for f.head < len(f.ops) && f.ops[f.head].kind == opCopyEnd {
+		f.head++ // there was no copy-in to end
+	}
+	if f.head == len(f.ops) {
+		return nil
+	}
+	return &f.ops[f.head]
+}
+
+// isSettled tells that every finished batch was answered: the transaction status is that of the
+// client's present.
+func (f *flow) isSettled() bool {
+	for i := f.head; i < len(f.ops); i++ {
+		switch f.ops[i].kind {
+		case opSync, opQuery, opFunctionCall:
+			return false
+		}
+	}
+	return true
+}
+
+// unpush takes back the last n ops, of which no byte was sent.
+func (f *flow) unpush(n int, before flow) {
+	f.ops = f.ops[:max(f.head, len(f.ops)-n)]
+	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
+}
+
+func (f *flow) pop() *op {
+	o := &f.ops[f.head]
+	f.answered |= o.cls
+	f.head++
+	return o
+}
+
+// answer is what a message of the server means.
+type answer struct {
+	hide bool // not for the client
+	done *op  // the op that is thereby answered, valid until the next push
+	stmt *op  // the op of which one statement completed (CommandComplete and its kin)
+	end  bool // ReadyForQuery
+}
+
+// errNonsense is a message of the server that answers nothing that was asked.
+func errNonsense(typ byte, f *flow) error {
+	what := "nothing"
+	if o := f.current(); o != nil {
+		what = fmt.Sprintf("operation %d", o.kind)
+	}
+	return pgwire.NewError(pgwire.CodeProtocolViolation,
+		fmt.Sprintf("server sent message %q while %s was expected", typ, what))
+}
+
+// serverMessage takes the next message of the server; body is looked at for ReadyForQuery only.
+func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
+	switch typ {
+	case pgwire.SrvNotice, pgwire.SrvParameterStatus, pgwire.SrvNotification:
+		return answer{}, nil
+	}
+	o := f.current()
+	if o == nil {
+		if typ == pgwire.SrvError {
+			return answer{}, nil // a FATAL error needs no question
+		}
+		return answer{}, errNonsense(typ, f)
+	}
+	hide := o.internal
+	a := answer{hide: hide}
+	switch typ {
+	case pgwire.SrvReadyForQuery:
+		return f.ready(o, body)
+	case pgwire.SrvError:
+		return f.failed(o)
+	case pgwire.SrvCommandComplete, pgwire.SrvEmptyQuery, pgwire.SrvPortalSuspended:
+		a.stmt = o
+		if !hide {
+			f.finished++
+		}
+		if o.cls.has(clsCommit|clsRollback) && typ == pgwire.SrvCommandComplete {
+			f.ended = true
+		}
+		if o.kind == opExecute {
+			a.done = f.pop()
+		} else if o.kind != opQuery {
+			return a, errNonsense(typ, f)
+		}
+	case pgwire.SrvCopyInResponse:
+		if o.kind == opExecute {
+			f.enterCopyIn()
+		}
+	case pgwire.SrvDataRow, pgwire.SrvCopyOutResponse, pgwire.SrvCopyBothResponse,
+		pgwire.SrvCopyData, pgwire.SrvCopyDone, pgwire.SrvFunctionCallResponse,
+		pgwire.SrvParameterDescription:
+	case pgwire.SrvRowDescription, pgwire.SrvNoData:
+		if o.kind == opDescribe {
+			a.done = f.pop()
+		}
+	default:
+		if !answers(typ, o.kind) {
+			return a, errNonsense(typ, f)
+		}
+		a.done = f.pop()
+	}
+	if !hide {
+		f.responded = true
+	}
+	return a, nil
+}
+
+// answers tells whether the message is the completion of that kind of op.
+func answers(typ byte, k opKind) bool {
+	switch typ {
+	case pgwire.SrvParseComplete:
+		return k == opParse
+	case pgwire.SrvBindComplete:
+		return k == opBind
+	case pgwire.SrvCloseComplete:
+		return k == opClose
+	}
+	return false
+}
+
+// ready takes ReadyForQuery.
+func (f *flow) ready(o *op, body []byte) (answer, error) {
+	if o.kind != opSync && o.kind != opQuery && o.kind != opFunctionCall {
+		return answer{}, errNonsense(pgwire.SrvReadyForQuery, f)
+	}
+	st, err := pgwire.ParseReadyForQuery(body)
+	if err != nil {
+		return answer{}, err
+	}
+	hide := o.internal && !o.showEnd
+	f.pop()
+	f.status = st
+	f.errored, f.responded, f.finished = false, false, 0
+	f.answered, f.ended = 0, false
+	return answer{hide: hide, done: o, end: true}, nil
+}
+
+// failed takes ErrorResponse: in the extended protocol the server skips all up to the Sync
+// (protocol-flow, Extended Query).
+func (f *flow) failed(o *op) (answer, error) {
+	f.errored, f.responded = true, true
+	hide := o.internal
+	f.rolledBack = f.rolledBack || !hide
+	if o.kind == opQuery || o.kind == opFunctionCall {
+		return answer{hide: hide && !o.showErr}, nil
+	}
+	f.copyIn = false
+	for f.head < len(f.ops) {
+		o := f.current()
+		if o.kind == opSync {
+			return answer{hide: hide && o.internal}, nil
+		}
+		f.pop()
+	}
+	f.skipping = true
+	return answer{}, nil
+}
+
+// enterCopyIn drops the Syncs that the server will ignore: those before the client's CopyDone or
+// CopyFail.
+func (f *flow) enterCopyIn() {
+	kept := f.head + 1
+	ended := false
+	for i := kept; i < len(f.ops); i++ {
+		o := f.ops[i]
+		if !ended && o.kind == opSync {
+			continue
+		}
+		if o.kind == opCopyEnd && !ended {
+			ended = true
+			continue
+		}
+		f.ops[kept] = o
+		kept++
+	}
+	f.ops = f.ops[:kept]
+	f.copyIn = !ended
+}
