@@ -19,8 +19,8 @@ type verdict struct {
 
 // survey counts what the nodes see of the primary.
 type survey struct {
-	nodes, ok, refused, blind, silent int
-	streaming                         []string
+	ok, refused, blind, silent int
+	streaming                  []string
 	// isHolderGone tells that the holder's node is silent, or cannot use its own server.
 	isHolderGone bool
 	evidence     []string
@@ -56,7 +56,7 @@ func judgePrimary(in Input, p Policy) verdict {
 		v.why = fmt.Sprintf("a majority cannot use %s and no standby streams from it", lock.Holder)
 	case isBlind:
 		v.why = fmt.Sprintf("a majority cannot use %s and no standby streams from it, but its own"+
-			" node can use it: no failover", lock.Holder)
+			" node has not given it up: no failover", lock.Holder)
 	default:
 		v.why = fmt.Sprintf("%s is the primary under epoch %d", lock.Holder, lock.Epoch)
 	}
@@ -88,8 +88,11 @@ func surveyNodes(in Input, p Policy) survey {
 		}
 	}
 	for _, m := range in.State.Members {
-		sv.nodes++
 		o, isFresh := freshReport(in, p, m.Name)
+		if o.Node != "" && o.V == 0 && o.Age <= p.ReportFresh {
+			sv.evidence = append(sv.evidence, m.Name+": not heard yet by this leader")
+			continue
+		}
 		if !isFresh {
 			sv.silent++
 			sv.isHolderGone = sv.isHolderGone || m.Name == lock.Holder
