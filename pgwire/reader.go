@@ -1,0 +1,65 @@
+package pgwire
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+)
+
+// Reader reads whole messages where decoding is wanted: login, control queries. The relay has
+// its own buffers. Not safe for concurrent use.
+type Reader struct {
+	r    *bufio.Reader
+	max  int
+	body []byte
+}
+
+// readerBytes is the size of a Reader's buffer.
+const readerBytes = 4 << 10
+
+// NewReader reads from r; a body over bodyMax bytes is an error.
+func NewReader(r io.Reader, bodyMax int) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, readerBytes), max: bodyMax}
+}
+
+// ReadMessage blocks for the next message. The body is valid until the next call. After an error
+// the stream cannot be used any more.
+func (r *Reader) ReadMessage() (typ byte, body []byte, err error) {
+	var head [HeaderLen]byte
+	if _, err := io.ReadFull(r.r, head[:]); err != nil {
+		return 0, nil, fmt.Errorf("read message: %w", err)
+	}
+	typ, n, err := Header(head[:])
+	if err != nil {
+		return typ, nil, err
+	}
+	if n > r.max {
+		return typ, nil, protocolError("message of %d bytes is over the limit of %d", n, r.max)
+	}
+	if err := r.fill(n); err != nil {
+		return typ, nil, err
+	}
+	return typ, r.body, nil
+}
+
+// fill reads n bytes into body. The buffer grows with what arrives, not with what is claimed.
+func (r *Reader) fill(n int) error {
+	const step = 64 << 10
+	r.body = r.body[:0]
+	for len(r.body) < n {
+		part := min(step, n-len(r.body))
+		at := len(r.body)
+		r.body = append(r.body, make([]byte, part)...)
+		if _, err := io.ReadFull(r.r, r.body[at:]); err != nil {
+			return fmt.Errorf("read message: %w", err)
+		}
+	}
+	return nil
+}
+
+// Buffered returns what was read ahead and not taken; it aliases the buffer and is valid until
+// the next read.
+func (r *Reader) Buffered() []byte {
+	b, _ := r.r.Peek(r.r.Buffered())
+	return b
+}
