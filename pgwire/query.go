@@ -1,0 +1,53 @@
+package pgwire
+
+import (
+	"fmt"
+	"net"
+)
+
+// SimpleQuery runs one statement on an idle connection that the caller owns, and returns its
+// rows as text; NULL is nil. A server's ErrorResponse is returned as *Error after the connection
+// is ready again, unless it was FATAL.
+func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
+	if _, err := conn.Write(AppendQuery(nil, sql)); err != nil {
+		return nil, fmt.Errorf("query: %w", err)
+	}
+	var rows [][][]byte
+	var failed *Error
+	for {
+		typ, b, err := r.ReadMessage()
+		if err != nil {
+			return nil, fmt.Errorf("query: %w", err)
+		}
+		switch typ {
+		case SrvDataRow:
+			cols, err := ParseDataRow(b)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, cloneRow(cols))
+		case SrvError:
+			if failed, err = ParseError(b); err != nil {
+				return nil, err
+			}
+			if failed.Severity == "FATAL" || failed.Severity == "PANIC" {
+				return nil, failed
+			}
+		case SrvReadyForQuery:
+			if failed != nil {
+				return nil, failed
+			}
+			return rows, nil
+		}
+	}
+}
+
+func cloneRow(cols [][]byte) [][]byte {
+	out := make([][]byte, len(cols))
+	for i, c := range cols {
+		if c != nil {
+			out[i] = append([]byte{}, c...)
+		}
+	}
+	return out
+}

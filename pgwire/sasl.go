@@ -1,0 +1,256 @@
+package pgwire
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/xdg-go/stringprep"
+)
+
+// ScramSecret is what PostgreSQL stores of a password: SCRAM-SHA-256$iter:salt$Stored:Server.
+type ScramSecret struct {
+	Iterations int
+	Salt       []byte
+	StoredKey  []byte
+	ServerKey  []byte
+}
+
+// scramIterations is PostgreSQL's default iteration count.
+const scramIterations = 4096
+
+// scramIterationsMax bounds the work that a stored secret or a server can ask for.
+const scramIterationsMax = 10_000_000
+
+// ParseScramSecret reads pg_authid.rolpassword.
+func ParseScramSecret(s string) (ScramSecret, error) {
+	bad := errors.New("parse secret: not a SCRAM-SHA-256 secret")
+	parts := strings.Split(s, "$")
+	if len(parts) != 3 || parts[0] != "SCRAM-SHA-256" {
+		return ScramSecret{}, bad
+	}
+	iter, salt, ok := strings.Cut(parts[1], ":")
+	stored, server, ok2 := strings.Cut(parts[2], ":")
+	n, err := strconv.Atoi(iter)
+	if !ok || !ok2 || err != nil || n < 1 || n > scramIterationsMax {
+		return ScramSecret{}, bad
+	}
+	out := ScramSecret{Iterations: n}
+	for _, f := range []struct {
+		text string
+		into *[]byte
+	}{{salt, &out.Salt}, {stored, &out.StoredKey}, {server, &out.ServerKey}} {
+		b, err := base64.StdEncoding.DecodeString(f.text)
+		if err != nil || len(b) == 0 {
+			return ScramSecret{}, bad
+		}
+		*f.into = b
+	}
+	if len(out.StoredKey) != sha256.Size || len(out.ServerKey) != sha256.Size {
+		return ScramSecret{}, bad
+	}
+	return out, nil
+}
+
+// BuildScramSecret makes the stored form of a password.
+func BuildScramSecret(password string, salt []byte, iterations int) (string, error) {
+	salted, err := saltPassword(password, salt, iterations)
+	if err != nil {
+		return "", err
+	}
+	stored := sha256.Sum256(mac(salted, "Client Key"))
+	b64 := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, b64(salt), b64(stored[:]),
+		b64(mac(salted, "Server Key"))), nil
+}
+
+// saltPassword is Hi() of RFC 5802. Like libpq it takes the raw bytes of a password that
+// SASLprep refuses.
+func saltPassword(password string, salt []byte, iterations int) ([]byte, error) {
+	if p, err := stringprep.SASLprep.Prepare(password); err == nil {
+		password = p
+	}
+	key, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	if err != nil {
+		return nil, fmt.Errorf("salt password: %w", err)
+	}
+	return key, nil
+}
+
+func mac(key []byte, msg string) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(msg))
+	return h.Sum(nil)
+}
+
+func xor(a, b []byte) []byte {
+	out := make([]byte, len(a))
+	subtle.XORBytes(out, a, b)
+	return out
+}
+
+// mockKey makes the salts of users that do not exist: the same for the same name as long as the
+// process lives, so that asking twice tells nothing.
+var mockKey = func() []byte {
+	k := make([]byte, sha256.Size)
+	if _, err := rand.Read(k); err != nil {
+		panic("BUG: no random bytes: " + err.Error())
+	}
+	return k
+}()
+
+// ScramServer is the server's side of one SCRAM-SHA-256 exchange (RFC 5802, RFC 7677).
+type ScramServer struct {
+	secret ScramSecret
+	ok     bool
+
+	firstBare string
+	first     string
+	nonce     string
+	gs2       string
+}
+
+// NewScramServer starts an exchange. With ok false the client goes through the same steps and
+// fails at the end, as with a wrong password.
+func NewScramServer(user string, secret ScramSecret, ok bool) *ScramServer {
+	if !ok {
+		salt := mac(mockKey, user)[:16]
+		secret = ScramSecret{
+			Iterations: scramIterations, Salt: salt,
+			StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
+		}
+	}
+	return &ScramServer{secret: secret, ok: ok}
+}
+
+// First takes the client-first-message and returns the server-first-message.
+func (s *ScramServer) First(msg []byte) ([]byte, error) {
+	text := string(msg)
+	parts := strings.SplitN(text, ",", 3)
+	if len(parts) != 3 {
+		return nil, protocolError("malformed SCRAM message")
+	}
+	switch {
+	case parts[0] == "n" || parts[0] == "y":
+	case strings.HasPrefix(parts[0], "p="):
+		return nil, protocolError("channel binding was not offered")
+	default:
+		return nil, protocolError("malformed SCRAM message")
+	}
+	if parts[1] != "" {
+		return nil, NewError(CodeFeatureNotSupported,
+			"client uses authorization identity, but it is not supported")
+	}
+	s.gs2 = parts[0] + "," + parts[1] + ","
+	s.firstBare = parts[2]
+	attrs := strings.Split(s.firstBare, ",")
+	if len(attrs) < 2 || !strings.HasPrefix(attrs[0], "n=") ||
+		!strings.HasPrefix(attrs[1], "r=") || len(attrs[1]) < 3 || len(attrs[1]) > 1024 {
+		return nil, protocolError("malformed SCRAM message")
+	}
+	nonce := make([]byte, 18)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, fmt.Errorf("make nonce: %w", err)
+	}
+	s.nonce = attrs[1][2:] + base64.StdEncoding.EncodeToString(nonce)
+	s.first = fmt.Sprintf("r=%s,s=%s,i=%d", s.nonce,
+		base64.StdEncoding.EncodeToString(s.secret.Salt), s.secret.Iterations)
+	return []byte(s.first), nil
+}
+
+// ErrScramFailed is a proof that does not fit the secret.
+var ErrScramFailed = errors.New("scram: authentication failed")
+
+// Final takes the client-final-message. It returns the server-final-message and the ClientKey,
+// with which one can log in wherever the same secret is stored.
+func (s *ScramServer) Final(msg []byte) (reply, clientKey []byte, err error) {
+	text := string(msg)
+	at := strings.LastIndex(text, ",p=")
+	if at < 0 {
+		return nil, nil, protocolError("malformed SCRAM message")
+	}
+	without := text[:at]
+	proof, err := base64.StdEncoding.DecodeString(text[at+3:])
+	if err != nil || len(proof) != sha256.Size {
+		return nil, nil, protocolError("malformed SCRAM message")
+	}
+	want := "c=" + base64.StdEncoding.EncodeToString([]byte(s.gs2)) + ",r=" + s.nonce
+	if without != want {
+		return nil, nil, protocolError("malformed SCRAM message: channel binding or nonce")
+	}
+	auth := s.firstBare + "," + s.first + "," + without
+	key := xor(proof, mac(s.secret.StoredKey, auth))
+	sum := sha256.Sum256(key)
+	if subtle.ConstantTimeCompare(sum[:], s.secret.StoredKey) != 1 || !s.ok {
+		return nil, nil, ErrScramFailed
+	}
+	sig := base64.StdEncoding.EncodeToString(mac(s.secret.ServerKey, auth))
+	return []byte("v=" + sig), key, nil
+}
+
+// ScramClient is the client's side of one exchange, by password or by ClientKey.
+type ScramClient struct {
+	cred      Credentials
+	firstBare string
+	nonce     string
+	sig       []byte
+}
+
+// NewScramClient starts an exchange and returns it with the client-first-message. PostgreSQL
+// takes the user's name from the StartupMessage.
+func NewScramClient(cred Credentials) (*ScramClient, []byte, error) {
+	nonce := make([]byte, 18)
+	if _, err := rand.Read(nonce); err != nil {
+		return nil, nil, fmt.Errorf("make nonce: %w", err)
+	}
+	c := &ScramClient{cred: cred, nonce: base64.StdEncoding.EncodeToString(nonce)}
+	c.firstBare = "n=,r=" + c.nonce
+	return c, []byte("n,," + c.firstBare), nil
+}
+
+// Continue takes the server-first-message and returns the client-final-message.
+func (c *ScramClient) Continue(msg []byte) ([]byte, error) {
+	attrs := strings.Split(string(msg), ",")
+	if len(attrs) < 3 || !strings.HasPrefix(attrs[0], "r="+c.nonce) ||
+		!strings.HasPrefix(attrs[1], "s=") || !strings.HasPrefix(attrs[2], "i=") ||
+		len(attrs[0]) == len("r="+c.nonce) {
+		return nil, protocolError("malformed SCRAM message of the server")
+	}
+	salt, err := base64.StdEncoding.DecodeString(attrs[1][2:])
+	iter, err2 := strconv.Atoi(attrs[2][2:])
+	if err != nil || err2 != nil || iter < 1 || iter > scramIterationsMax {
+		return nil, protocolError("malformed SCRAM message of the server")
+	}
+	clientKey, serverKey := c.cred.ClientKey, c.cred.ServerKey
+	if clientKey == nil {
+		salted, err := saltPassword(c.cred.Password, salt, iter)
+		if err != nil {
+			return nil, err
+		}
+		clientKey, serverKey = mac(salted, "Client Key"), mac(salted, "Server Key")
+	}
+	without := "c=biws," + attrs[0]
+	auth := c.firstBare + "," + string(msg) + "," + without
+	stored := sha256.Sum256(clientKey)
+	proof := xor(clientKey, mac(stored[:], auth))
+	c.sig = mac(serverKey, auth)
+	return []byte(without + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
+}
+
+// Finish takes the server-final-message and checks that the server knows the secret too.
+func (c *ScramClient) Finish(msg []byte) error {
+	v, ok := bytes.CutPrefix(msg, []byte("v="))
+	sig, err := base64.StdEncoding.DecodeString(string(v))
+	if !ok || err != nil || c.sig == nil || subtle.ConstantTimeCompare(sig, c.sig) != 1 {
+		return errors.New("scram: the server's signature is wrong")
+	}
+	return nil
+}
