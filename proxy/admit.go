@@ -62,7 +62,7 @@ func (p *Proxy) startup(ctx context.Context, conn net.Conn, r *pgwire.Reader,
 				return nil, errClientGone
 			}
 		case pgwire.StartupCancel:
-			p.cancel(ctx, st.CancelPID, st.CancelKey)
+			p.cancelRequest(ctx, st.CancelPID, st.CancelKey)
 			return nil, nil
 		default:
 			return &st, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type backend struct {
 	taken    int
 
 	done      chan struct{} // closed when the deliverer ended
+	closed    chan struct{} // closed by close
 	closeOnce sync.Once
 }
 
@@ -55,7 +57,8 @@ func (p *Proxy) connect(ctx context.Context, pr *Primary, login []pgwire.Param,
 		return nil, fmt.Errorf("dial backend %s: %w", pr.Addr, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	b := &backend{primary: pr, conn: conn, done: make(chan struct{})}
+	b := &backend{primary: pr, conn: conn, done: make(chan struct{}),
+		closed: make(chan struct{})}
 	err = b.login(login, cred)
 	if !stop() && err == nil {
 		err = ctx.Err()
@@ -101,6 +104,7 @@ const loginBodyMax = 4 << 20
 // that nothing on its way can still arrive.
 func (b *backend) close(polite bool) {
 	b.closeOnce.Do(func() {
+		close(b.closed)
 		if polite {
 			_ = b.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			_, _ = b.conn.Write(pgwire.AppendTerminate(nil))
@@ -111,10 +115,12 @@ func (b *backend) close(polite bool) {
 	})
 }
 
-// waitTick passes the time between two looks at a lease that has run out.
-func (b *backend) waitTick() {
-	t := time.NewTimer(5 * time.Millisecond)
-	<-t.C
+// relayFromHere hands what was read ahead to the relay; exchange works again afterwards.
+func (b *backend) relayFromHere() {
+	ahead := append(slices.Clone(b.in.bytes()), b.reader.Buffered()...)
+	b.in.release()
+	b.in.attach(b.conn, ahead)
+	b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 }
 
 // exchange sends messages that end in n ReadyForQuery and collects the errors in between; the

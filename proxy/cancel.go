@@ -10,9 +10,9 @@ import (
 	"holdfast/pgwire"
 )
 
-// cancel carries out a cancel request of a client. Like PostgreSQL it never tells whether the
+// cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether the
 // key was right.
-func (p *Proxy) cancel(ctx context.Context, pid uint32, key []byte) {
+func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 	p.mu.Lock()
 	s := p.sessions[pid]
 	p.mu.Unlock()

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -35,7 +36,7 @@ func (b *backend) deliver(s *session, until func() bool) error {
 		if err := b.in.fill(); err != nil {
 			return err
 		}
-		if err := b.awaitLease(s); err != nil {
+		if err := b.awaitLease(); err != nil {
 			return err
 		}
 		out, err := b.consume(s)
@@ -53,18 +54,21 @@ func (b *backend) deliver(s *session, until func() bool) error {
 
 // awaitLease returns when the lease is good, which it nearly always is at once. What was read
 // but not relayed under a lease that is never renewed is dropped as if it had not come.
-func (b *backend) awaitLease(s *session) error {
+func (b *backend) awaitLease() error {
 	for bootNow() >= b.primary.Lease.Until() {
-		s.mu.Lock()
-		lost := s.lost
-		s.mu.Unlock()
-		if lost {
+		t := time.NewTimer(leaseTick)
+		select {
+		case <-b.closed:
+			t.Stop()
 			return errBackendLost
+		case <-t.C:
 		}
-		b.waitTick()
 	}
 	return nil
 }
+
+// leaseTick is the pause between two looks at a lease that has run out.
+const leaseTick = 5 * time.Millisecond
 
 // consume takes the messages that have arrived and returns the bytes that the client gets; they
 // alias the inbox. b.taken is how much of the inbox is thereby dealt with.

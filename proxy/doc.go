@@ -1,1 +1,38 @@
+// Package proxy is the data path: it keeps clients' PostgreSQL sessions alive while the primary
+// changes.
+//
+// Promise. A client's connection outlives its backend. When the backend is lost, the session is
+// held, put on the primary of the next epoch with its state restored, and told the truth about
+// what was in flight:
+//
+//	idle, outside a transaction          kept, nothing to notice but time
+//	statement not sent yet               sent to the new primary
+//	settings, role, prepared, LISTEN     restored
+//	open transaction                     40001, then a failed block; the session stays
+//	COMMIT of an explicit transaction    looked up: COMMIT, 40001, or 08007 if nobody can know
+//	statement in flight that may write   08007
+//	statement in flight that cannot      sent again, or 40001 if part of it was answered
+//	temporary table, WITH HOLD cursor,   told: the session ends with 57P01
+//	session advisory lock
+//
+// Bounds. Time held, sessions held, sessions, journal and prepared statements per session: see
+// Config. Non-goals here: deciding who is primary (package election), parsing SQL beyond what a
+// loss makes necessary, caching results.
+//
+// A session has one owner, the goroutine that reads from its client (session.go); while a
+// backend is attached a second one reads from the backend (deliver.go). Both feed a flow
+// (txn.go), a pure record of what was asked and answered that knows nothing of sockets; what is
+// done after a loss follows from it by pure functions (replay.go).
+//
+//	              client bytes                      server bytes
+//	owner: inbox -> inspect -> flow.push -> backend      |
+//	                             |                       v
+//	                           flow <- serverMessage <- inbox :deliverer -> client
+//
+//	              +----------- attached (relay) <---------+
+//	  lost / cut  |                                       | settled, attach
+//	              v                                       |
+//	         takeLoss -> hold -> open (connect, check, restore) -> settle
+//	                      |  budget spent: 40001 or 08007, session kept, hold on
+//	                      +- client gone, FATAL of its own: session ends
 package proxy

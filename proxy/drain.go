@@ -42,7 +42,11 @@ func (p *Proxy) Cut(epoch uint64) {
 		b := s.backend
 		old := b != nil && b.primary.Epoch <= epoch
 		polite := old && s.flow.isSafePoint()
+		opening := s.opening
 		s.mu.Unlock()
+		if opening != nil && opening.primary.Epoch <= epoch {
+			opening.close(false)
+		}
 		if old {
 			s.lose(b, polite)
 		}

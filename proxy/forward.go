@@ -112,7 +112,7 @@ func (s *session) gate(ctx context.Context) error {
 
 // pause waits a moment, or until somebody calls.
 func (s *session) pause(ctx context.Context, b *backend) error {
-	t := time.NewTimer(5 * time.Millisecond)
+	t := time.NewTimer(leaseTick)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -35,6 +35,8 @@ type loss struct {
 	endHeld bool
 	fatal   *pgwire.Error
 	planned bool
+	// open tells that the new backend has a batch of the client without its Sync.
+	open bool
 	// since is when the client began to wait; zero if it does not.
 	since time.Time
 	// told is set once the client knows that its transaction is gone.

@@ -26,14 +26,13 @@ func (s *session) recover(ctx context.Context) error {
 	s.mu.Lock()
 	why := s.track.unmovable
 	s.mu.Unlock()
+	if why != "" {
+		return errUnmovable(why)
+	}
 	for {
 		b, err := s.hold(ctx, l, false)
 		if err != nil {
 			return err
-		}
-		if why != "" {
-			b.close(true)
-			return errUnmovable(why)
 		}
 		err = s.settle(ctx, b, l)
 		if err == nil {
@@ -166,7 +165,9 @@ func (s *session) settled(b *backend, l *loss) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.flow = newFlow(b.status)
+	if !l.open {
+		s.flow = newFlow(b.status)
+	}
 	// The client believes in a transaction that is gone; its next statement tells it.
 	s.lostTx = l.status == pgwire.TxInBlock || (l.status == pgwire.TxFailed && !l.told)
 	s.journaled = false
@@ -224,8 +225,15 @@ func (s *session) resend(b *backend, l *loss, p *pending) error {
 		s.flow.push(o)
 	}
 	s.mu.Unlock()
-	b.in.attach(b.conn, b.reader.Buffered())
-	if _, err := b.conn.Write(p.bytes); err != nil {
+	if bootNow() >= b.primary.Lease.Doubt() {
+		return errBackendLost
+	}
+	b.relayFromHere()
+	out := p.bytes
+	if !p.batch.synced {
+		out = pgwire.AppendFlush(slices.Clip(out)) // else the server would keep its answers
+	}
+	if _, err := b.conn.Write(out); err != nil {
 		return errBackendLost
 	}
 	err := b.deliver(s, func() bool {
@@ -247,6 +255,7 @@ func (s *session) resend(b *backend, l *loss, p *pending) error {
 		return errBackendLost
 	}
 	l.status = b.status
+	l.open = !p.batch.synced
 	l.pending = l.pending[1:]
 	return nil
 }

@@ -26,6 +26,10 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	if err != nil {
 		return nil, err
 	}
+	if !s.isOpening(b) {
+		b.close(false)
+		return nil, errWrongServer // its epoch ended meanwhile
+	}
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
 		b.close(true)
@@ -210,4 +214,12 @@ func (s *session) committedLate(b *backend, p *pending) error {
 		return errBackendLost
 	}
 	return s.tellParams(b)
+}
+
+// isOpening makes a backend known to Cut before it is attached; false if its epoch is over.
+func (s *session) isOpening(b *backend) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opening = b
+	return !s.proxy.isCut(b.primary.Epoch)
 }

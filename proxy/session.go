@@ -35,6 +35,7 @@ type session struct {
 
 	mu      sync.Mutex
 	backend *backend // nil while there is none
+	opening *backend // being restored, not attached yet
 	flow    flow
 	track   tracker
 	params  map[string]string // as last reported to the client
@@ -175,11 +176,11 @@ func (s *session) attach(b *backend) error {
 		b.close(false)
 		return errBackendLost
 	}
-	s.backend, s.lost, s.planned, s.canceled = b, false, false, false
+	s.backend, s.opening = b, nil
+	s.lost, s.planned, s.canceled = false, false, false
 	s.inDoubt, s.endHeld, s.inner = false, false, nil
 	s.mu.Unlock()
-	b.in.attach(b.conn, b.reader.Buffered())
-	b.reader = nil
+	b.relayFromHere()
 	go b.runDeliver(s)
 	return nil
 }

@@ -29,7 +29,7 @@ type op struct {
 	showEnd  bool // internal, but its ReadyForQuery is the client's
 	showErr  bool // internal, but its ErrorResponse is the client's
 	cls      class
-	effects  []effect // to remember once the statement succeeded
+	effects  []effect  // to remember once the statement succeeded
 	name     string    // opParse, opClose: the prepared statement
 	stmt     *prepared // opParse of a named statement
 	snapshot bool      // internal: the Sync of a snapshot
@@ -52,8 +52,8 @@ type flow struct {
 	ended     bool  // a single COMMIT or ROLLBACK of the current batch completed
 
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
-	copyIn    bool  // the server is in extended copy-in mode and ignores Sync
-	unsynced  int   // ops of the batch that has no Sync yet
+	copyIn     bool // the server is in extended copy-in mode and ignores Sync
+	unsynced   int  // ops of the batch that has no Sync yet
 }
 
 // newFlow is the flow of a backend that has just said ReadyForQuery.
