@@ -178,7 +178,7 @@ func (s *session) attach(b *backend) error {
 	}
 	s.backend, s.opening = b, nil
 	s.lost, s.planned, s.canceled = false, false, false
-	s.inDoubt, s.endHeld, s.inner = false, false, nil
+	s.inDoubt, s.inner = false, nil
 	s.mu.Unlock()
 	b.relayFromHere()
 	go b.runDeliver(s)

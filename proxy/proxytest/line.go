@@ -1,0 +1,134 @@
+package proxytest
+
+import (
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"holdfast/pgwire"
+)
+
+// Line stands between the proxy and the server and can be cut at a message.
+type Line struct {
+	listener net.Listener
+	target   string
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	// toServer and toClient are asked before each message is passed on; false cuts the
+	// connection there and then.
+	toServer, toClient func(typ byte, body []byte) bool
+	work               sync.WaitGroup
+}
+
+// NewLine listens on a free port; it is closed when the test ends.
+func NewLine(t testing.TB, target string) *Line {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Line{listener: l, target: target, conns: make(map[net.Conn]struct{})}
+	n.work.Add(1)
+	go n.runAccept()
+	t.Cleanup(n.Close)
+	return n
+}
+
+// Addr is where the proxy connects to.
+func (l *Line) Addr() string { return l.listener.Addr().String() }
+
+// Close cuts everything and waits.
+func (l *Line) Close() {
+	_ = l.listener.Close()
+	l.Cut()
+	l.work.Wait()
+}
+
+// Cut resets all connections.
+func (l *Line) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if tc, ok := c.(*net.TCPConn); ok {
+			_ = tc.SetLinger(0)
+		}
+		_ = c.Close()
+	}
+}
+
+// Watch sets the functions that decide about messages; nil passes all.
+func (l *Line) Watch(toServer, toClient func(typ byte, body []byte) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.toServer, l.toClient = toServer, toClient
+}
+
+func (l *Line) runAccept() {
+	defer l.work.Done()
+	for {
+		c, err := l.listener.Accept()
+		if err != nil {
+			return
+		}
+		s, err := net.Dial("tcp", l.target)
+		if err != nil {
+			_ = c.Close()
+			continue
+		}
+		l.mu.Lock()
+		l.conns[c], l.conns[s] = struct{}{}, struct{}{}
+		l.mu.Unlock()
+		l.work.Add(2)
+		go l.runCopy(c, s, true)
+		go l.runCopy(s, c, false)
+	}
+}
+
+// runCopy passes messages on; the first packet of a client has no type.
+func (l *Line) runCopy(from, to net.Conn, toServer bool) {
+	defer l.work.Done()
+	defer func() {
+		l.mu.Lock()
+		delete(l.conns, from)
+		l.mu.Unlock()
+		_ = from.Close()
+		_ = to.Close()
+	}()
+	if toServer {
+		var n [4]byte
+		if _, err := io.ReadFull(from, n[:]); err != nil {
+			return
+		}
+		rest := make([]byte, int(n[2])<<8+int(n[3])-4)
+		if _, err := io.ReadFull(from, rest); err != nil {
+			return
+		}
+		if _, err := to.Write(append(n[:], rest...)); err != nil {
+			return
+		}
+	}
+	r := pgwire.NewReader(from, 1<<30)
+	for {
+		typ, body, err := r.ReadMessage()
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		ask := l.toClient
+		if toServer {
+			ask = l.toServer
+		}
+		l.mu.Unlock()
+		if ask != nil && !ask(typ, body) {
+			if tc, ok := to.(*net.TCPConn); ok {
+				_ = tc.SetLinger(0)
+			}
+			return
+		}
+		if _, err := to.Write(pgwire.AppendMessage(nil, typ, body)); err != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package proxytest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Password is that of every role of a Server.
+const Password = "secret of the test"
+
+// Server is a real PostgreSQL server in a directory of its own, with the look-up functions that
+// the agent makes. The test owns it.
+type Server struct {
+	t    testing.TB
+	bin  string
+	dir  string
+	Port int
+	cred *syscall.Credential
+}
+
+// BinDir finds the newest PostgreSQL, or skips the test; where PostgreSQL is required it fails.
+func BinDir(t testing.TB) string {
+	t.Helper()
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if len(found) == 0 {
+		msg := "PostgreSQL is not installed (package postgresql)"
+		if os.Getenv("HOLDFAST_REQUIRE_POSTGRES") != "" || os.Getenv("CI") != "" {
+			t.Fatal(msg)
+		}
+		t.Skip(msg)
+	}
+	sort.Strings(found)
+	return filepath.Dir(found[len(found)-1])
+}
+
+// StartServer makes and starts a server; it is gone when the test ends.
+func StartServer(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, bin: BinDir(t), Port: freePort(t)}
+	dir, err := os.MkdirTemp("/tmp", "hf-proxy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if os.Getuid() == 0 {
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			t.Fatalf("running as root needs the user postgres: %v", err)
+		}
+		uid, _ := strconv.Atoi(u.Uid)
+		gid, _ := strconv.Atoi(u.Gid)
+		s.cred = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+		if err := os.Chown(dir, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.dir = filepath.Join(dir, "data")
+	pw := filepath.Join(dir, "pw")
+	if err := os.WriteFile(pw, []byte(Password), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.run("initdb", "-D", s.dir, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", pw, "-N")
+	conf := fmt.Sprintf("\nlisten_addresses='127.0.0.1'\nport=%d\nfsync=off\n"+
+		"unix_socket_directories=''\nrestart_after_crash=off\nmax_prepared_transactions=5\n"+
+		"log_min_messages=fatal\n", s.Port)
+	f, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(conf); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	t.Cleanup(func() { s.Kill() })
+	s.Start()
+	s.setup()
+	return s
+}
+
+func freePort(t testing.TB) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (s *Server) run(tool string, args ...string) {
+	s.t.Helper()
+	cmd := exec.Command(filepath.Join(s.bin, tool), args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred, Setsid: true}
+	out, err := os.CreateTemp("", "hf-out-")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		text, _ := os.ReadFile(out.Name())
+		s.t.Fatalf("%s: %v\n%s", tool, err, text)
+	}
+}
+
+// Start starts the server and waits until it takes connections.
+func (s *Server) Start() {
+	s.t.Helper()
+	s.run("pg_ctl", "-D", s.dir, "-w", "-t", "30", "-l", "/dev/null", "start")
+}
+
+// Stop stops it in that mode.
+func (s *Server) Stop(mode string) {
+	s.t.Helper()
+	s.run("pg_ctl", "-D", s.dir, "-w", "-t", "30", "-m", mode, "stop")
+}
+
+// Pid is the postmaster's, 0 if there is none.
+func (s *Server) Pid() int {
+	b, err := os.ReadFile(filepath.Join(s.dir, "postmaster.pid"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	pid, _ := strconv.Atoi(first)
+	return pid
+}
+
+// Kill ends the postmaster with SIGKILL and waits until its children are gone too.
+func (s *Server) Kill() {
+	pid := s.Pid()
+	if pid == 0 {
+		return
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	for i := 0; i < 500; i++ {
+		left := s.processes()
+		if len(left) == 0 {
+			break
+		}
+		if i > 20 {
+			for _, p := range left {
+				_ = syscall.Kill(p, syscall.SIGQUIT)
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = os.Remove(filepath.Join(s.dir, "postmaster.pid"))
+}
+
+// processes are those that work in the data directory.
+func (s *Server) processes() []int {
+	var out []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cwd")
+	for _, d := range dirs {
+		if to, err := os.Readlink(d); err == nil && to == s.dir {
+			pid, _ := strconv.Atoi(strings.Split(d, "/")[2])
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// Exec runs statements as superuser on a connection of its own and returns the last result.
+func (s *Server) Exec(sql string) [][]string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := pgconn.Connect(ctx, fmt.Sprintf(
+		"host=127.0.0.1 port=%d user=postgres dbname=postgres password='%s' sslmode=disable",
+		s.Port, Password))
+	if err != nil {
+		s.t.Fatalf("connect to server: %v", err)
+	}
+	defer c.Close(ctx)
+	res, err := c.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		s.t.Fatalf("%s: %v", sql, err)
+	}
+	var rows [][]string
+	if len(res) == 0 {
+		return nil
+	}
+	for _, r := range res[len(res)-1].Rows {
+		var row []string
+		for _, c := range r {
+			row = append(row, string(c))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// Incarnation is what the lock would say of this start of the server.
+func (s *Server) Incarnation() string {
+	return s.Exec("SELECT (extract(epoch FROM pg_postmaster_start_time())*1000000)::int8")[0][0]
+}
+
+// NextXID takes an id: every older transaction of an earlier start is below it or lost.
+func (s *Server) NextXID() uint64 {
+	n, _ := strconv.ParseUint(s.Exec("SELECT pg_current_xact_id()")[0][0], 10, 64)
+	return n
+}
+
+// setup makes what the agent makes at bootstrap.
+func (s *Server) setup() {
+	for _, stmt := range []string{
+		`CREATE ROLE holdfast_lookup LOGIN PASSWORD '` + Password + `' IN ROLE pg_monitor`,
+		`CREATE SCHEMA holdfast`,
+		`GRANT USAGE ON SCHEMA holdfast TO holdfast_lookup`,
+		`CREATE FUNCTION holdfast.user_secret(name text) RETURNS text LANGUAGE sql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$SELECT rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin$$`,
+		`CREATE FUNCTION holdfast.end_backend(pid int, started timestamptz) RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$SELECT coalesce((SELECT NOT pg_terminate_backend(a.pid) FROM pg_stat_activity a
+WHERE a.pid = $1 AND a.backend_start = $2), true)$$`,
+		`CREATE ROLE app LOGIN PASSWORD '` + Password + `'`,
+		`CREATE ROLE clerk`,
+		`GRANT clerk TO app`,
+		`CREATE DATABASE app OWNER app`,
+	} {
+		s.Exec(stmt)
+	}
+}

@@ -1,0 +1,390 @@
+package proxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+
+	"holdfast/proxy"
+	"holdfast/proxy/proxytest"
+)
+
+// rig is a proxy before a real server, with a line between them that can be cut.
+type rig struct {
+	t      *testing.T
+	server *proxytest.Server
+	line   *proxytest.Line
+	topo   *proxytest.Topology
+	lease  *proxytest.Lease
+	proxy  *proxy.Proxy
+	bounds []proxy.Boundary
+	epoch  uint64
+}
+
+func newRig(t *testing.T, change func(*proxy.Config)) *rig {
+	t.Helper()
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	r := &rig{t: t, server: proxytest.StartServer(t), topo: proxytest.NewTopology()}
+	r.line = proxytest.NewLine(t, fmt.Sprintf("127.0.0.1:%d", r.server.Port))
+	cfg := proxy.DefaultConfig()
+	cfg.Listen = []string{"127.0.0.1:0"}
+	cfg.LookupPassword = proxytest.Password
+	cfg.HoldTimeout = 20 * time.Second
+	cfg.ShutdownTimeout = time.Second
+	if change != nil {
+		change(&cfg)
+	}
+	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	r.proxy = p
+	t.Cleanup(func() { _ = p.Close() })
+	r.lead(0, 0)
+	return r
+}
+
+// lead begins a new epoch at the server as it runs now.
+func (r *rig) lead(lo, hi uint64) {
+	r.t.Helper()
+	r.epoch++
+	r.lease = proxytest.NewLease(time.Hour)
+	r.bounds = append(r.bounds, proxy.Boundary{Epoch: r.epoch, Lo: lo, Hi: hi})
+	r.topo.Set(&proxy.Primary{
+		Name: "pg", Addr: r.line.Addr(), Epoch: r.epoch, Incarnation: r.server.Incarnation(),
+		Lease: r.lease, Boundaries: append([]proxy.Boundary(nil), r.bounds...),
+	})
+}
+
+// change is a failover as the proxy sees it: the old epoch is cut, the server dies and comes
+// back as another start of itself, and a new epoch begins.
+func (r *rig) change() {
+	r.t.Helper()
+	r.proxy.Cut(r.epoch)
+	r.server.Kill()
+	r.server.Start()
+	next := r.server.NextXID()
+	r.lead(next, next)
+}
+
+// connect is a client of the proxy.
+func (r *rig) connect(options string) *pgconn.PgConn {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c, err := pgconn.Connect(ctx, r.dsn(options))
+	if err != nil {
+		r.t.Fatalf("connect: %v", err)
+	}
+	r.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = c.Close(ctx)
+	})
+	return c
+}
+
+func (r *rig) dsn(options string) string {
+	_, port, _ := net.SplitHostPort(r.proxy.Addrs()[0].String())
+	return fmt.Sprintf("host=127.0.0.1 port=%s user=app dbname=app password='%s' "+
+		"sslmode=disable %s", port, proxytest.Password, options)
+}
+
+// exec runs a simple query and returns the first column of the last result's first row.
+func exec(t *testing.T, c *pgconn.PgConn, sql string) string {
+	t.Helper()
+	v, err := tryExec(c, sql)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+func tryExec(c *pgconn.PgConn, sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	res, err := c.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	if n := len(res); n > 0 && len(res[n-1].Rows) > 0 && len(res[n-1].Rows[0]) > 0 {
+		return string(res[n-1].Rows[0][0]), nil
+	}
+	return "", nil
+}
+
+func code(err error) string {
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		return pe.Code
+	}
+	return fmt.Sprint(err)
+}
+
+// wantCode checks that the statement fails with that SQLSTATE and the connection stays.
+func wantCode(t *testing.T, c *pgconn.PgConn, sql, want string) {
+	t.Helper()
+	_, err := tryExec(c, sql)
+	if got := code(err); got != want {
+		t.Fatalf("%s: got %s, want %s", sql, got, want)
+	}
+	if c.IsClosed() {
+		t.Fatalf("%s: the connection is gone", sql)
+	}
+}
+
+func TestIdleSessionIsRestored(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("application_name=first")
+	exec(t, c, "SET work_mem = '5MB'")
+	exec(t, c, "SET search_path = public, pg_catalog")
+	exec(t, c, "SET app.tenant = 'o''neil\\x'")
+	exec(t, c, "SET TimeZone = 'Asia/Tokyo'")
+	exec(t, c, "SET ROLE clerk")
+	exec(t, c, "PREPARE plus(int) AS SELECT $1 + 1")
+	exec(t, c, "LISTEN news")
+	exec(t, c, "BEGIN; SET LOCAL work_mem = '9MB'; COMMIT")
+	exec(t, c, "BEGIN; SET work_mem = '7MB'; ROLLBACK")
+	ctx := context.Background()
+	if _, err := c.Prepare(ctx, "named", "SELECT $1::int * 2", nil); err != nil {
+		t.Fatal(err)
+	}
+	pid := exec(t, c, "SELECT pg_backend_pid()")
+	r.change()
+	for sql, want := range map[string]string{
+		"SHOW work_mem": "5MB", "SHOW search_path": "public, pg_catalog",
+		"SELECT current_setting('app.tenant')": `o'neil\x`, "SHOW TimeZone": "Asia/Tokyo",
+		"SELECT current_user": "clerk", "SHOW application_name": "first",
+		"EXECUTE plus(1)": "2", "SELECT pg_listening_channels()": "news",
+	} {
+		if got := exec(t, c, sql); got != want {
+			t.Errorf("%s after the change: got %q, want %q", sql, got, want)
+		}
+	}
+	if now := exec(t, c, "SELECT pg_backend_pid()"); now == pid {
+		t.Fatal("the backend is the same: the test changed nothing")
+	}
+	res := c.ExecPrepared(ctx, "named", [][]byte{[]byte("21")}, nil, nil).Read()
+	if res.Err != nil || string(res.Rows[0][0]) != "42" {
+		t.Fatalf("prepared statement after the change: %v", res.Err)
+	}
+}
+
+func TestStatementThatWaitsIsSent(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	r.topo.Set(nil)
+	r.proxy.Cut(r.epoch)
+	done := make(chan error, 1)
+	go func() {
+		_, err := tryExec(c, "INSERT INTO t VALUES (1)")
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("answered without a primary: %v", err)
+	case <-time.After(300 * time.Millisecond):
+	}
+	r.lead(1<<40, 1<<40)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "1" {
+		t.Fatalf("rows: %s", n)
+	}
+}
+
+func TestOpenTransactionIsToldOnce(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	r.change()
+	wantCode(t, c, "INSERT INTO t VALUES (2)", "40001")
+	wantCode(t, c, "INSERT INTO t VALUES (3)", "25P02")
+	if c.TxStatus() != 'E' {
+		t.Fatalf("status %c", c.TxStatus())
+	}
+	exec(t, c, "ROLLBACK")
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
+		t.Fatalf("rows: %s", n)
+	}
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (4)")
+	r.change()
+	wantCode(t, c, "COMMIT", "40001")
+	if c.TxStatus() != 'I' {
+		t.Fatalf("status after COMMIT %c", c.TxStatus())
+	}
+	exec(t, c, "BEGIN")
+	r.change()
+	exec(t, c, "ROLLBACK")
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
+		t.Fatalf("rows: %s", n)
+	}
+}
+
+// commitCase is where the line is cut around a COMMIT.
+func testCommit(t *testing.T, extended, executed bool, want string, rows string) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	cut := make(chan struct{})
+	armed := false
+	r.line.Watch(func(typ byte, body []byte) bool {
+		text := strings.ToUpper(string(body))
+		if typ == 'Q' && strings.HasPrefix(text, "COMMIT") ||
+			typ == 'E' && strings.HasPrefix(text, "\x00") {
+			armed = true
+			if !executed {
+				close(cut)
+				return false
+			}
+		}
+		return true
+	}, func(typ byte, body []byte) bool {
+		if armed && typ == 'C' && string(body) == "COMMIT\x00" {
+			close(cut)
+			return false
+		}
+		return true
+	})
+	done := make(chan error, 1)
+	go func() {
+		if extended {
+			ctx := context.Background()
+			done <- c.ExecParams(ctx, "COMMIT", nil, nil, nil, nil).Read().Err
+			return
+		}
+		_, err := tryExec(c, "COMMIT")
+		done <- err
+	}()
+	<-cut
+	r.line.Watch(nil, nil)
+	r.change()
+	err := <-done
+	if got := code(err); got != want {
+		t.Fatalf("COMMIT: got %s, want %s", got, want)
+	}
+	if c.IsClosed() || c.TxStatus() != 'I' {
+		t.Fatalf("closed %v, status %c", c.IsClosed(), c.TxStatus())
+	}
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != rows {
+		t.Fatalf("rows: %s, want %s", n, rows)
+	}
+}
+
+func TestCommitLostBeforeIsAborted(t *testing.T) {
+	testCommit(t, false, false, "40001", "0")
+}
+
+func TestCommitLostAfterIsCommitted(t *testing.T) {
+	testCommit(t, false, true, "<nil>", "1")
+}
+
+func TestCommitExtendedLostBeforeIsAborted(t *testing.T) {
+	testCommit(t, true, false, "40001", "0")
+}
+
+func TestCommitExtendedLostAfterIsCommitted(t *testing.T) {
+	testCommit(t, true, true, "<nil>", "1")
+}
+
+func TestCommitCutOnALivePrimary(t *testing.T) {
+	// A blip: the connection breaks while the COMMIT waits for a lock; the old backend is
+	// surely ended before it is asked.
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	r.line.Watch(func(typ byte, body []byte) bool {
+		return typ != 'Q' || !strings.HasPrefix(string(body), "COMMIT")
+	}, nil)
+	wantCode(t, c, "COMMIT", "40001")
+	r.line.Watch(nil, nil)
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
+		t.Fatalf("rows: %s", n)
+	}
+}
+
+func TestCommitBetweenBoundariesIsUnknown(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	cut := make(chan struct{})
+	r.line.Watch(func(typ byte, body []byte) bool {
+		if typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
+			close(cut)
+			return false
+		}
+		return true
+	}, nil)
+	done := make(chan error, 1)
+	go func() { _, err := tryExec(c, "COMMIT"); done <- err }()
+	<-cut
+	r.line.Watch(nil, nil)
+	r.proxy.Cut(r.epoch)
+	r.server.Kill()
+	r.server.Start()
+	r.lead(3, 1<<40)
+	if got := code(<-done); got != "08007" {
+		t.Fatalf("COMMIT: got %s, want 08007", got)
+	}
+	exec(t, c, "SELECT 1")
+}
+
+func TestAutocommitInFlight(t *testing.T) {
+	for _, tc := range []struct{ sql, want string }{
+		{"INSERT INTO t VALUES (1)", "08007"},
+		{"SELECT pg_sleep(0)", "08007"},
+		{"BEGIN", "<nil>"},
+		{"SET work_mem = '3MB'", "<nil>"},
+		{"SELECT 1", "<nil>"},
+		{"SHOW work_mem", "<nil>"},
+		{"INSERT INTO t VALUES (1); COMMIT", "08007"},
+	} {
+		t.Run(tc.sql, func(t *testing.T) {
+			r := newRig(t, nil)
+			c := r.connect("")
+			exec(t, c, "CREATE TABLE t (a int)")
+			cut := make(chan struct{})
+			first := true
+			r.line.Watch(func(typ byte, body []byte) bool {
+				if typ == 'Q' && strings.HasPrefix(string(body), tc.sql) && first {
+					first = false
+					close(cut)
+					return false
+				}
+				return true
+			}, nil)
+			done := make(chan error, 1)
+			go func() { _, err := tryExec(c, tc.sql); done <- err }()
+			<-cut
+			r.change()
+			if got := code(<-done); got != tc.want {
+				t.Fatalf("got %s, want %s", got, tc.want)
+			}
+			if c.IsClosed() {
+				t.Fatal("the connection is gone")
+			}
+		})
+	}
+}
