@@ -64,6 +64,8 @@ type Intent struct {
 	// are the first candidates (DESIGN 10.7).
 	Tried []string `json:"tried,omitempty"`
 	Cause string   `json:"cause"`
+	// Request names the command that began it.
+	Request string `json:"request,omitempty"`
 }
 
 // Change is one entry of the lock's history.
@@ -81,7 +83,7 @@ type Change struct {
 // State is the replicated state: all that the Raft log builds. It holds nothing that changes by
 // itself, so that in steady state nothing is written.
 type State struct {
-	Version   int      `json:"v"`
+	V         int      `json:"v"`
 	Cluster   string   `json:"cluster"`
 	SystemID  string   `json:"system_id,omitempty"`
 	LastEpoch uint64   `json:"last_epoch"`

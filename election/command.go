@@ -1,0 +1,106 @@
+package election
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// CommandKind is what a log entry does.
+type CommandKind string
+
+// The commands. Each is idempotent: it names what it expects to find.
+const (
+	CommandRegister   CommandKind = "register"
+	CommandBegin      CommandKind = "begin"
+	CommandTarget     CommandKind = "target"
+	CommandCommitLock CommandKind = "commit-lock"
+)
+
+// Command is one entry of the Raft log. Which field is set depends on Kind.
+type Command struct {
+	V        int              `json:"v"`
+	Kind     CommandKind      `json:"kind"`
+	Register *RegisterMembers `json:"register,omitempty"`
+	Begin    *BeginIntent     `json:"begin,omitempty"`
+	Target   *SetTarget       `json:"target,omitempty"`
+	Commit   *CommitLock      `json:"commit,omitempty"`
+}
+
+// RegisterMembers names the cluster and its members.
+type RegisterMembers struct {
+	Cluster string   `json:"cluster"`
+	Members []Member `json:"members"`
+}
+
+// BeginIntent announces a change of the lock and takes a fresh epoch for it.
+type BeginIntent struct {
+	// Request is random; a repeated command with the same one takes no second epoch.
+	Request string     `json:"request"`
+	Kind    IntentKind `json:"kind"`
+	From    string     `json:"from,omitempty"`
+	// FromEpoch is the epoch of the lock that the sender saw; 0 if there was none.
+	FromEpoch uint64 `json:"from_epoch,omitempty"`
+	// Replaces is the epoch of the intent that the sender saw; 0 if there was none.
+	Replaces uint64 `json:"replaces,omitempty"`
+	To       string `json:"to,omitempty"`
+	Cause    string `json:"cause"`
+}
+
+// SetTarget makes the chosen candidate durable before it is ordered to promote.
+type SetTarget struct {
+	Epoch uint64 `json:"epoch"`
+	To    string `json:"to"`
+}
+
+// CommitLock enters the new lock; it is void if its intent is no longer the current one.
+type CommitLock struct {
+	Lock     Lock             `json:"lock"`
+	SystemID string           `json:"system_id,omitempty"`
+	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
+	At       time.Time        `json:"at"`
+}
+
+// Result is the answer to a command.
+type Result struct {
+	V int `json:"v"`
+	// Epoch is the epoch of the intent or lock that the command made or found.
+	Epoch uint64 `json:"epoch,omitempty"`
+	// Refused says why the command changed nothing; empty if it did, or had done so before.
+	Refused string `json:"refused,omitempty"`
+}
+
+// Err is the refusal as an error that wraps ErrConflict.
+func (r Result) Err() error {
+	if r.Refused == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: %s", ErrConflict, r.Refused)
+}
+
+// ErrConflict is a command that found another state than it expected.
+var ErrConflict = errors.New("state has changed")
+
+// encodeCommand writes a log entry.
+func encodeCommand(c Command) ([]byte, error) {
+	c.V = Version
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode command: %w", err)
+	}
+	return b, nil
+}
+
+// decodeCommand reads a log entry. An entry of a newer release is an error and not a guess.
+func decodeCommand(b []byte) (Command, error) {
+	var c Command
+	if err := json.Unmarshal(b, &c); err != nil {
+		return Command{}, fmt.Errorf("decode command: %w", err)
+	}
+	if c.V > Version {
+		return Command{}, fmt.Errorf("decode command: version %d is newer than %d; "+
+			"upgrade this node", c.V, Version)
+	}
+	return c, nil
+}

@@ -1,0 +1,55 @@
+package election
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Coordinator is what the controller works with: the replicated state, the observations, and the
+// ways to act. Node implements it; tests have their own.
+type Coordinator interface {
+	StateSource
+	// Name is this node's.
+	Name() string
+	// Apply writes a command to the log and returns its result. An error leaves the outcome
+	// unknown: read the state back. A refusal is in the result.
+	Apply(ctx context.Context, c Command) (Result, error)
+	// Observations are the newest reports of all nodes, with their age; changed is closed at the
+	// next one that differs.
+	Observations() (obs []Observation, changed <-chan struct{})
+	// EndorseAll asks all voters to endorse the epoch of the current intent. It returns nil
+	// when a majority has: no promise for an older epoch stands in the way any more.
+	EndorseAll(ctx context.Context, epoch uint64) error
+	// Call carries an order out on that member's node.
+	Call(ctx context.Context, member string, o Order) (OrderResult, error)
+	// Timing are the group's times.
+	Timing() Timing
+	// Now is CLOCK_BOOTTIME in nanoseconds.
+	Now() int64
+	Log() *zap.Logger
+}
+
+// LeaderLoop is what runs on the Raft leader and only there.
+type LeaderLoop interface {
+	// RunLeader works until ctx ends, which it does when leadership is lost.
+	RunLeader(ctx context.Context)
+	// RequestSwitchover asks the running loop to move the primary; it returns when that is
+	// done, or with the reason why not.
+	RequestSwitchover(ctx context.Context, to string) error
+}
+
+// Timing are the times of the lease and of Raft (DESIGN.md, "Lease arithmetic").
+type Timing struct {
+	// Interval is the pause between renewals, reports and probes (h).
+	Interval time.Duration
+	// Doubt is how long after sending a renewal new work may start (T_H).
+	Doubt time.Duration
+	// Lease is how long after sending a renewal the epoch may be used (T_L).
+	Lease time.Duration
+	// Promise is how long after receiving a renewal a voter endorses nothing higher (T_P).
+	Promise time.Duration
+	// Heartbeat is Raft's heartbeat and election timeout.
+	Heartbeat time.Duration
+}

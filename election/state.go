@@ -1,0 +1,138 @@
+package election
+
+import (
+	"fmt"
+	"slices"
+)
+
+// historyMax bounds the lock's history.
+const historyMax = 500
+
+// membersMax bounds the members of a cluster.
+const membersMax = 100
+
+// apply carries a command out on a copy; s is never changed, so readers of it need no lock.
+func apply(s *State, c Command) (*State, Result) {
+	switch {
+	case c.Kind == CommandRegister && c.Register != nil:
+		return applyRegister(s, c.Register)
+	case c.Kind == CommandBegin && c.Begin != nil:
+		return applyBegin(s, c.Begin)
+	case c.Kind == CommandTarget && c.Target != nil:
+		return applyTarget(s, c.Target)
+	case c.Kind == CommandCommitLock && c.Commit != nil:
+		return applyCommit(s, c.Commit)
+	}
+	return s, refuse("command %q is not known", c.Kind)
+}
+
+func refuse(format string, args ...any) Result {
+	return Result{V: Version, Refused: fmt.Sprintf(format, args...)}
+}
+
+func applyRegister(s *State, c *RegisterMembers) (*State, Result) {
+	if s.Cluster != "" && s.Cluster != c.Cluster {
+		return s, refuse("the cluster is %q, not %q", s.Cluster, c.Cluster)
+	}
+	if len(c.Members) > membersMax {
+		return s, refuse("more than %d members", membersMax)
+	}
+	if s.Cluster == c.Cluster && slices.Equal(s.Members, c.Members) {
+		return s, Result{V: Version}
+	}
+	next := *s
+	next.V = Version
+	next.Cluster = c.Cluster
+	next.Members = slices.Clone(c.Members)
+	return &next, Result{V: Version}
+}
+
+// applyBegin gives the intent an epoch from a counter that is never reused (DESIGN.md I1).
+func applyBegin(s *State, c *BeginIntent) (*State, Result) {
+	if i := s.Intent; i != nil && c.Request != "" && i.Request == c.Request {
+		return s, Result{V: Version, Epoch: i.Epoch}
+	}
+	if have := lockEpoch(s); have != c.FromEpoch {
+		return s, refuse("the lock is of epoch %d, not %d", have, c.FromEpoch)
+	}
+	if have := intentEpoch(s); have != c.Replaces {
+		return s, refuse("the intent is of epoch %d, not %d", have, c.Replaces)
+	}
+	next := *s
+	next.LastEpoch++
+	intent := &Intent{
+		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
+		Cause: c.Cause, Request: c.Request,
+	}
+	if old := s.Intent; old != nil {
+		intent.Tried = slices.Clone(old.Tried)
+		if old.To != "" && !slices.Contains(intent.Tried, old.To) {
+			intent.Tried = append(intent.Tried, old.To)
+		}
+	}
+	next.Intent = intent
+	return &next, Result{V: Version, Epoch: intent.Epoch}
+}
+
+func applyTarget(s *State, c *SetTarget) (*State, Result) {
+	i := s.Intent
+	if i == nil || i.Epoch != c.Epoch {
+		return s, refuse("the intent of epoch %d is no longer current", c.Epoch)
+	}
+	if i.To == c.To {
+		return s, Result{V: Version, Epoch: c.Epoch}
+	}
+	if i.To != "" {
+		return s, refuse("the target of epoch %d is %q already", c.Epoch, i.To)
+	}
+	next, intent := *s, *i
+	intent.To = c.To
+	next.Intent = &intent
+	return &next, Result{V: Version, Epoch: c.Epoch}
+}
+
+// applyCommit enters the lock of the current intent and ends the intent.
+func applyCommit(s *State, c *CommitLock) (*State, Result) {
+	if lockEpoch(s) == c.Lock.Epoch && s.Lock != nil && *s.Lock == c.Lock {
+		return s, Result{V: Version, Epoch: c.Lock.Epoch}
+	}
+	i := s.Intent
+	if i == nil || i.Epoch != c.Lock.Epoch {
+		return s, refuse("the intent of epoch %d is no longer current", c.Lock.Epoch)
+	}
+	if i.To != c.Lock.Holder {
+		return s, refuse("the intent of epoch %d is for %q, not %q", i.Epoch, i.To,
+			c.Lock.Holder)
+	}
+	if c.SystemID != "" && s.SystemID != "" && c.SystemID != s.SystemID {
+		return s, refuse("the system identifier is %s, not %s", s.SystemID, c.SystemID)
+	}
+	next := *s
+	lock := c.Lock
+	next.Lock, next.Intent = &lock, nil
+	if c.SystemID != "" {
+		next.SystemID = c.SystemID
+	}
+	change := Change{
+		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, At: c.At, PhasesMS: c.PhasesMS,
+	}
+	next.History = append(slices.Clone(s.History), change)
+	if n := len(next.History); n > historyMax {
+		next.History = slices.Clone(next.History[n-historyMax:])
+	}
+	return &next, Result{V: Version, Epoch: lock.Epoch}
+}
+
+func lockEpoch(s *State) uint64 {
+	if s.Lock == nil {
+		return 0
+	}
+	return s.Lock.Epoch
+}
+
+func intentEpoch(s *State) uint64 {
+	if s.Intent == nil {
+		return 0
+	}
+	return s.Intent.Epoch
+}
