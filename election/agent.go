@@ -1,0 +1,296 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+)
+
+// The errors of an agent that a caller tells apart.
+var (
+	// ErrAgentStaleEpoch refuses an order of an epoch below the highest that was pledged.
+	ErrAgentStaleEpoch = errors.New("order of an overtaken epoch")
+	// ErrAgentBusy refuses an order while a clone or a rewind runs.
+	ErrAgentBusy = errors.New("the member is being rebuilt")
+	// ErrAgentRole refuses an order that does not fit what the server is.
+	ErrAgentRole = errors.New("the order does not fit the member's role")
+	// ErrAgentForeign refuses to touch data that this cluster did not make.
+	ErrAgentForeign = errors.New("the data directory is not holdfast's")
+	// ErrAgentDown says that the server does not run.
+	ErrAgentDown = errors.New("PostgreSQL does not run")
+)
+
+// AgentDeps are the parts around the agent.
+type AgentDeps struct {
+	// Source is where committed locks and the members come from.
+	Source StateSource
+	// Log takes transitions and failures; nil drops them.
+	Log *zap.Logger
+}
+
+// PostgresAgent controls one local PostgreSQL. It owns three goroutines, for which Close waits:
+// runSample (reads the server, the only one that publishes Status), runReconcile (brings the
+// server to what the committed lock says) and, per postmaster, watchPostmaster. Orders run in
+// their caller's goroutine. Whatever changes the server or its files holds ops.
+type PostgresAgent struct {
+	cfg     AgentConfig
+	deps    AgentDeps
+	log     *zap.Logger
+	secrets agentSecrets
+	bin     string // directory of PostgreSQL's programs
+	state   string // StatePath
+	account *pgAccount
+
+	// ops is held (one token) by the order or the reconcile step that acts on the server.
+	ops chan struct{}
+	// rebuild is what runs for long under ops ("cloning", ...); orders are refused meanwhile.
+	rebuild atomic.Pointer[MemberPhase]
+
+	// conn and verifiedSeq belong to the holder of ops.
+	conn        *pgconn.PgConn
+	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
+	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
+
+	kick      chan struct{} // wakes runSample
+	work      chan struct{} // wakes runReconcile
+	fastUntil atomic.Int64  // until when runSample hurries, UnixNano
+
+	life   context.Context // from Start to Close; what outlives one order runs under it
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	status  MemberStatus
+	changed chan struct{}
+	rec     agentRecord
+	problem string // of the last reconcile step
+	watched int    // pid that watchPostmaster looks at
+}
+
+var _ Agent = (*PostgresAgent)(nil)
+
+// NewPostgresAgent checks the configuration, the secrets and the durable record. It touches
+// neither the server nor its data.
+func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	if deps.Source == nil {
+		return nil, errors.New("postgres agent: a source of the state is needed")
+	}
+	if deps.Log == nil {
+		deps.Log = zap.NewNop()
+	}
+	a := &PostgresAgent{
+		cfg: cfg, deps: deps, log: deps.Log.With(zap.String("member_id", cfg.Name)),
+		state:   cfg.statePath(),
+		ops:     make(chan struct{}, 1),
+		kick:    make(chan struct{}, 1),
+		work:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		status:  MemberStatus{Name: cfg.Name, Phase: PhaseStopped, Problem: "not looked at yet"},
+	}
+	var err error
+	if a.secrets, err = loadAgentSecrets(cfg.SecretsDir); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	if a.bin, err = pgFindBin(cfg.BinDir); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	if a.account, err = pgLookupAccount(cfg.OSUser); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	if a.rec, err = a.loadRecord(); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	return a, nil
+}
+
+// Start prepares the private directories, takes one sample, and starts the agent's goroutines.
+// They end when ctx does or at Close.
+func (a *PostgresAgent) Start(ctx context.Context) error {
+	if err := a.prepareDirs(); err != nil {
+		return fmt.Errorf("postgres agent: %w", err)
+	}
+	if err := a.writePassFile(); err != nil {
+		return fmt.Errorf("postgres agent: password file: %w", err)
+	}
+	ctx, a.cancel = context.WithCancel(ctx)
+	a.life = ctx
+	a.wg.Add(2)
+	s := &agentSampler{a: a}
+	s.once(ctx)
+	go func() { defer a.wg.Done(); s.run(ctx) }()
+	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
+	return nil
+}
+
+// Close ends the agent's goroutines and connections. PostgreSQL runs on.
+func (a *PostgresAgent) Close(ctx context.Context) error {
+	if a.cancel == nil {
+		return nil
+	}
+	a.cancel()
+	done := make(chan struct{})
+	go func() { a.wg.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("close postgres agent: %w", ctx.Err())
+	}
+	if err := a.lockOps(ctx); err != nil {
+		return fmt.Errorf("close postgres agent: %w", err)
+	}
+	defer a.unlockOps()
+	a.closeConn()
+	return nil
+}
+
+// Status returns the newest sample.
+func (a *PostgresAgent) Status() MemberStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.status
+}
+
+// Changed is closed at the next change of Status that matters for a decision.
+func (a *PostgresAgent) Changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+// Do carries out an order. One order runs at a time; all but OrderCheckpoint raise the pledge
+// durably before they act.
+func (a *PostgresAgent) Do(ctx context.Context, o Order) (OrderResult, error) {
+	res, err := a.do(ctx, o)
+	res.V = Version
+	if err != nil {
+		err = fmt.Errorf("%s order of epoch %d: %w", o.Kind, o.Epoch, err)
+		a.log.Warn("order not carried out", zap.String("order", string(o.Kind)),
+			zap.Uint64("epoch", o.Epoch), zap.Error(err))
+		return res, err
+	}
+	a.log.Info("order carried out", zap.String("order", string(o.Kind)),
+		zap.Uint64("epoch", o.Epoch), zap.Stringer("lsn", res.LSN))
+	return res, nil
+}
+
+func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
+	if o.V > Version {
+		return OrderResult{}, fmt.Errorf("order of version %d, this node knows %d: upgrade it",
+			o.V, Version)
+	}
+	if o.Epoch == 0 {
+		return OrderResult{}, errors.New("an order needs an epoch")
+	}
+	if err := a.checkPledge(o.Epoch); err != nil {
+		return OrderResult{}, err
+	}
+	if o.Kind == OrderCheckpoint {
+		return a.orderCheckpoint(ctx)
+	}
+	if p := a.rebuild.Load(); p != nil {
+		return OrderResult{}, fmt.Errorf("%w (%s)", ErrAgentBusy, *p)
+	}
+	if err := a.lockOps(ctx); err != nil {
+		return OrderResult{}, err
+	}
+	defer a.unlockOps()
+	defer a.hurry()
+	// Again under ops: another order may have raised the pledge.
+	if err := a.checkPledge(o.Epoch); err != nil {
+		return OrderResult{}, err
+	}
+	switch o.Kind {
+	case OrderBootstrap:
+		return a.orderBootstrap(ctx, o)
+	case OrderRecruit:
+		return a.orderRecruit(ctx, o)
+	case OrderPromote:
+		return a.orderPromote(ctx, o)
+	case OrderFollow:
+		return a.orderFollow(ctx, o)
+	case OrderStop:
+		return a.orderStop(ctx, o)
+	case OrderStartPrimary:
+		return a.orderStartPrimary(ctx, o)
+	default:
+		return OrderResult{}, fmt.Errorf("unknown order %q: upgrade this node", o.Kind)
+	}
+}
+
+func (a *PostgresAgent) orderCheckpoint(ctx context.Context) (OrderResult, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return OrderResult{}, err
+	}
+	defer pgClose(c)
+	if err := c.Exec(ctx, "CHECKPOINT").Close(); err != nil {
+		return OrderResult{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	return OrderResult{}, nil
+}
+
+func (a *PostgresAgent) lockOps(ctx context.Context) error {
+	select {
+	case a.ops <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the running step: %w", ctx.Err())
+	}
+}
+
+func (a *PostgresAgent) unlockOps() { <-a.ops }
+
+// hurry makes the sampler look now and often for a while: something has just changed.
+func (a *PostgresAgent) hurry() {
+	a.fastUntil.Store(time.Now().Add(2 * time.Second).UnixNano())
+	pgPoke(a.kick)
+	pgPoke(a.work)
+}
+
+func pgPoke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func pgSleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// prepareDirs makes StatePath and the socket's directory, private to PostgreSQL's account, and
+// makes sure that this account can reach them.
+func (a *PostgresAgent) prepareDirs() error {
+	for _, dir := range []string{a.state, a.cfg.socketDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+		if err := a.account.own(dir); err != nil {
+			return fmt.Errorf("give %s to %s: %w", dir, a.cfg.OSUser, err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return fmt.Errorf("make %s private: %w", dir, err)
+		}
+		if err := a.account.reaches(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,236 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// orderBootstrap makes a new cluster: initdb, start behind the closed door, roles, functions,
+// the user's files, slots. Every step may be repeated; initdb works beside the data directory and
+// is renamed into place whole.
+func (a *PostgresAgent) orderBootstrap(ctx context.Context, o Order) (OrderResult, error) {
+	st, _ := a.deps.Source.State()
+	if st.Lock != nil {
+		return OrderResult{}, fmt.Errorf("%w: the cluster has a primary already", ErrAgentRole)
+	}
+	kind, why := a.inspectDir()
+	if kind == pgDirForeign {
+		return OrderResult{}, fmt.Errorf("%w: %s", ErrAgentForeign, why)
+	}
+	if kind == pgDirOurs && a.hasStandbySignal() {
+		return OrderResult{}, fmt.Errorf("%w: it holds a standby of this cluster", ErrAgentRole)
+	}
+	if err := a.pledge(o); err != nil {
+		return OrderResult{}, err
+	}
+	if kind == pgDirEmpty {
+		if err := a.initDB(ctx, o); err != nil {
+			return OrderResult{}, err
+		}
+	}
+	err := a.updateRecord(func(r *agentRecord) { r.PrimaryEpoch = o.Epoch })
+	if err != nil {
+		return OrderResult{}, err
+	}
+	running, err := a.isRunning(ctx)
+	if err == nil && !running {
+		err = a.startClosed(ctx, o.SyncNames)
+	}
+	if err != nil {
+		return OrderResult{}, err
+	}
+	if rec := a.record(); rec.Result == nil {
+		if err := a.makeRoles(ctx); err != nil {
+			return OrderResult{}, err
+		}
+	}
+	if err := a.emptyServer(ctx, o.SyncNames); err != nil {
+		return OrderResult{}, err
+	}
+	if err := a.ensureSlots(ctx, o.Members); err != nil {
+		return OrderResult{}, err
+	}
+	res, err := a.readPrimary(ctx)
+	if err != nil {
+		return res, err
+	}
+	if res.XidHi, err = a.allocateXid(ctx); err != nil {
+		return res, err
+	}
+	res.XidLo = res.XidHi
+	return res, a.remember(o, res)
+}
+
+// initDB makes the data directory beside its place and renames it.
+func (a *PostgresAgent) initDB(ctx context.Context, o Order) error {
+	tmp := a.cfg.DataDir + ".holdfast-new"
+	if err := os.RemoveAll(tmp); err != nil {
+		return fmt.Errorf("remove the rest of an earlier initdb: %w", err)
+	}
+	if err := a.makeDataParent(tmp); err != nil {
+		return err
+	}
+	pw := filepath.Join(a.state, "initdb-password")
+	if err := a.writeFile(pw, []byte(a.secrets.superuser+"\n"), 0o600); err != nil {
+		return fmt.Errorf("write initdb's password file: %w", err)
+	}
+	defer func() { _ = os.Remove(pw) }()
+	args := []string{"-D", tmp, "-U", a.cfg.Superuser, "-A", "scram-sha-256",
+		"--pwfile", pw}
+	if a.cfg.Checksums {
+		args = append(args, "--data-checksums")
+	}
+	if a.cfg.Locale != "" {
+		args = append(args, "--locale="+a.cfg.Locale)
+	}
+	if a.cfg.Encoding != "" {
+		args = append(args, "--encoding="+a.cfg.Encoding)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if _, err := a.run(ctx, "initdb", args...); err != nil {
+		return err
+	}
+	out, err := a.run(ctx, "pg_controldata", "-D", tmp)
+	if err != nil {
+		return err
+	}
+	id := ""
+	for line := range strings.Lines(out) {
+		if v, ok := strings.CutPrefix(line, "Database system identifier:"); ok {
+			id = strings.TrimSpace(v)
+		}
+	}
+	if _, _, err := a.writeConf(tmp, pgConf{syncNames: o.SyncNames}); err != nil {
+		return err
+	}
+	if _, _, err := a.writeHBA(tmp, pgDoorClosed); err != nil {
+		return err
+	}
+	if err := a.writeMarker(tmp, id); err != nil {
+		return fmt.Errorf("write marker: %w", err)
+	}
+	err = a.updateRecord(func(r *agentRecord) {
+		r.SystemID, r.Result, r.ResultEpoch = id, nil, 0
+	})
+	if err != nil {
+		return err
+	}
+	return a.installDir(tmp)
+}
+
+// makeDataParent makes the directory above the data directory and lets PostgreSQL's account
+// write the new directory there.
+func (a *PostgresAgent) makeDataParent(tmp string) error {
+	if err := os.MkdirAll(filepath.Dir(tmp), 0o755); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if err := a.account.own(tmp); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	return a.account.reaches(tmp)
+}
+
+// installDir renames a whole new directory into place; the place is missing or empty.
+func (a *PostgresAgent) installDir(tmp string) error {
+	if err := os.Remove(a.cfg.DataDir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("install data directory: %w (it must be an empty directory that is "+
+			"no mount point: name one below the mount point)", err)
+	}
+	if err := os.Rename(tmp, a.cfg.DataDir); err != nil {
+		return fmt.Errorf("install data directory: %w", err)
+	}
+	return pgSyncDir(filepath.Dir(a.cfg.DataDir))
+}
+
+// makeRoles makes the roles and functions that agents and proxies need, and runs the user's
+// files.
+func (a *PostgresAgent) makeRoles(ctx context.Context) error {
+	var sql strings.Builder
+	for _, r := range []struct{ name, attrs, password string }{
+		{pgReplicationRole, "LOGIN REPLICATION", a.secrets.replication},
+		{pgRewindRole, "LOGIN", a.secrets.rewind},
+		{pgLookupRole, "LOGIN", a.secrets.lookup},
+	} {
+		verifier, err := pgVerifier(r.password)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&sql, "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"+
+			" THEN CREATE ROLE %s; END IF; END $$;\nALTER ROLE %s WITH %s PASSWORD %s;\n",
+			pgLiteral(r.name), r.name, r.name, r.attrs, pgLiteral(verifier))
+	}
+	if _, err := a.exec(ctx, sql.String()+pgRolesSQL); err != nil {
+		return fmt.Errorf("make roles: %w", err)
+	}
+	for _, path := range a.cfg.BootstrapSQL {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("bootstrap_sql: %w", err)
+		}
+		if err := a.runBootstrapFile(ctx, string(text)); err != nil {
+			return fmt.Errorf("bootstrap_sql %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// runBootstrapFile runs one file on a connection of its own, without QueryTimeout's bound.
+func (a *PostgresAgent) runBootstrapFile(ctx context.Context, text string) error {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pgClose(c)
+	_, err = pgQuery(ctx, c, "RESET search_path")
+	if err == nil {
+		_, err = pgQuery(ctx, c, `SET search_path = "$user", public`)
+	}
+	if err == nil {
+		_, err = pgQuery(ctx, c, text)
+	}
+	return err
+}
+
+// pgRolesSQL may be run again. end_backend asks for the very backend by its start time, and
+// answers true only once that one is gone: a backend leaves pg_stat_activity after its
+// transaction has ended.
+const pgRolesSQL = `
+GRANT pg_monitor TO holdfast_lookup;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO holdfast_rewind;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO holdfast_rewind;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO holdfast_rewind;
+GRANT EXECUTE ON FUNCTION
+  pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO holdfast_rewind;
+CREATE SCHEMA IF NOT EXISTS holdfast;
+REVOKE ALL ON SCHEMA holdfast FROM PUBLIC;
+GRANT USAGE ON SCHEMA holdfast TO holdfast_lookup;
+CREATE OR REPLACE FUNCTION holdfast.user_secret(name text) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+  SELECT CASE WHEN rolcanlogin AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
+    THEN rolpassword END FROM pg_authid WHERE rolname = $1 $f$;
+CREATE OR REPLACE FUNCTION holdfast.end_backend(pid int, started timestamptz) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f$
+BEGIN
+  FOR i IN 1..500 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a
+      WHERE a.pid = $1 AND a.backend_start = $2 AND a.backend_type = 'client backend';
+    IF NOT FOUND THEN RETURN true; END IF;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+  RETURN false;
+END $f$;
+REVOKE ALL ON FUNCTION holdfast.user_secret(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION holdfast.end_backend(int, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION holdfast.user_secret(text) TO holdfast_lookup;
+GRANT EXECUTE ON FUNCTION holdfast.end_backend(int, timestamptz) TO holdfast_lookup;
+`

@@ -1,0 +1,96 @@
+package election
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// cloneServer makes the data directory anew from the holder. It works beside the place and
+// renames at the end: a crash leaves the old data, or none, or the whole clone. Old data of ours is
+// kept aside, one generation. The caller holds ops and has stopped the server.
+func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch uint64,
+	reason string,
+) error {
+	defer a.rebuilding(PhaseCloning)()
+	tmp := a.cfg.DataDir + ".holdfast-clone"
+	if err := os.RemoveAll(tmp); err != nil {
+		return fmt.Errorf("remove the rest of an earlier clone: %w", err)
+	}
+	if err := a.makeDataParent(tmp); err != nil {
+		return err
+	}
+	// Its own application_name: with the member's, the copy would count as a synchronous
+	// standby although nothing it holds would survive a failed clone.
+	info, err := a.conninfo(holder, pgReplicationRole, "holdfast clone "+a.cfg.Name)
+	if err != nil {
+		return err
+	}
+	a.log.Info("cloning", zap.String("from", holder.Name), zap.String("reason", reason))
+	if _, err := a.run(ctx, "pg_basebackup", "-D", tmp, "-d", info, "--checkpoint=fast",
+		"-X", "stream", "-S", SlotName(a.cfg.Name), "--no-password"); err != nil {
+		return fmt.Errorf("clone from %q: %w", holder.Name, err)
+	}
+	marker, err := os.ReadFile(filepath.Join(tmp, pgMarkerName))
+	if err != nil {
+		return fmt.Errorf("clone from %q: its data is not holdfast's: %w", holder.Name, err)
+	}
+	if err := a.finishCopy(tmp, holder); err != nil {
+		return err
+	}
+	kind, why := a.inspectDir()
+	switch kind {
+	case pgDirForeign:
+		return fmt.Errorf("%w: %s", ErrAgentForeign, why)
+	case pgDirOurs:
+		if err := a.keepOneLost(epoch); err != nil {
+			return err
+		}
+	case pgDirEmpty:
+	}
+	if err := a.installDir(tmp); err != nil {
+		return err
+	}
+	st, _ := a.deps.Source.State()
+	a.log.Info("clone done", zap.Int("marker_bytes", len(marker)))
+	return a.updateRecord(func(r *agentRecord) {
+		r.Rewinding, r.SystemID, r.PrimaryEpoch, r.Result = false, st.SystemID, 0, nil
+	})
+}
+
+// finishCopy makes a copy of the holder's directory this member's own standby.
+func (a *PostgresAgent) finishCopy(dir string, holder Member) error {
+	if err := a.writeFile(filepath.Join(dir, "standby.signal"), nil, 0o600); err != nil {
+		return fmt.Errorf("write standby.signal: %w", err)
+	}
+	conf := pgConf{upstream: &holder, syncNames: a.record().SyncNames}
+	if _, _, err := a.writeConf(dir, conf); err != nil {
+		return err
+	}
+	_, _, err := a.writeHBA(dir, pgDoorOpen)
+	return err
+}
+
+// keepOneLost renames our old data to DataDir.lost-EPOCH and removes earlier ones.
+func (a *PostgresAgent) keepOneLost(epoch uint64) error {
+	old, _ := filepath.Glob(a.cfg.DataDir + ".lost-*")
+	for _, dir := range old {
+		if strings.HasPrefix(dir, a.cfg.DataDir+".lost-") {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("remove older lost data: %w", err)
+			}
+		}
+	}
+	return a.setAside(fmt.Sprintf("%s.lost-%d", a.cfg.DataDir, epoch))
+}
+
+// rebuilding shows the phase and has orders refused until the returned function is called.
+func (a *PostgresAgent) rebuilding(p MemberPhase) func() {
+	a.rebuild.Store(&p)
+	pgPoke(a.kick)
+	return func() { a.rebuild.Store(nil); a.hurry() }
+}

@@ -1,0 +1,344 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"holdfast/pgwire"
+)
+
+// pgConnConfig makes a connection's configuration from explicit fields only: nothing of the
+// environment (PGOPTIONS, PGHOST, ...) may change where or as whom the agent logs in.
+func pgConnConfig(host string, port uint16, role, password string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfig("host=/ port=1 user=u dbname=postgres sslmode=disable " +
+		"passfile=/dev/null target_session_attrs=any connect_timeout=5")
+	if err != nil {
+		return nil, fmt.Errorf("connection settings (is a PG* variable set?): %w", err)
+	}
+	cfg.Host, cfg.Port, cfg.User, cfg.Password = host, port, role, password
+	cfg.Fallbacks, cfg.ValidateConnect, cfg.TLSConfig = nil, nil, nil
+	cfg.RuntimeParams = map[string]string{"application_name": "holdfast agent"}
+	cfg.MaxProtocolMessageBodyLen = 16 << 20
+	return cfg, nil
+}
+
+// connect opens a control connection: the private socket, the superuser. Its commits never wait
+// for standbys (they may be what the agent is about to re-point), and it leaves no SQL in logs.
+func (a *PostgresAgent) connect(ctx context.Context) (*pgconn.PgConn, error) {
+	_, port, _ := net.SplitHostPort(a.cfg.Listen)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	cfg, err := pgConnConfig(a.cfg.socketDir(), uint16(n), a.cfg.Superuser, a.secrets.superuser)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range map[string]string{"synchronous_commit": "local", "log_statement": "none",
+		"log_min_duration_statement": "-1", "log_min_error_statement": "panic",
+		"statement_timeout": "0", "lock_timeout": "0", "search_path": "pg_catalog",
+		"idle_in_transaction_session_timeout": "0", "default_transaction_read_only": "off"} {
+		cfg.RuntimeParams[k] = v
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
+	defer cancel()
+	c, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("control connection: %w", err)
+	}
+	return c, nil
+}
+
+func pgClose(c *pgconn.PgConn) {
+	if c == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.Close(ctx)
+}
+
+func (a *PostgresAgent) closeConn() {
+	pgClose(a.conn)
+	a.conn = nil
+}
+
+// exec runs SQL on the kept connection of the holder of ops, bounded by QueryTimeout. A dead
+// connection is opened again before, never after, the text was sent.
+func (a *PostgresAgent) exec(ctx context.Context, sql string) ([][]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
+	defer cancel()
+	if a.conn != nil && (a.conn.IsClosed() || a.conn.CheckConn() != nil) {
+		a.closeConn()
+	}
+	if a.conn == nil {
+		c, err := a.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.conn = c
+	}
+	return pgQuery(ctx, a.conn, sql)
+}
+
+func (a *PostgresAgent) queryRow(ctx context.Context, sql string) ([]string, error) {
+	rows, err := a.exec(ctx, sql)
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != 1 {
+		return nil, fmt.Errorf("%d rows instead of one", len(rows))
+	}
+	return rows[0], nil
+}
+
+// pgQuery runs a simple query and returns the rows of the last statement that had any; NULL
+// becomes the empty string.
+func pgQuery(ctx context.Context, c *pgconn.PgConn, sql string) ([][]string, error) {
+	results, err := c.Exec(ctx, sql).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	var out [][]string
+	for _, r := range results {
+		if len(r.FieldDescriptions) == 0 {
+			continue
+		}
+		out = make([][]string, 0, len(r.Rows))
+		for _, row := range r.Rows {
+			text := make([]string, len(row))
+			for i, v := range row {
+				text[i] = string(v)
+			}
+			out = append(out, text)
+		}
+	}
+	return out, nil
+}
+
+func pgLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// pgControl is what pg_controldata tells of a data directory.
+type pgControl struct {
+	systemID   string
+	state      string
+	checkpoint pgwire.LSN
+	timeline   uint32
+	minLSN     pgwire.LSN // minimum recovery ending location
+	minTL      uint32
+}
+
+// wasStandby tells that the directory was last used by a standby.
+func (c pgControl) wasStandby() bool {
+	return c.state == "shut down in recovery" || c.state == "in archive recovery"
+}
+
+func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := a.run(ctx, "pg_controldata", "-D", a.cfg.DataDir)
+	if err != nil {
+		return pgControl{}, err
+	}
+	var c pgControl
+	var errs []error
+	lsn := func(s string) pgwire.LSN {
+		l, err := pgwire.ParseLSN(s)
+		errs = append(errs, err)
+		return l
+	}
+	tl := func(s string) uint32 {
+		n, err := strconv.ParseUint(s, 10, 32)
+		errs = append(errs, err)
+		return uint32(n)
+	}
+	for line := range strings.Lines(out) {
+		key, value, ok := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		if !ok {
+			continue
+		}
+		switch key {
+		case "Database system identifier":
+			c.systemID = value
+		case "Database cluster state":
+			c.state = value
+		case "Latest checkpoint location":
+			c.checkpoint = lsn(value)
+		case "Latest checkpoint's TimeLineID":
+			c.timeline = tl(value)
+		case "Minimum recovery ending location":
+			c.minLSN = lsn(value)
+		case "Min recovery ending loc's timeline":
+			c.minTL = tl(value)
+		}
+	}
+	if err := errors.Join(errs...); err != nil || c.systemID == "" || c.state == "" {
+		return pgControl{}, fmt.Errorf("pg_controldata: output not understood: %w", err)
+	}
+	return c, nil
+}
+
+func (a *PostgresAgent) logFile() string { return filepath.Join(a.state, "postgresql.log") }
+
+// logBytesMax is the size at which a start moves the server's log to .1.
+const logBytesMax = 32 << 20
+
+// startServer starts the postmaster through pg_ctl, which puts it into a session of its own, and
+// waits until it answers. The caller has written the configuration and ended the orphans. A
+// server that still recovers when ctx ends or StartTimeout has passed is left to go on.
+func (a *PostgresAgent) startServer(ctx context.Context) error {
+	if pid, _ := a.postmaster(); pid != 0 {
+		return a.waitReady(ctx, nil)
+	}
+	a.closeConn()
+	a.verifiedSeq, a.verifiedHBA = "", ""
+	if info, err := os.Stat(a.logFile()); err == nil && info.Size() > logBytesMax {
+		_ = os.Rename(a.logFile(), a.logFile()+".1")
+	}
+	offset := int64(0)
+	if info, err := os.Stat(a.logFile()); err == nil {
+		offset = info.Size()
+	}
+	a.log.Info("postgres starting", zap.String("data_dir", a.cfg.DataDir))
+	failed := make(chan error, 1)
+	a.wg.Add(1)
+	go func() { // ends with pg_ctl, at the latest when its own bound has passed
+		defer a.wg.Done()
+		_, err := a.run(context.WithoutCancel(ctx), "pg_ctl", "start", "-s", "-w",
+			"-t", "30", "-D", a.cfg.DataDir, "-l", a.logFile(),
+			"-o", "-c restart_after_crash=off -c logging_collector=off")
+		if pid, _ := a.postmaster(); err != nil && pid == 0 {
+			failed <- err
+		}
+		close(failed)
+	}()
+	if err := a.waitReady(ctx, failed); err != nil {
+		return fmt.Errorf("start: %w%s", err, a.logSince(offset))
+	}
+	a.hurry()
+	return nil
+}
+
+// waitReady waits until a control connection works.
+func (a *PostgresAgent) waitReady(ctx context.Context, failed <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.StartTimeout)
+	defer cancel()
+	for {
+		_, word := a.postmaster()
+		if word == "ready" || word == "standby" {
+			if _, err := a.exec(ctx, "SELECT 1"); err == nil {
+				return nil
+			} else if pgIsAuthError(err) {
+				return fmt.Errorf("%w (is the file superuser in secrets_dir the cluster's?)", err)
+			}
+		}
+		select {
+		case err, ok := <-failed:
+			if ok {
+				return err
+			}
+			failed = nil
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("the server does not answer yet (state %q): %w", word, ctx.Err())
+		}
+		if pid, _ := a.postmaster(); pid == 0 && failed == nil {
+			return errors.New("the server ended while it was starting")
+		}
+	}
+}
+
+func pgIsAuthError(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && strings.HasPrefix(pe.Code, "28")
+}
+
+// logSince gives the last words of the server's log, for an error.
+func (a *PostgresAgent) logSince(offset int64) string {
+	f, err := os.Open(a.logFile())
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil {
+		offset = max(offset, info.Size()-2000)
+	}
+	b := make([]byte, 2000)
+	n, _ := f.ReadAt(b, offset)
+	if n == 0 {
+		return ""
+	}
+	return "; server log: " + pgTail(string(b[:n]), 800)
+}
+
+// stopServer ends the server: fast within the bound, then immediately. It reports whether the
+// stop was clean; orphans are gone when it returns nil.
+func (a *PostgresAgent) stopServer(ctx context.Context, bound time.Duration) (bool, error) {
+	pid, _ := a.postmaster()
+	if pid == 0 {
+		return false, a.endOrphans(ctx)
+	}
+	walsenders := a.endLogicalWalsenders(ctx)
+	a.closeConn()
+	a.log.Info("postgres stopping", zap.Int("pid", pid))
+	pgSignal(pid, unix.SIGINT, a.cfg.DataDir)
+	if a.waitDead(ctx, pid, bound/4) {
+		return true, a.endOrphans(ctx)
+	}
+	// A walsender whose standby hangs keeps a fast stop waiting (DESIGN 10.11).
+	for _, p := range walsenders {
+		if alive, ppid := pgProc(p); alive && ppid == pid {
+			a.log.Warn("walsender keeps the stop waiting; ending it", zap.Int("pid", p))
+			pgSignal(p, unix.SIGTERM, a.cfg.DataDir)
+		}
+	}
+	if a.waitDead(ctx, pid, bound-bound/4) {
+		return true, a.endOrphans(ctx)
+	}
+	a.log.Error("fast stop took too long; stopping immediately", zap.Duration("bound", bound))
+	pgSignal(pid, unix.SIGQUIT, a.cfg.DataDir)
+	if !a.waitDead(context.WithoutCancel(ctx), pid, 6*time.Second) { // the server's own bound is 5 s
+		return false, fmt.Errorf("stop: postmaster %d does not end (a hung disk?)", pid)
+	}
+	return false, a.endOrphans(context.WithoutCancel(ctx))
+}
+
+func (a *PostgresAgent) waitDead(ctx context.Context, pid int, bound time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	defer cancel()
+	for {
+		if alive, _ := pgProc(pid); !alive {
+			return true
+		}
+		if pgSleep(ctx, 5*time.Millisecond) != nil {
+			return false
+		}
+	}
+}
+
+// endLogicalWalsenders disconnects logical receivers, whose walsenders would wait for them, and
+// returns the pids of the walsenders that are left.
+func (a *PostgresAgent) endLogicalWalsenders(ctx context.Context) []int {
+	rows, err := a.exec(ctx, `SELECT r.pid, CASE WHEN l.slot_name IS NOT NULL
+		THEN pg_terminate_backend(r.pid) END FROM pg_stat_replication r
+		LEFT JOIN pg_replication_slots l ON l.active_pid = r.pid AND l.slot_type = 'logical'`)
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, r := range rows {
+		if pid, err := strconv.Atoi(r[0]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}

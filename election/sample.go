@@ -1,0 +1,278 @@
+package election
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// agentSampler belongs to the goroutine that runs it, with its connection.
+type agentSampler struct {
+	a    *PostgresAgent
+	conn *pgconn.PgConn
+	pid  int // postmaster of conn
+	// ctl is pg_control of the stopped server, as long as it stays stopped.
+	ctl     *pgControl
+	badFrom time.Time // since when the live server has not answered
+}
+
+// runSample reads the server at every interval, quickly after events, and at once when its
+// postmaster dies.
+func (s *agentSampler) run(ctx context.Context) {
+	defer func() { pgClose(s.conn) }()
+	for {
+		wait := s.a.cfg.SampleInterval
+		if time.Now().UnixNano() < s.a.fastUntil.Load() {
+			wait = min(wait, 25*time.Millisecond)
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-s.a.kick:
+		case <-t.C:
+		}
+		t.Stop()
+		s.once(ctx)
+	}
+}
+
+// once takes one sample and publishes it.
+func (s *agentSampler) once(ctx context.Context) {
+	st := s.look(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	rec := s.a.record()
+	st.Name, st.Pledged = s.a.cfg.Name, rec.Pledged
+	if st.SystemID == "" && st.Phase != PhaseForeign && st.Phase != PhaseEmpty {
+		st.SystemID = rec.SystemID
+	}
+	s.a.publish(st)
+}
+
+func (s *agentSampler) look(ctx context.Context) MemberStatus {
+	a := s.a
+	kind, why := a.inspectDir()
+	pid, word := a.postmaster()
+	if pid == 0 {
+		pgClose(s.conn)
+		s.conn, s.pid, s.badFrom = nil, 0, time.Time{}
+	}
+	if p := a.rebuild.Load(); p != nil {
+		return MemberStatus{Phase: *p, Pid: pid}
+	}
+	switch {
+	case kind == pgDirForeign:
+		return MemberStatus{Phase: PhaseForeign, Problem: why}
+	case kind == pgDirEmpty:
+		return MemberStatus{Phase: PhaseEmpty}
+	case pid == 0:
+		return s.lookStopped(ctx)
+	}
+	s.ctl = nil
+	a.watch(ctx, pid)
+	st, err := s.query(ctx, pid)
+	if err == nil {
+		s.badFrom = time.Time{}
+		st.Pid = pid
+		return st
+	}
+	pgClose(s.conn)
+	s.conn = nil
+	if s.badFrom.IsZero() {
+		s.badFrom = time.Now()
+	}
+	old := a.Status()
+	if again, _ := a.postmaster(); again != pid {
+		return s.lookStopped(ctx)
+	}
+	phase := PhaseStarting
+	if old.Pid == pid && (old.Phase == PhasePrimary || old.Phase == PhaseStandby) {
+		phase = old.Phase // alive, but does not answer
+	}
+	out := MemberStatus{Phase: phase, Pid: pid, Timeline: old.Timeline,
+		Incarnation: old.Incarnation, ServerVersion: old.ServerVersion}
+	if old.Pid != pid {
+		out.Timeline, out.Incarnation = 0, ""
+	}
+	if d := time.Since(s.badFrom); d > a.cfg.QueryTimeout || pgIsAuthError(err) {
+		out.Problem = "the server (" + word + ") does not answer: " + err.Error()
+	}
+	return out
+}
+
+// lookStopped tells that the server is down, after its orphans were ended: they could still
+// write. While an order or a step runs, that one ends them, and the server counts as starting.
+func (s *agentSampler) lookStopped(ctx context.Context) MemberStatus {
+	a := s.a
+	if len(pgOrphans(a.cfg.DataDir)) > 0 {
+		select {
+		case a.ops <- struct{}{}:
+			err := a.endOrphans(ctx)
+			a.unlockOps()
+			if err != nil {
+				return MemberStatus{Phase: PhaseStarting, Problem: err.Error()}
+			}
+		default:
+			return MemberStatus{Phase: PhaseStarting}
+		}
+	}
+	if s.ctl == nil {
+		ctl, err := a.controlData(ctx)
+		if err != nil {
+			return MemberStatus{Phase: PhaseStopped, Problem: err.Error()}
+		}
+		s.ctl = &ctl
+	}
+	c := s.ctl
+	return MemberStatus{Phase: PhaseStopped, SystemID: c.systemID, CheckpointTimeline: c.timeline,
+		Timeline: max(c.timeline, c.minTL), LSN: max(c.checkpoint, c.minLSN)}
+}
+
+const pgSampleSQL = `SELECT pg_is_in_recovery(), ` + pgIncarnationSQL + `,
+ current_setting('server_version_num'), i.system_identifier, c.timeline_id,
+ coalesce(r.min_recovery_end_timeline, 0),
+ CASE WHEN pg_is_in_recovery() THEN ''
+  ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END,
+ coalesce(CASE WHEN pg_is_in_recovery()
+  THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+  ELSE pg_current_wal_insert_lsn() END, '0/0'),
+ coalesce(pg_last_wal_replay_lsn(), '0/0'),
+ coalesce(w.status, ''), coalesce(w.received_tli, 0), coalesce(w.sender_host, ''),
+ coalesce(w.sender_port, 0)
+FROM pg_control_system() i, pg_control_checkpoint() c, pg_control_recovery() r
+ LEFT JOIN pg_stat_wal_receiver w ON true;
+SELECT application_name, coalesce(state, ''), coalesce(sync_state, ''),
+ coalesce(flush_lsn, '0/0'), coalesce(replay_lsn, '0/0') FROM pg_stat_replication
+ WHERE application_name NOT LIKE 'holdfast clone %' ORDER BY 1 LIMIT 100;
+SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'holdfast\_%' ORDER BY 1`
+
+func (s *agentSampler) query(ctx context.Context, pid int) (MemberStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.a.cfg.QueryTimeout)
+	defer cancel()
+	if s.pid != pid {
+		pgClose(s.conn)
+		s.conn = nil
+	}
+	if s.conn == nil {
+		c, err := s.a.connect(ctx)
+		if err != nil {
+			return MemberStatus{}, err
+		}
+		s.conn, s.pid = c, pid
+	}
+	results, err := s.conn.Exec(ctx, pgSampleSQL).ReadAll()
+	if err != nil {
+		return MemberStatus{}, err
+	}
+	return s.a.readSample(results), nil
+}
+
+// readSample trusts the shape of the query above; a number that does not parse reads as 0.
+func (a *PostgresAgent) readSample(results []*pgconn.Result) MemberStatus {
+	var st MemberStatus
+	num := func(b []byte, base int) uint64 {
+		n, _ := strconv.ParseUint(string(b), base, 64)
+		return n
+	}
+	lsn := func(b []byte) pgwire.LSN {
+		l, _ := pgwire.ParseLSN(string(b))
+		return l
+	}
+	if len(results) != 3 || len(results[0].Rows) != 1 {
+		return MemberStatus{Phase: PhaseStarting, Problem: "the sample query gave no row"}
+	}
+	r := results[0].Rows[0]
+	st.Incarnation, st.ServerVersion = string(r[1]), int(num(r[2], 10))
+	st.SystemID, st.CheckpointTimeline = string(r[3]), uint32(num(r[4], 10))
+	st.LSN = lsn(r[7])
+	if string(r[0]) == "t" {
+		st.Phase = PhaseStandby
+		st.Streaming = string(r[9]) == "streaming"
+		st.Timeline = max(st.CheckpointTimeline, uint32(num(r[5], 10)), uint32(num(r[10], 10)))
+		if !st.Streaming {
+			st.Timeline = max(st.Timeline, a.walTimeline(lsn(r[8])))
+		}
+		if len(r[11]) > 0 {
+			st.Upstream = net.JoinHostPort(string(r[11]), string(r[12]))
+		}
+	} else {
+		st.Phase, st.Timeline = PhasePrimary, uint32(num(r[6], 16))
+	}
+	for _, r := range results[1].Rows {
+		st.Standbys = append(st.Standbys, StandbyStatus{Name: string(r[0]), State: string(r[1]),
+			SyncState: string(r[2]), FlushLSN: lsn(r[3]), ReplayLSN: lsn(r[4])})
+	}
+	for _, r := range results[2].Rows {
+		st.Slots = append(st.Slots, string(r[0]))
+	}
+	return st
+}
+
+// publish replaces the status, and wakes those who wait if it matters for a decision.
+func (a *PostgresAgent) publish(st MemberStatus) {
+	a.mu.Lock()
+	if st.Problem == "" {
+		st.Problem = a.problem
+	}
+	old := a.status
+	a.status = st
+	wake := !agentSameForDecision(old, st)
+	if wake {
+		close(a.changed)
+		a.changed = make(chan struct{})
+	}
+	a.mu.Unlock()
+	if wake {
+		pgPoke(a.work)
+	}
+	if old.Phase != st.Phase {
+		a.log.Info("member phase", zap.String("phase", string(st.Phase)),
+			zap.String("was", string(old.Phase)), zap.Uint32("timeline", st.Timeline),
+			zap.Stringer("lsn", st.LSN))
+	}
+}
+
+func agentSameForDecision(x, y MemberStatus) bool {
+	sameStandby := func(p, q StandbyStatus) bool {
+		return p.Name == q.Name && p.State == q.State && p.SyncState == q.SyncState
+	}
+	return x.Phase == y.Phase && x.Pid == y.Pid && x.Incarnation == y.Incarnation &&
+		x.SystemID == y.SystemID && x.Timeline == y.Timeline && x.Streaming == y.Streaming &&
+		x.Upstream == y.Upstream && x.Pledged == y.Pledged && x.Problem == y.Problem &&
+		x.CheckpointTimeline == y.CheckpointTimeline &&
+		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots)
+}
+
+// watch makes sure that one goroutine waits for the death of pid.
+func (a *PostgresAgent) watch(ctx context.Context, pid int) {
+	a.mu.Lock()
+	known := a.watched == pid
+	a.watched = pid
+	a.mu.Unlock()
+	if known {
+		return
+	}
+	a.wg.Add(1)
+	go func() {
+		defer a.wg.Done()
+		watchPostmaster(ctx, pid)
+		if ctx.Err() == nil {
+			a.mu.Lock()
+			if a.watched == pid {
+				a.watched = 0
+			}
+			a.mu.Unlock()
+			a.hurry()
+		}
+	}()
+}

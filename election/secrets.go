@@ -1,0 +1,122 @@
+package election
+
+import (
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// agentSecrets are the passwords of the four roles; they are never logged nor put in argv.
+type agentSecrets struct {
+	superuser, replication, rewind, lookup string
+}
+
+var agentSecretNames = []string{"superuser", "replication", "rewind", "lookup"}
+
+// secretBytesMax bounds a password file.
+const secretBytesMax = 1024
+
+// loadAgentSecrets reads the password files and refuses any that others could read.
+func loadAgentSecrets(dir string) (agentSecrets, error) {
+	var s agentSecrets
+	var errs []error
+	for i, p := range []*string{&s.superuser, &s.replication, &s.rewind, &s.lookup} {
+		var err error
+		if *p, err = readAgentSecret(filepath.Join(dir, agentSecretNames[i])); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return s, errors.Join(errs...)
+}
+
+func readAgentSecret(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("secret: %w (`holdfast init` makes it; copy it from another node)",
+			err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("secret %s: mode is %v, others could read it: chmod 0600",
+			path, info.Mode())
+	}
+	if info.Size() > secretBytesMax {
+		return "", fmt.Errorf("secret %s: %d bytes, at most %d are allowed",
+			path, info.Size(), secretBytesMax)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("secret: %w", err)
+	}
+	text := strings.TrimRight(string(b), "\r\n")
+	if text == "" || strings.ContainsAny(text, "\r\n\x00") {
+		return "", fmt.Errorf("secret %s: one line with a password is needed", path)
+	}
+	return text, nil
+}
+
+// GenerateAgentSecrets makes the password files that dir lacks, and leaves existing ones alone.
+// All nodes of a cluster need the same files.
+func GenerateAgentSecrets(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("secrets directory: %w", err)
+	}
+	for _, name := range agentSecretNames {
+		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("secret: %w", err)
+		}
+		_, err = f.WriteString(rand.Text() + rand.Text() + "\n")
+		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("write secret %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// pgVerifier makes the SCRAM-SHA-256 secret that PostgreSQL stores (RFC 5802), so that a password
+// is never part of an SQL text. Passwords are ASCII by our making; others go through unprepared,
+// as libpq does when SASLprep refuses them.
+func pgVerifier(password string) (string, error) {
+	const rounds = 4096
+	salt := make([]byte, 16)
+	_, _ = rand.Read(salt)
+	salted, err := pbkdf2.Key(sha256.New, password, salt, rounds, sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("scram secret: %w", err)
+	}
+	mac := func(key []byte, text string) []byte {
+		h := hmac.New(sha256.New, key)
+		h.Write([]byte(text))
+		return h.Sum(nil)
+	}
+	stored := sha256.Sum256(mac(salted, "Client Key"))
+	enc := base64.StdEncoding.EncodeToString
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", rounds, enc(salt), enc(stored[:]),
+		enc(mac(salted, "Server Key"))), nil
+}
+
+// passFile is the libpq password file of the walreceiver, pg_basebackup and pg_rewind.
+func (a *PostgresAgent) passFile() string { return filepath.Join(a.state, "pgpass") }
+
+func (a *PostgresAgent) writePassFile() error {
+	esc := strings.NewReplacer(`\`, `\\`, ":", `\:`)
+	text := ""
+	for _, kv := range [][2]string{{pgReplicationRole, a.secrets.replication},
+		{pgRewindRole, a.secrets.rewind}} {
+		text += "*:*:*:" + kv[0] + ":" + esc.Replace(kv[1]) + "\n"
+	}
+	if old, err := os.ReadFile(a.passFile()); err == nil && string(old) == text {
+		return nil
+	}
+	return a.writeFile(a.passFile(), []byte(text), 0o600)
+}
