@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -279,7 +280,10 @@ func pgSleep(ctx context.Context, d time.Duration) error {
 // makes sure that this account can reach them.
 func (a *PostgresAgent) prepareDirs() error {
 	for _, dir := range []string{a.state, a.cfg.socketDir()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("make directory: %w", err)
 		}
 		if err := a.account.own(dir); err != nil {

@@ -45,6 +45,11 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 			if addr, err := pgHBAAddress(host); err == nil && !slices.Contains(hosts, addr) {
 				hosts = append(hosts, addr)
 			}
+			// Members on one machine (a demo, tests) call from lo's own address.
+			if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() &&
+				!slices.Contains(hosts, "127.0.0.1/32") {
+				hosts = append(hosts, "127.0.0.1/32")
+			}
 		}
 	}
 	slices.Sort(hosts)
