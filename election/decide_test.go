@@ -58,7 +58,7 @@ func runTranscript(t *testing.T, file string) {
 
 // answer parses a situation and prints the decision.
 func answer(t *testing.T, title, situation string) string {
-	in := election.Input{State: &election.State{Version: 1}}
+	in := election.Input{State: &election.State{V: 1}}
 	p := election.DefaultPolicy()
 	for _, line := range strings.Split(situation, "\n") {
 		if strings.TrimSpace(line) == "" {

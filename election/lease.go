@@ -1,0 +1,221 @@
+package election
+
+import "time"
+
+// This file is the lease as pure functions over values; now is always nanoseconds of
+// CLOCK_BOOTTIME of the host that asks (DESIGN.md, "Lease arithmetic").
+
+// Renewal asks a voter to promise that it endorses no epoch above Epoch for a while.
+type Renewal struct {
+	V int `json:"v"`
+	// Lessee and Incarnation name the holder of the promise: a restarted process is another
+	// one.
+	Lessee      string `json:"lessee"`
+	Incarnation uint64 `json:"incarnation"`
+	// Seq grows with each message of an incarnation.
+	Seq   uint64 `json:"seq"`
+	Epoch uint64 `json:"epoch"`
+}
+
+// RenewalAnswer is a voter's answer to a Renewal or a release.
+type RenewalAnswer struct {
+	V       int    `json:"v"`
+	Seq     uint64 `json:"seq"`
+	Granted bool   `json:"granted"`
+	// Endorsed is the highest epoch that the voter has endorsed.
+	Endorsed uint64 `json:"endorsed"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// promise is what a voter promised to one incarnation of a lessee.
+type promise struct {
+	epoch    uint64
+	until    int64
+	seq      uint64 // of the newest renewal
+	released uint64 // renewals up to this one are void
+}
+
+type lesseeKey struct {
+	name        string
+	incarnation uint64
+}
+
+// lesseesMax bounds the promises that a voter keeps.
+const lesseesMax = 20000
+
+// Promises is a voter's memory of what it promised. Nothing of it is written to disk: a voter
+// that has just started keeps silent for T_P instead (DESIGN.md I3).
+type Promises struct {
+	timing   Timing
+	silent   int64  // promises and endorses nothing before this time
+	endorsed uint64 // highest epoch endorsed; durable elsewhere before it is answered
+	byLessee map[lesseeKey]promise
+}
+
+// NewPromises starts a voter's memory. endorsed is what its disk remembers; first is set only
+// for a voter that has never promised anything, which need not keep silent.
+func NewPromises(t Timing, now int64, endorsed uint64, first bool) *Promises {
+	p := &Promises{timing: t, endorsed: endorsed, byLessee: make(map[lesseeKey]promise)}
+	if !first {
+		p.silent = now + int64(t.Promise)
+	}
+	return p
+}
+
+// Endorsed is the highest epoch that was endorsed.
+func (p *Promises) Endorsed() uint64 { return p.endorsed }
+
+// Renew promises for T_P from now, which is when the message was received.
+func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
+	a := RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: p.endorsed}
+	key := lesseeKey{r.Lessee, r.Incarnation}
+	old, known := p.byLessee[key]
+	switch {
+	case now < p.silent:
+		a.Reason = "voter has just started"
+	case r.Epoch < p.endorsed:
+		a.Reason = "a higher epoch is endorsed"
+	case r.Seq <= old.released:
+		a.Reason = "released meanwhile"
+	case r.Seq < old.seq && r.Epoch != old.epoch:
+		a.Reason = "overtaken by a renewal of another epoch"
+	case !known && len(p.byLessee) >= lesseesMax && !p.expire(now):
+		a.Reason = "too many lessees"
+	default:
+		// A lessee that asks for another epoch has given the one before up for good
+		// (Tally.Begin), so one promise to it is enough.
+		next := promise{
+			epoch: r.Epoch, until: now + int64(p.timing.Promise), seq: max(r.Seq, old.seq),
+			released: old.released,
+		}
+		if r.Epoch == old.epoch {
+			next.until = max(next.until, old.until)
+		}
+		p.byLessee[key] = next
+		a.Granted = true
+	}
+	return a
+}
+
+// expire forgets promises that have run out; false if there were none. The memory of a release
+// is kept as long as an older renewal might still be under way.
+func (p *Promises) expire(now int64) bool {
+	n := len(p.byLessee)
+	for k, pr := range p.byLessee {
+		if now >= pr.until+int64(p.timing.Promise) {
+			delete(p.byLessee, k)
+		}
+	}
+	return len(p.byLessee) < n
+}
+
+// Release takes back the promises to that incarnation whose renewals came before Seq.
+func (p *Promises) Release(now int64, r Renewal) RenewalAnswer {
+	key := lesseeKey{r.Lessee, r.Incarnation}
+	pr := p.byLessee[key]
+	pr.released = max(pr.released, r.Seq)
+	if pr.seq <= r.Seq {
+		pr.until = min(pr.until, now)
+	}
+	if _, known := p.byLessee[key]; known || len(p.byLessee) < lesseesMax || p.expire(now) {
+		p.byLessee[key] = pr
+	}
+	return RenewalAnswer{V: Version, Seq: r.Seq, Granted: true, Endorsed: p.endorsed}
+}
+
+// MayEndorse tells how long an endorsement of the epoch has to wait; 0 is not at all.
+func (p *Promises) MayEndorse(now int64, epoch uint64) time.Duration {
+	if epoch <= p.endorsed {
+		return 0
+	}
+	wait := p.silent - now
+	for _, pr := range p.byLessee {
+		if pr.epoch < epoch && pr.until > now {
+			wait = max(wait, pr.until-now)
+		}
+	}
+	return time.Duration(max(0, wait))
+}
+
+// Endorse raises the highest endorsed epoch. The caller has made it durable, and has asked
+// MayEndorse in the same step.
+func (p *Promises) Endorse(epoch uint64) { p.endorsed = max(p.endorsed, epoch) }
+
+// Tally is a lessee's count of the answers to its renewals.
+type Tally struct {
+	timing   Timing
+	majority int
+
+	seq      uint64
+	epoch    uint64
+	released uint64 // renewals up to this one are void
+	pending  []round
+	sent     int64 // when the newest renewal that a majority granted was sent; 0 if none
+}
+
+// round is one renewal that was sent to all voters.
+type round struct {
+	seq     uint64
+	sent    int64
+	granted map[string]bool
+}
+
+// roundsMax bounds how many renewals are counted at once.
+const roundsMax = 16
+
+// NewTally counts for a group of that many voters.
+func NewTally(t Timing, voters int) *Tally { return &Tally{timing: t, majority: voters/2 + 1} }
+
+// Begin turns to another epoch; what was granted for the one before is void.
+func (t *Tally) Begin(epoch uint64) {
+	if epoch != t.epoch {
+		t.epoch, t.sent, t.pending = epoch, 0, nil
+		t.released = t.seq
+	}
+}
+
+// Send starts a renewal at the time now, before the first byte of it leaves.
+func (t *Tally) Send(now int64) (seq, epoch uint64) {
+	t.seq++
+	if len(t.pending) == roundsMax {
+		t.pending = append(t.pending[:0], t.pending[1:]...)
+	}
+	t.pending = append(t.pending, round{seq: t.seq, sent: now, granted: make(map[string]bool)})
+	return t.seq, t.epoch
+}
+
+// Answer counts a voter's answer. The lease counts from when the renewal was sent.
+func (t *Tally) Answer(voter string, a RenewalAnswer) {
+	if !a.Granted || a.Seq <= t.released {
+		return
+	}
+	for i := range t.pending {
+		r := &t.pending[i]
+		if r.seq != a.Seq {
+			continue
+		}
+		r.granted[voter] = true
+		if len(r.granted) >= t.majority {
+			t.sent = max(t.sent, r.sent)
+		}
+		return
+	}
+}
+
+// Release gives the epoch up. What was sent before has no effect any more, whenever it is
+// answered. The sequence number is that of the release.
+func (t *Tally) Release() (seq uint64) {
+	t.seq++
+	t.released = t.seq
+	t.sent, t.pending = 0, nil
+	return t.seq
+}
+
+// Deadlines are the times from which the epoch is in doubt, and may not be used; 0 if a
+// majority never granted it.
+func (t *Tally) Deadlines() (doubt, until int64) {
+	if t.sent == 0 {
+		return 0, 0
+	}
+	return t.sent + int64(t.timing.Doubt), t.sent + int64(t.timing.Lease)
+}

@@ -1,0 +1,241 @@
+package election
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// LeaseView is this process's lease, for readers in any goroutine.
+type LeaseView struct {
+	epoch, doubt, until atomic.Int64
+}
+
+// Epoch is the epoch that the deadlines are for.
+func (v *LeaseView) Epoch() uint64 { return uint64(v.epoch.Load()) }
+
+// Doubt is when the lease comes into doubt, in nanoseconds of CLOCK_BOOTTIME.
+func (v *LeaseView) Doubt() int64 { return v.doubt.Load() }
+
+// Until is when the lease ends, in nanoseconds of CLOCK_BOOTTIME.
+func (v *LeaseView) Until() int64 { return v.until.Load() }
+
+// voterClient is how a lessee reaches one voter.
+type voterClient interface {
+	name() string
+	renew(ctx context.Context, r Renewal) (RenewalAnswer, error)
+	release(ctx context.Context, r Renewal) (RenewalAnswer, error)
+}
+
+// lessee keeps this process's lease: it renews the epoch of the committed lock with all voters at
+// once, and gives it up when the state shows that it is to end. It owns its goroutines.
+type lessee struct {
+	name        string
+	incarnation uint64
+	timing      Timing
+	drain       time.Duration
+	voters      []voterClient
+	source      StateSource
+	gate        Gate // nil if nothing has to be closed
+	log         *zap.Logger
+	now         func() int64
+	view        LeaseView
+
+	mu      sync.Mutex
+	tally   *Tally
+	given   uint64        // epochs up to this one are given up for good
+	granted uint64        // newest epoch that a majority granted
+	changed chan struct{} // closed when granted changes
+
+	work sync.WaitGroup
+}
+
+func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
+	source StateSource, gate Gate, log *zap.Logger, now func() int64,
+) *lessee {
+	return &lessee{
+		name: name, incarnation: rand.Uint64(), timing: t, drain: drain, voters: voters,
+		source: source, gate: gate, log: log, now: now,
+		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
+	}
+}
+
+// state returns the newest epoch that was granted, and a channel that is closed at the next.
+func (l *lessee) state() (uint64, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.granted, l.changed
+}
+
+// run renews until ctx ends, and waits for its goroutines.
+func (l *lessee) run(ctx context.Context) {
+	defer l.work.Wait()
+	t := time.NewTicker(l.timing.Interval)
+	defer t.Stop()
+	for {
+		s, newer := l.source.State()
+		if end := l.mustEnd(s); end > 0 {
+			l.giveUp(ctx, s, end)
+		}
+		if e := lockEpoch(s); e > 0 && e > l.given && intentFrom(s) != e {
+			l.renewAll(ctx, e)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-newer:
+		case <-t.C:
+		}
+	}
+}
+
+// intentFrom is the epoch that the current intent ends; 0 if there is none.
+func intentFrom(s *State) uint64 {
+	if s.Intent == nil {
+		return 0
+	}
+	return s.Intent.FromEpoch
+}
+
+// mustEnd is the highest epoch that the state says is to be given up and was not yet; 0 if none.
+func (l *lessee) mustEnd(s *State) uint64 {
+	end := intentFrom(s)
+	if e := lockEpoch(s); end == 0 && e > 0 {
+		end = e - 1 // every older epoch is over
+	}
+	if end <= l.given {
+		return 0
+	}
+	return end
+}
+
+// giveUp closes the gate and releases: first what is open may finish if the change is planned,
+// then nothing of the epoch passes any more, and only then the voters are told.
+func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
+	if l.gate != nil {
+		if s.Intent != nil && s.Intent.Kind == IntentSwitchover {
+			dctx, cancel := context.WithTimeout(ctx, l.drain)
+			l.drainGate(dctx, s.Intent.Epoch, epoch)
+			cancel()
+		}
+		l.gate.Cut(epoch)
+	}
+	l.mu.Lock()
+	l.given = epoch
+	seq := l.tally.Release()
+	l.view.until.Store(0)
+	l.view.doubt.Store(0)
+	l.mu.Unlock()
+	l.log.Info("lease given up", zap.Uint64("epoch", epoch))
+	r := Renewal{
+		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
+	}
+	for _, v := range l.voters {
+		l.work.Add(1)
+		go l.runRelease(ctx, v, r)
+	}
+}
+
+// drainGate lets open units finish, goes on renewing the lease meanwhile, and stops early when
+// the intent is replaced.
+func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	l.work.Add(1)
+	go func() {
+		defer l.work.Done()
+		defer close(done)
+		l.gate.Drain(ctx, epoch)
+	}()
+	t := time.NewTicker(l.timing.Interval)
+	defer t.Stop()
+	for {
+		s, newer := l.source.State()
+		if intentEpoch(s) != intent {
+			cancel()
+		}
+		l.renewAll(ctx, epoch)
+		select {
+		case <-done:
+			return
+		case <-newer:
+		case <-t.C:
+		}
+	}
+}
+
+// runRelease tells one voter until it has heard, or its promise has run out anyway.
+func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
+	defer l.work.Done()
+	ctx, cancel := context.WithTimeout(ctx, l.timing.Promise)
+	defer cancel()
+	for {
+		one, done := context.WithTimeout(ctx, l.timing.Lease/4)
+		_, err := v.release(one, r)
+		done()
+		if err == nil {
+			return
+		}
+		t := time.NewTimer(l.timing.Interval / 4)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// renewAll sends one renewal to every voter; it does not wait for the answers.
+func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
+	l.mu.Lock()
+	if l.tally.epoch != epoch {
+		l.tally.Begin(epoch)
+		l.view.until.Store(0)
+		l.view.doubt.Store(0)
+		l.view.epoch.Store(int64(epoch))
+	}
+	seq, _ := l.tally.Send(l.now())
+	l.mu.Unlock()
+	r := Renewal{
+		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
+	}
+	for _, v := range l.voters {
+		l.work.Add(1)
+		go l.runRenew(ctx, v, r)
+	}
+}
+
+// runRenew asks one voter. The answer is of no use once the lease would have ended.
+func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
+	defer l.work.Done()
+	ctx, cancel := context.WithTimeout(ctx, l.timing.Lease)
+	defer cancel()
+	a, err := v.renew(ctx, r)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tally.Answer(v.name(), a)
+	if l.tally.epoch != r.Epoch {
+		return
+	}
+	doubt, until := l.tally.Deadlines()
+	if until == 0 {
+		return
+	}
+	l.view.doubt.Store(doubt)
+	l.view.until.Store(until)
+	if l.granted != r.Epoch {
+		l.granted = r.Epoch
+		close(l.changed)
+		l.changed = make(chan struct{})
+		l.log.Info("lease granted", zap.Uint64("epoch", r.Epoch))
+	}
+}
