@@ -117,6 +117,9 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 // Start prepares the private directories, takes one sample, and starts the agent's goroutines.
 // They end when ctx does or at Close.
 func (a *PostgresAgent) Start(ctx context.Context) error {
+	if err := pgMayLook(a.account); err != nil {
+		return fmt.Errorf("postgres agent: %w", err)
+	}
 	if err := a.prepareDirs(); err != nil {
 		return fmt.Errorf("postgres agent: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -15,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -207,8 +209,8 @@ func pgProc(pid int) (alive bool, ppid int) {
 	return fields[0] != "Z" && fields[0] != "X", ppid
 }
 
-// servesDir tells whether pid is a postgres process whose working directory is dir. PostgreSQL's
-// processes change to PGDATA; the name in the process title is never asked.
+// pgServesDir tells whether pid is a postgres process whose working directory is dir. PostgreSQL's
+// processes change to PGDATA; the name in the process title is never asked. A zombie has neither.
 func pgServesDir(pid int, dir os.FileInfo) bool {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
@@ -216,6 +218,28 @@ func pgServesDir(pid int, dir os.FileInfo) bool {
 	}
 	cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
 	return err == nil && os.SameFile(cwd, dir)
+}
+
+// pgMayLook checks that processes of PostgreSQL's account can be told apart at all: without it a
+// live postmaster would look like a dead one.
+func pgMayLook(c *pgAccount) error {
+	if c.cred == nil {
+		return nil
+	}
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fmt.Errorf("look at processes: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			caps, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			if err == nil && caps&(1<<unix.CAP_SYS_PTRACE) != 0 {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("root without the capability CAP_SYS_PTRACE cannot see the processes of "+
+		"%s: add it, or run holdfast as %s", c.name, c.name)
 }
 
 // postmaster gives the pid of the live postmaster of the data directory, 0 if there is none, and
@@ -272,7 +296,7 @@ func pgOrphans(dataDir string) []int {
 // somebody else starts shows its file within the pause.
 func (a *PostgresAgent) endOrphans(ctx context.Context) error {
 	if len(pgOrphans(a.cfg.DataDir)) == 0 {
-		return nil
+		return a.clearDeadLocks()
 	}
 	begin := time.Now()
 	for sig, killed := unix.SIGQUIT, 0; ; {
@@ -285,7 +309,7 @@ func (a *PostgresAgent) endOrphans(ctx context.Context) error {
 		pids := pgOrphans(a.cfg.DataDir)
 		if len(pids) == 0 {
 			a.log.Info("orphans of a dead postmaster ended")
-			return nil
+			return a.clearDeadLocks()
 		}
 		since := time.Since(begin)
 		if since > 5*time.Second {
@@ -300,6 +324,36 @@ func (a *PostgresAgent) endOrphans(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// clearDeadLocks removes lock files whose postmaster is proven dead though its pid is still
+// taken: by its zombie, which an idle init may leave for long, or by another program. PostgreSQL
+// asks kill(pid, 0) only, and would refuse to start. There are no orphans (the caller has looked),
+// and PostgreSQL's own check of the shared memory segment still stands.
+func (a *PostgresAgent) clearDeadLocks() error {
+	_, port, _ := net.SplitHostPort(a.cfg.Listen)
+	for _, path := range []string{filepath.Join(a.cfg.DataDir, "postmaster.pid"),
+		filepath.Join(a.cfg.socketDir(), ".s.PGSQL."+port+".lock")} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		first, rest, _ := strings.Cut(string(b), "\n")
+		dir, _, _ := strings.Cut(rest, "\n")
+		pid, err := strconv.Atoi(strings.TrimSpace(first))
+		if err != nil || filepath.Clean(dir) != filepath.Clean(a.cfg.DataDir) {
+			continue // not a file of this data directory: PostgreSQL's error tells
+		}
+		if live, _ := a.postmaster(); live != 0 || unix.Kill(max(pid, -pid), 0) != nil {
+			continue // alive, or gone for good: PostgreSQL handles both itself
+		}
+		a.log.Info("lock file of a dead postmaster removed", zap.String("path", path),
+			zap.Int("pid", pid))
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove lock file of dead postmaster %d: %w", pid, err)
+		}
+	}
+	return nil
 }
 
 // pgSignal signals pid through a pidfd after looking again, so that a recycled pid is safe.
