@@ -73,6 +73,8 @@ type PostgresAgent struct {
 	rec     agentRecord
 	problem string // of the last reconcile step
 	watched int    // pid that watchPostmaster looks at
+	waiters int    // orders that wait for ops
+	yield   func() // ends what the holder of ops asks another member
 }
 
 var _ Agent = (*PostgresAgent)(nil)
@@ -204,7 +206,10 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 	if p := a.rebuild.Load(); p != nil {
 		return OrderResult{}, fmt.Errorf("%w (%s)", ErrAgentBusy, *p)
 	}
-	if err := a.lockOps(ctx); err != nil {
+	a.waiting(1)
+	err := a.lockOps(ctx)
+	a.waiting(-1)
+	if err != nil {
 		return OrderResult{}, err
 	}
 	defer a.unlockOps()
@@ -253,6 +258,29 @@ func (a *PostgresAgent) lockOps(ctx context.Context) error {
 }
 
 func (a *PostgresAgent) unlockOps() { <-a.ops }
+
+// waiting counts the orders that wait for ops, and has the holder give up what it may give up.
+func (a *PostgresAgent) waiting(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waiters += n
+	if a.waiters > 0 && a.yield != nil {
+		a.yield()
+	}
+}
+
+// yielding is the context of what the reconcile loop asks other members: they may be unreachable,
+// and an order must not wait for that.
+func (a *PostgresAgent) yielding(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.QueryTimeout)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.yield = cancel
+	if a.waiters > 0 {
+		cancel()
+	}
+	return ctx, cancel
+}
 
 // hurry makes the sampler look now and often for a while: something has just changed.
 func (a *PostgresAgent) hurry() {

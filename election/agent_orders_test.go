@@ -186,6 +186,7 @@ func TestAgentSwitchover(t *testing.T) {
 	c.waitStreaming("n2", "n1")
 	c.waitStreaming("n3", "n1")
 	c.sql("n1", "CREATE TABLE t AS SELECT generate_series(1, 10) i")
+	c.testSlotsAdvance()
 	receiver, _ := strconv.Atoi(c.sql("n3",
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'"))
 	if err := syscall.Kill(receiver, syscall.SIGSTOP); err != nil {
@@ -240,6 +241,61 @@ func TestAgentSwitchover(t *testing.T) {
 	c.waitStreaming("n1", "n3")
 	if got := c.sql("n2", "SELECT count(*) FROM t"); got != "10" {
 		t.Errorf("the diverged member has %s rows", got)
+	}
+}
+
+// testSlotsAdvance shows that the slots which a standby carries for others move on, so that they
+// keep no more WAL than the primary's.
+func (c *agentCluster) testSlotsAdvance() {
+	const ask = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'holdfast_n3'"
+	c.wait("n2", "slots", func(s election.MemberStatus) bool { return len(s.Slots) == 2 })
+	before := c.sql("n2", ask)
+	want := c.sql("n1", "INSERT INTO t VALUES (10); DELETE FROM t WHERE ctid = '(0,11)';"+
+		"SELECT pg_current_wal_lsn()")
+	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if c.sql("n2", "SELECT ("+ask+") >= '"+want+"'") == "t" {
+			return
+		}
+		if time.Since(begin) > 8*time.Second {
+			c.t.Fatalf("the slot on the standby stays at %s", before)
+		}
+	}
+}
+
+// TestAgentInterruptedRewind shows that a directory in which pg_rewind was cut off is never
+// started as it is: when it cannot be rewound again it is cloned, and the old one is kept aside.
+func TestAgentInterruptedRewind(t *testing.T) {
+	c := newAgentCluster(t, 2)
+	c.start("n1", "n2")
+	c.bootstrap("")
+	c.open("n1")
+	c.waitStreaming("n2", "n1")
+	c.close("n1")
+	if err := syscall.Kill(c.pid("n1"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	record := c.cfgs["n1"].DataDir + ".holdfast/agent.json"
+	b, err := os.ReadFile(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = []byte(strings.Replace(string(b), "{", `{"rewinding": true,`, 1))
+	if err := os.WriteFile(record, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(c.cfgs["n1"].DataDir + "/global/pg_control"); err != nil {
+		t.Fatal(err)
+	}
+	c.epoch = 2
+	c.do("n2", election.Order{Kind: election.OrderRecruit})
+	c.commit("n2", c.do("n2", election.Order{Kind: election.OrderPromote}))
+	c.start("n1")
+	c.waitStreaming("n1", "n2")
+	if _, err := os.Stat(c.cfgs["n1"].DataDir + ".lost-2/PG_VERSION"); err != nil {
+		t.Errorf("the old data was not kept aside: %v", err)
+	}
+	if got, err := os.ReadFile(record); err != nil || strings.Contains(string(got), "rewinding") {
+		t.Errorf("the mark of the rewind is left: %s %v", got, err)
 	}
 }
 

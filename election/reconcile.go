@@ -20,28 +20,31 @@ type agentStep struct {
 // a lease that ran out (DESIGN 10.7).
 func (a *PostgresAgent) runReconcile(ctx context.Context) {
 	lastSlots := time.Time{}
+	failures := 0
 	for ctx.Err() == nil {
 		_, newer := a.deps.Source.State()
 		err := a.reconcile(ctx, &lastSlots)
-		wait := time.Second
-		if err != nil && ctx.Err() == nil {
-			a.setProblem(err.Error())
-			wait = 500 * time.Millisecond
-			if errors.Is(err, errAgentWait) {
-				wait = 50 * time.Millisecond
-			}
-		} else {
+		wait, work := time.Second, a.work
+		switch {
+		case err == nil:
+			failures = 0
 			a.setProblem("")
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errAgentWait):
+			failures, wait, work = 0, 50*time.Millisecond, nil
+			a.setProblem(err.Error())
+		default:
+			// The failed step itself made samples: only a newer state cuts the pause short.
+			wait, work = min(5*time.Second, 250*time.Millisecond<<min(failures, 5)), nil
+			failures++
+			a.setProblem(err.Error())
 		}
 		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 		case <-newer:
-		case <-a.work:
-			// Samples come often; steps that failed keep their pace.
-			if err != nil {
-				_ = pgSleep(ctx, 50*time.Millisecond)
-			}
+		case <-work:
 		case <-t.C:
 		}
 		t.Stop()
@@ -151,7 +154,7 @@ func (a *PostgresAgent) reconcileStopped(ctx context.Context, s agentStep) error
 	switch {
 	case rec.Rewinding && s.holder != nil:
 		return a.rejoin(ctx, *s.holder, s.lock)
-	case s.mine || s.lock.Epoch < rec.PrimaryEpoch:
+	case s.mine || (s.lock.Epoch < rec.PrimaryEpoch && !a.hasStandbySignal()):
 		// The coordinator orders start-primary under a new epoch, or promotes again what an
 		// intent without a lock had promoted.
 		return nil
@@ -249,7 +252,10 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 	if !a.Status().Streaming {
 		return a.checkDiverged(ctx, s)
 	}
-	return a.advanceSlots(ctx, *s.holder, a.members())
+	if err := a.advanceSlots(ctx, *s.holder, a.members()); err != nil {
+		a.log.Debug("slots not advanced", zap.Error(err)) // no Problem: it keeps nobody back
+	}
+	return nil
 }
 
 // checkDiverged finds a standby that got more WAL from the old primary than the new one has; it
@@ -257,7 +263,9 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 func (a *PostgresAgent) checkDiverged(ctx context.Context, s agentStep) error {
 	view, err := a.viewHolder(ctx, *s.holder, s.lock)
 	if err != nil {
-		return err
+		// A holder that is away is nothing wrong with this member, which may replace it.
+		a.log.Debug("holder not asked", zap.Error(err))
+		return nil
 	}
 	pos, err := a.readReplay(ctx)
 	if err != nil {

@@ -27,13 +27,13 @@ type pgHolderView struct {
 // server there is not yet what the lock says.
 func (a *PostgresAgent) viewHolder(ctx context.Context, holder Member, lock *Lock,
 ) (pgHolderView, error) {
+	ctx, cancel := a.yielding(ctx)
+	defer cancel()
 	c, err := a.dialMember(ctx, holder, pgReplicationRole, a.secrets.replication, true)
 	if err != nil {
 		return pgHolderView{}, err
 	}
 	defer pgClose(c)
-	ctx, cancel := context.WithTimeout(ctx, 2*a.cfg.QueryTimeout)
-	defer cancel()
 	rows, err := pgQuery(ctx, c, "IDENTIFY_SYSTEM")
 	if err != nil || len(rows) != 1 || len(rows[0]) < 2 {
 		return pgHolderView{}, fmt.Errorf("identify %q: %w", holder.Name, err)

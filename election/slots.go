@@ -44,8 +44,8 @@ func (a *PostgresAgent) ensureSlots(ctx context.Context, members []Member) error
 	}
 	list := pgLiterals(want)
 	_, err := a.exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
-		WHERE slot_type = 'physical' AND NOT active AND (wal_status = 'lost'
-		OR slot_name LIKE 'holdfast\_%' AND slot_name NOT IN (`+list+`))`)
+		WHERE slot_type = 'physical' AND NOT active AND slot_name LIKE 'holdfast\_%'
+		AND (wal_status = 'lost' OR slot_name NOT IN (`+list+`))`)
 	if err != nil {
 		return fmt.Errorf("drop obsolete slots: %w", err)
 	}
@@ -90,13 +90,13 @@ func (a *PostgresAgent) advanceSlots(ctx context.Context, holder Member, members
 
 // holderSlots asks the primary how far its slots are.
 func (a *PostgresAgent) holderSlots(ctx context.Context, holder Member) (map[string]string, error) {
+	ctx, cancel := a.yielding(ctx)
+	defer cancel()
 	c, err := a.dialMember(ctx, holder, pgLookupRole, a.secrets.lookup, false)
 	if err != nil {
 		return nil, err
 	}
 	defer pgClose(c)
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
-	defer cancel()
 	rows, err := pgQuery(ctx, c, `SELECT slot_name, restart_lsn FROM pg_replication_slots
 		WHERE restart_lsn IS NOT NULL`)
 	if err != nil {
