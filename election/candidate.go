@@ -96,17 +96,6 @@ func Choose(sel Selection) Choice {
 	return c
 }
 
-// RecruitsComplete tells that enough of the old primary's sync set is recruited.
-func RecruitsComplete(sel Selection) bool {
-	var known []Recruit
-	for _, r := range sel.Recruits {
-		if recruitIncomparable(sel, r) == "" {
-			known = append(known, r)
-		}
-	}
-	return fenceIncomplete(sel, known) == ""
-}
-
 // recruitIncomparable tells why a position cannot be compared with those of the lock's timeline:
 // then it neither fences nor competes.
 func recruitIncomparable(sel Selection, r Recruit) string {
@@ -126,6 +115,9 @@ func recruitIneligible(sel Selection, r Recruit) string {
 	case r.Timeline < sel.Lock.Timeline:
 		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", name, r.Timeline,
 			sel.Lock.Timeline)
+	case r.Timeline == sel.Lock.Timeline && r.LSN < sel.Lock.PromotionLSN:
+		return fmt.Sprintf("%s is at %s, before the lock's timeline begins at %s", name, r.LSN,
+			sel.Lock.PromotionLSN)
 	case r.Member.NoFailover:
 		return fmt.Sprintf("%s is tagged nofailover", name)
 	}

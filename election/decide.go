@@ -199,8 +199,10 @@ func failoverMissing(in Input, p Policy) string {
 		Lock: *lock, SyncSet: SyncSet(p.SyncMode, in.State.Members, lock.Holder),
 		Silent: map[string]string{},
 	}
+	// Positions are still moving: only whether somebody could be chosen counts.
+	sel.Lock.PromotionLSN = 0
 	if in.State.Intent != nil {
-		sel.Tried = in.State.Intent.Tried
+		sel.Tried = triedBut(in.State.Intent.Tried, lock.Holder)
 	}
 	for _, m := range DataMembers(in.State.Members) {
 		if m.Name == lock.Holder {
@@ -213,7 +215,6 @@ func failoverMissing(in Input, p Policy) string {
 		case !ok:
 			sel.Silent[m.Name] = "its agent is silent"
 		case st.Phase == PhaseStandby, st.Phase == PhasePrimary && isTried:
-			// Positions are still moving: only whether somebody could be chosen counts.
 			sel.Recruits = append(sel.Recruits, Recruit{Member: m, Timeline: st.Timeline})
 		default:
 			sel.Silent[m.Name] = "it is " + phaseText(st.Phase)

@@ -59,7 +59,7 @@ func runTranscript(t *testing.T, file string) {
 // answer parses a situation and prints the decision.
 func answer(t *testing.T, title, situation string) string {
 	in := election.Input{State: &election.State{V: 1}}
-	p := election.DefaultPolicy()
+	p := election.DefaultPolicy(simTiming())
 	for _, line := range strings.Split(situation, "\n") {
 		if strings.TrimSpace(line) == "" {
 			continue

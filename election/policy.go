@@ -42,17 +42,17 @@ type Policy struct {
 	Tick time.Duration
 }
 
-// DefaultPolicy returns the policy of the cloud profile.
-func DefaultPolicy() Policy {
+// DefaultPolicy returns the policy for a group's times.
+func DefaultPolicy(t Timing) Policy {
 	return Policy{
 		SyncMode:          SyncQuorum,
-		ReportFresh:       2 * time.Second,
+		ReportFresh:       3 * t.Interval,
 		ProbeRepeats:      3,
 		MaxChanges:        6,
 		FlapWindow:        time.Minute,
 		LagMaxBytes:       16 << 20,
-		EndorseTimeout:    10 * time.Second,
-		DrainTimeout:      5 * time.Second,
+		EndorseTimeout:    2 * t.Promise,
+		DrainTimeout:      10 * time.Second,
 		RecruitTimeout:    3 * time.Second,
 		RecruitGrace:      100 * time.Millisecond,
 		PromoteTimeout:    10 * time.Second,
@@ -61,8 +61,8 @@ func DefaultPolicy() Policy {
 		StartTimeout:      30 * time.Second,
 		CheckpointTimeout: 30 * time.Second,
 		BootstrapTimeout:  3 * time.Minute,
-		ApplyTimeout:      3 * time.Second,
+		ApplyTimeout:      4 * t.Heartbeat,
 		RetryPause:        200 * time.Millisecond,
-		Tick:              250 * time.Millisecond,
+		Tick:              t.Interval / 2,
 	}
 }

@@ -1,0 +1,252 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Controller runs the decisions of the group while this node leads it: observe, decide, act. All
+// that it does is bound to the leadership's context and to the epoch of an intent.
+type Controller struct {
+	co     Coordinator
+	policy Policy
+	log    *zap.Logger
+
+	// mu guards what follows; it is never held while another component is called.
+	mu       sync.Mutex
+	decision Decision
+	requests []*pendingSwitchover
+	lastID   uint64
+	isLeader bool
+	// changes are the unplanned changes seen while leading; seenEpoch is the newest looked at.
+	changes   []time.Time
+	seenEpoch uint64
+
+	// wake has one place: a request came in.
+	wake chan struct{}
+	// What follows belongs to RunLeader's goroutine: when the leadership began, when the input
+	// was gathered, how often in a row a change did not advance or was replaced, and the
+	// phases that were measured before the transition of phasesEpoch.
+	ledAt, inputAt time.Time
+	failures       int
+	replaced       int
+	phasesEpoch    uint64
+	phases         map[string]int64
+}
+
+var _ LeaderLoop = (*Controller)(nil)
+
+// NewController returns a controller; RunLeader runs it.
+func NewController(co Coordinator, policy Policy) *Controller {
+	return &Controller{co: co, policy: policy, log: co.Log(), wake: make(chan struct{}, 1)}
+}
+
+// LastDecision returns the newest decision, or how far the change in progress is.
+func (c *Controller) LastDecision() Decision {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.decision
+	d.Evidence = slices.Clone(d.Evidence)
+	return d
+}
+
+// RunLeader decides and acts until ctx, the leadership, ends. It is called again at the next
+// leadership, never twice at once; all its goroutines have ended when it returns.
+func (c *Controller) RunLeader(ctx context.Context) {
+	c.ledAt, c.failures = time.Now(), 0
+	c.startRequests()
+	defer c.failRequests()
+	ticker := time.NewTicker(c.policy.Tick)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		// The channels are taken before the input is read, so that no change is missed.
+		state, stateChanged := c.co.State()
+		_, observed := c.co.Observations()
+		c.settleRequests(state)
+		d := Decide(c.input(state), c.policy)
+		c.record(d)
+		c.refuseRequests(d.Refusals)
+		if err := c.act(ctx, state, d); err != nil && ctx.Err() == nil {
+			c.failures++
+			c.log.Warn("change of the lock did not advance", zap.Error(err),
+				zap.Int("failures", c.failures))
+			c.pause(ctx, c.policy.RetryPause*time.Duration(min(c.failures, 10)))
+			continue
+		}
+		if d.Do != ActHold {
+			continue
+		}
+		c.failures = 0
+		select {
+		case <-ctx.Done():
+		case <-stateChanged:
+		case <-observed:
+		case <-c.wake:
+		case <-ticker.C:
+		}
+	}
+}
+
+// act carries a decision out; it returns when the step is done, void or failed.
+func (c *Controller) act(ctx context.Context, s *State, d Decision) error {
+	switch d.Do {
+	case ActHold:
+		return nil
+	case ActBegin:
+		return c.begin(ctx, s, d)
+	case ActContinue:
+		return c.runTransition(ctx, s, *d.Intent)
+	}
+	panic("BUG: action " + string(d.Do))
+}
+
+// begin writes the intent of a new change. A switchover first makes the primary write a
+// checkpoint, so that its stop is short.
+func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
+	it := *d.Intent
+	if it.Kind == IntentSwitchover {
+		if err := c.checkpointFirst(ctx, s); err != nil {
+			c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
+			return err
+		}
+	}
+	start := time.Now()
+	epoch, err := c.beginIntent(ctx, it, 0)
+	if err != nil {
+		c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
+		return err
+	}
+	c.markRequest(d.RequestID, epoch, it.To)
+	phases := map[string]int64{"intent": time.Since(start).Milliseconds()}
+	if d.IsPrimaryUsable && it.Kind != IntentSwitchover {
+		phases["detect"] = (d.UsableAge + start.Sub(c.inputAt)).Milliseconds()
+	}
+	c.phasesEpoch, c.phases = epoch, phases
+	return nil
+}
+
+// checkpointFirst orders the checkpoint that precedes a switchover; it gives up when the primary
+// turns out to be dead meanwhile.
+func (c *Controller) checkpointFirst(ctx context.Context, s *State) error {
+	ctx, cancel := context.WithTimeout(ctx, c.policy.CheckpointTimeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		o := Order{V: Version, Kind: OrderCheckpoint, Epoch: s.Lock.Epoch}
+		_, err := c.co.Call(ctx, s.Lock.Holder, o)
+		done <- err
+	}()
+	ticker := time.NewTicker(c.policy.Tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ticker.C:
+			if now, _ := c.co.State(); now.Lock != nil && now.Lock.Epoch == s.Lock.Epoch &&
+				!judgePrimary(c.input(now), c.policy).isDead {
+				continue
+			}
+			cancel()
+			<-done
+			return errors.New("the primary was lost before the switchover began")
+		}
+	}
+}
+
+// input gathers what a decision rests on.
+func (c *Controller) input(s *State) Input {
+	now := time.Now()
+	c.inputAt = now
+	in := Input{State: s, Observations: c.observations(s, now)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.requests {
+		if r.epoch == 0 {
+			in.Requests = append(in.Requests, r.request)
+		}
+	}
+	for _, h := range s.History {
+		if h.Lock.Epoch <= c.seenEpoch {
+			continue
+		}
+		if h.Kind == IntentFailover || h.Kind == IntentRestart {
+			c.changes = append(c.changes, now)
+		}
+		c.seenEpoch = h.Lock.Epoch
+	}
+	kept := c.changes[:0]
+	for _, at := range c.changes {
+		if age := now.Sub(at); age <= c.policy.FlapWindow {
+			kept = append(kept, at)
+			in.ChangeAges = append(in.ChangeAges, age)
+		}
+	}
+	c.changes = kept
+	return in
+}
+
+// observations returns the reports, with an entry for each member that has not reported to this
+// leader: its age is that of the leadership.
+func (c *Controller) observations(s *State, now time.Time) []Observation {
+	obs, _ := c.co.Observations()
+	obs = slices.Clone(obs)
+	for _, m := range s.Members {
+		if !slices.ContainsFunc(obs, func(o Observation) bool { return o.Node == m.Name }) {
+			obs = append(obs, Observation{Report: Report{Node: m.Name}, Age: now.Sub(c.ledAt)})
+		}
+	}
+	return obs
+}
+
+// record keeps a decision for status, and logs it when it says something new.
+func (c *Controller) record(d Decision) {
+	c.mu.Lock()
+	isNew := d.Summary != c.decision.Summary
+	if d.Do != ActContinue || c.decision.Do != ActContinue ||
+		c.decision.Intent.Epoch != d.Intent.Epoch {
+		c.decision = d
+	} else {
+		isNew = false // keep what note said about the same intent
+	}
+	c.mu.Unlock()
+	if isNew {
+		c.log.Info("decision", zap.String("do", string(d.Do)), zap.String("summary", d.Summary),
+			zap.Strings("evidence", d.Evidence))
+	}
+}
+
+// note says how far the change in progress is, for status.
+func (c *Controller) note(it Intent, text string) {
+	summary := intentText(it) + ": " + text
+	c.mu.Lock()
+	isNew := c.decision.Summary != summary
+	c.decision.Do, c.decision.Intent, c.decision.Summary = ActContinue, &it, summary
+	c.mu.Unlock()
+	if isNew {
+		c.log.Info("change of the lock", zap.Uint64("epoch", it.Epoch),
+			zap.String("kind", string(it.Kind)), zap.String("step", text))
+	}
+}
+
+// pause waits; it ends early with ctx.
+func (c *Controller) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// newControllerFor returns a controller with the policy that follows from a node's configuration.
+func newControllerFor(co Coordinator, cfg Config) *Controller {
+	p := DefaultPolicy(co.Timing())
+	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
+	return NewController(co, p)
+}

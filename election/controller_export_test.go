@@ -1,0 +1,4 @@
+package election
+
+// ApplyCommand gives the simulation the real rule of the replicated state.
+var ApplyCommand = apply

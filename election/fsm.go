@@ -1,0 +1,116 @@
+package election
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsm is the thin raft.FSM over the pure state. It publishes each new state; readers share it and
+// never change it.
+type fsm struct {
+	mu      sync.Mutex
+	state   *State
+	index   uint64
+	changed chan struct{}
+}
+
+var (
+	_ raft.FSM    = (*fsm)(nil)
+	_ StateSource = (*fsm)(nil)
+)
+
+func newFSM() *fsm { return &fsm{state: &State{V: Version}, changed: make(chan struct{})} }
+
+// State implements StateSource.
+func (f *fsm) State() (*State, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state, f.changed
+}
+
+// at returns the state with the index of the entry that made it.
+func (f *fsm) at() (*State, uint64, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state, f.index, f.changed
+}
+
+// applied is the answer to a log entry.
+type applied struct {
+	result Result
+	err    error
+}
+
+// Apply implements raft.FSM. An entry that cannot be read changes nothing and says so.
+func (f *fsm) Apply(l *raft.Log) any {
+	c, err := decodeCommand(l.Data)
+	if err != nil {
+		return applied{err: err}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	next, r := apply(f.state, c)
+	if next != f.state {
+		f.publishLocked(next, l.Index)
+	}
+	return applied{result: r}
+}
+
+func (f *fsm) publishLocked(s *State, index uint64) {
+	f.state, f.index = s, index
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// snapshotBody is what a snapshot holds.
+type snapshotBody struct {
+	V     int    `json:"v"`
+	Index uint64 `json:"index"`
+	State *State `json:"state"`
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &snapshot{body: snapshotBody{V: Version, Index: f.index, State: f.state}}, nil
+}
+
+// snapshotBytesMax bounds a snapshot that is read.
+const snapshotBytesMax = 64 << 20
+
+// Restore implements raft.FSM.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	var b snapshotBody
+	if err := json.NewDecoder(io.LimitReader(r, snapshotBytesMax)).Decode(&b); err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	if b.V > Version || b.State == nil {
+		return fmt.Errorf("read snapshot: version %d is newer than %d; upgrade this node", b.V,
+			Version)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.publishLocked(b.State, b.Index)
+	return nil
+}
+
+// snapshot is a state on its way to disk.
+type snapshot struct{ body snapshotBody }
+
+// Persist implements raft.FSMSnapshot.
+func (s *snapshot) Persist(sink raft.SnapshotSink) error {
+	if err := json.NewEncoder(sink).Encode(s.body); err != nil {
+		_ = sink.Cancel()
+		return fmt.Errorf("write snapshot: %w", err)
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *snapshot) Release() {}

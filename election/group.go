@@ -1,0 +1,166 @@
+package election
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+)
+
+// raftPoolMax is how many idle connections Raft keeps to each node.
+const raftPoolMax = 3
+
+// startRaft joins the group: with its log where there is one, else by forming the group of the
+// configured nodes.
+func (n *Node) startRaft() error {
+	layer := &streamLayer{
+		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.store.silent.Load,
+	}
+	// The address that others know, not the one that is listened on.
+	layer.handoff.addr = raftAddr(n.cfg.Self().Address)
+	n.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: layer, MaxPool: raftPoolMax, MaxRPCsInFlight: 1,
+		Timeout: n.timing.Heartbeat * 5, Logger: raftLogger(n.log),
+	})
+	n.store.onSilent = n.transport.CloseStreams
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, raftLogger(n.log))
+	if err != nil {
+		return fmt.Errorf("open snapshots in %s: %w", n.cfg.Dir, err)
+	}
+	if err := n.formGroup(snaps); err != nil {
+		return err
+	}
+	n.raft, err = raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.transport)
+	if err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+// raftConfig sets the times of the profile.
+func (n *Node) raftConfig() *raft.Config {
+	c := raft.DefaultConfig()
+	c.LocalID = raft.ServerID(n.cfg.Name)
+	c.HeartbeatTimeout, c.ElectionTimeout = n.timing.Heartbeat, n.timing.Heartbeat
+	c.LeaderLeaseTimeout = n.timing.Heartbeat / 2
+	c.CommitTimeout = 20 * time.Millisecond
+	c.SnapshotThreshold, c.TrailingLogs = 2048, 2048
+	c.NotifyCh = n.notify
+	c.Logger = raftLogger(n.log)
+	c.PreVoteDisabled = false
+	c.NoLegacyTelemetry = true
+	return c
+}
+
+// raftAddr is an address as Raft compares it: by its text.
+type raftAddr string
+
+// Network implements net.Addr.
+func (raftAddr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a raftAddr) String() string { return string(a) }
+
+func (n *Node) nameOf(addr string) string {
+	for _, m := range n.cfg.Nodes {
+		if m.Address == addr {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+// formGroup writes the first configuration where there is no log yet. All nodes have the same
+// list, so all write the same entry. A node that lost its disk finds that the group is formed
+// already, writes nothing, and gets the log from the leader.
+func (n *Node) formGroup(snaps raft.SnapshotStore) error {
+	exists, err := raft.HasExistingState(n.store, n.store, snaps)
+	if err != nil {
+		return fmt.Errorf("read raft log in %s: %w", n.cfg.Dir, err)
+	}
+	formed, err := n.askPeers()
+	if err != nil || exists || formed {
+		return err
+	}
+	var c raft.Configuration
+	for _, m := range n.cfg.Nodes {
+		c.Servers = append(c.Servers, raft.Server{
+			ID: raft.ServerID(m.Name), Address: raft.ServerAddress(m.Address),
+		})
+	}
+	err = raft.BootstrapCluster(n.raftConfig(), n.store, n.store, snaps, n.transport, c)
+	if err != nil {
+		return fmt.Errorf("form group: %w", err)
+	}
+	return nil
+}
+
+// askPeers finds out whether the group is formed, and refuses to start among nodes that have
+// another idea of it. Nodes that do not answer are not waited for.
+func (n *Node) askPeers() (formed bool, err error) {
+	type reply struct {
+		name   string
+		answer helloAnswer
+		err    error
+	}
+	replies := make(chan reply, len(n.peers))
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	defer cancel()
+	for name, p := range n.peers {
+		go func() {
+			var a helloAnswer
+			err := p.call(ctx, "/v1/hello", empty{Version}, &a)
+			replies <- reply{name, a, err}
+		}()
+	}
+	for range n.peers {
+		r := <-replies
+		if r.err != nil {
+			continue
+		}
+		if r.answer.Cluster != n.cfg.Cluster {
+			return false, fmt.Errorf("node %s belongs to cluster %q and this one to %q: "+
+				"check group.cluster and group.nodes", r.name, r.answer.Cluster, n.cfg.Cluster)
+		}
+		if !reflect.DeepEqual(r.answer.Nodes, n.cfg.Nodes) {
+			return false, fmt.Errorf("node %s has another group.nodes than this one: the list "+
+				"must be the same on all nodes", r.name)
+		}
+		formed = formed || r.answer.Formed
+	}
+	return formed, nil
+}
+
+// hello tells another node who this one is.
+func (n *Node) hello() helloAnswer {
+	a := helloAnswer{V: Version, Cluster: n.cfg.Cluster, Nodes: n.cfg.Nodes}
+	if n.fsm != nil {
+		s, _ := n.fsm.State()
+		a.Formed = s.Lock != nil
+	}
+	return a
+}
+
+// raftLogger passes Raft's warnings on.
+func raftLogger(log *zap.Logger) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{
+		Name: "raft", Level: hclog.Warn, Output: logWriter{log}, DisableTime: true,
+	})
+}
+
+// logWriter turns Raft's lines into entries.
+type logWriter struct{ log *zap.Logger }
+
+var _ io.Writer = logWriter{}
+
+// Write implements io.Writer.
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Warn("raft", zap.String("line", strings.TrimSpace(string(p))))
+	return len(p), nil
+}

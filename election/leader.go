@@ -1,0 +1,204 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+)
+
+// barrierTimeout bounds the wait for the log of earlier leaders.
+const barrierTimeout = 10 * time.Second
+
+// runLeadership starts and stops the leader loop as Raft says. It is the one reader of the
+// channel: signals come one by one, and a second true means that leadership was lost and
+// regained in between.
+func (n *Node) runLeadership(ctx context.Context) {
+	defer n.work.Done()
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case leads := <-n.notify:
+			stop()
+			stop = func() {}
+			n.log.Info("raft leadership", zap.Bool("leader", leads))
+			if leads {
+				stop = n.startLoop(ctx)
+			}
+		}
+	}
+}
+
+// startLoop runs the leader loop; the returned function ends it and waits.
+func (n *Node) startLoop(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go n.runLoop(ctx, done)
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// runLoop waits until this node knows everything that was decided before, and leads.
+func (n *Node) runLoop(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	for ctx.Err() == nil {
+		if err := n.raft.Barrier(barrierTimeout).Error(); err == nil {
+			break
+		}
+		pauseFor(ctx, 50*time.Millisecond)
+	}
+	for ctx.Err() == nil {
+		if err := n.registerMembers(ctx); err == nil {
+			break
+		} else if ctx.Err() == nil {
+			n.log.Warn("members could not be registered", zap.Error(err))
+		}
+		pauseFor(ctx, 500*time.Millisecond)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	n.setLeading(true)
+	defer n.setLeading(false)
+	n.loop.RunLeader(ctx)
+}
+
+func (n *Node) setLeading(v bool) {
+	n.mu.Lock()
+	n.leading = v
+	n.mu.Unlock()
+}
+
+func (n *Node) isLeading() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.leading
+}
+
+// registerMembers enters the configured members; it writes nothing if they are there.
+func (n *Node) registerMembers(ctx context.Context) error {
+	c := Command{Kind: CommandRegister, Register: &RegisterMembers{
+		Cluster: n.cfg.Cluster, Members: n.cfg.Nodes,
+	}}
+	s, _ := n.fsm.State()
+	if next, r := apply(s, c); next == s && r.Refused == "" {
+		return nil
+	}
+	r, err := n.Apply(ctx, c)
+	if err != nil {
+		return err
+	}
+	return r.Err()
+}
+
+// Leader is the name of the Raft leader as far as it is known here; empty if there is none.
+func (n *Node) Leader() string {
+	if n.raft == nil {
+		return ""
+	}
+	_, id := n.raft.LeaderWithID()
+	return string(id)
+}
+
+// AppliedIndex is the newest log index that is applied here; 0 on a node that is no voter.
+func (n *Node) AppliedIndex() uint64 {
+	if n.raft == nil {
+		return 0
+	}
+	return n.raft.LastIndex()
+}
+
+// Apply implements Coordinator. On another node than the leader it is passed on.
+func (n *Node) Apply(ctx context.Context, c Command) (Result, error) {
+	if n.raft == nil {
+		return Result{}, errors.New("apply: this node is no voter")
+	}
+	if n.raft.State() == raft.Leader {
+		return n.applyHere(ctx, c)
+	}
+	p := n.peerOf(n.Leader())
+	if p == nil {
+		return Result{}, ErrNoLeader
+	}
+	var r Result
+	err := p.call(ctx, "/v1/apply", c, &r)
+	return r, err
+}
+
+// applyTimeout bounds the time until Raft takes an entry.
+const applyTimeout = 5 * time.Second
+
+// applyHere writes to the log as the leader.
+func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
+	b, err := encodeCommand(c)
+	if err != nil {
+		return Result{}, err
+	}
+	f := n.raft.Apply(b, applyTimeout)
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			return Result{}, fmt.Errorf("apply %s: %w", c.Kind, err)
+		}
+	case <-ctx.Done():
+		return Result{}, fmt.Errorf("apply %s: outcome unknown: %w", c.Kind, ctx.Err())
+	}
+	a, ok := f.Response().(applied)
+	if !ok {
+		return Result{}, fmt.Errorf("apply %s: no result", c.Kind)
+	}
+	return a.result, a.err
+}
+
+// Switchover moves the primary to that member, or to the best one if to is empty. It returns
+// when that is done, or with the reason why it was not.
+func (n *Node) Switchover(ctx context.Context, to string) error {
+	if n.isLeading() {
+		return n.switchoverHere(ctx, to)
+	}
+	p := n.peerOf(n.Leader())
+	if p == nil {
+		return ErrNoLeader
+	}
+	var a empty
+	return p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a)
+}
+
+func (n *Node) switchoverHere(ctx context.Context, to string) error {
+	if !n.isLeading() {
+		return errNotLeader
+	}
+	return n.loop.RequestSwitchover(ctx, to)
+}
+
+// LeaderObservations are the leader's observations, wherever this is asked.
+func (n *Node) LeaderObservations(ctx context.Context) ([]Observation, error) {
+	if n.isLeading() {
+		obs, _ := n.Observations()
+		return obs, nil
+	}
+	peers := n.peerList()
+	if p := n.peerOf(n.Leader()); p != nil {
+		peers = []*peer{p}
+	} else if n.raft != nil {
+		return nil, ErrNoLeader
+	}
+	var last error
+	for _, p := range peers {
+		var a observationsAnswer
+		if last = p.call(ctx, "/v1/observations", empty{Version}, &a); last == nil {
+			return a.Observations, nil
+		}
+	}
+	return nil, last
+}

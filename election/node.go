@@ -1,0 +1,380 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// Deps are what a Node works with.
+type Deps struct {
+	Log *zap.Logger
+	// Agent controls the local PostgreSQL; nil if there is none.
+	Agent Agent
+	// Gate is closed before a lease is released; nil if there is none.
+	Gate Gate
+	// Stats tells the proxy's sessions and held ones for reports; nil reports none.
+	Stats func() (sessions, held int)
+	// Loop makes what runs on the Raft leader; nil is the controller.
+	Loop func(c Coordinator) LeaderLoop
+	// Registerer gets the metrics; nil keeps them to the node.
+	Registerer prometheus.Registerer
+}
+
+// Node is one process's part in the group: a voter, or a follower of the voters, and always a
+// lessee. It owns Raft, the node-to-node port and all goroutines of the package but the agent's.
+type Node struct {
+	cfg    Config
+	deps   Deps
+	log    *zap.Logger
+	timing Timing
+	now    func() int64
+	id     *identity
+
+	peers   map[string]*peer // the other nodes
+	fsm     *fsm             // of a voter
+	remote  *remoteSource    // of a node that is none
+	voter   *voter
+	lessee  *lessee
+	reports *reports
+	loop    LeaderLoop
+	metrics *metrics
+
+	port      *port
+	rpcServer *http.Server
+	store     *store
+	raft      *raft.Raft
+	transport *raft.NetworkTransport
+	notify    chan bool
+
+	mu      sync.Mutex
+	leading bool
+
+	ctx       context.Context
+	cancel    context.CancelFunc
+	stopped   chan struct{}
+	closeOnce sync.Once
+	work      sync.WaitGroup
+}
+
+var (
+	_ Coordinator = (*Node)(nil)
+	_ StateSource = (*Node)(nil)
+)
+
+// New builds a Node and opens what it has on disk; Start lets it take part.
+func New(cfg Config, deps Deps) (*Node, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	timing, err := TimingOf(cfg.Profile)
+	if err != nil {
+		return nil, err
+	}
+	id, err := loadIdentity(cfg.Name, cfg.CAFile, cfg.CertFile, cfg.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, deps: deps, log: deps.Log, timing: timing, now: bootNow, id: id,
+		peers: make(map[string]*peer), stopped: make(chan struct{}),
+		notify: make(chan bool, 64), metrics: newMetrics(deps.Registerer),
+	}
+	if n.log == nil {
+		n.log = zap.NewNop()
+	}
+	n.reports = newReports(n.now)
+	for _, m := range cfg.Nodes {
+		if m.Name != cfg.Name {
+			n.peers[m.Name] = newPeer(m, id)
+		}
+	}
+	if cfg.Voter {
+		err = n.openVoter()
+	} else {
+		n.remote = newRemoteSource(n.peerList(), n.log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	n.lessee = newLessee(cfg.Name, timing, cfg.DrainTimeout, n.voterClients(), n, deps.Gate,
+		n.log, n.now)
+	if deps.Loop == nil {
+		deps.Loop = func(c Coordinator) LeaderLoop { return newControllerFor(c, cfg) }
+	}
+	n.loop = deps.Loop(n)
+	return n, nil
+}
+
+// openVoter opens the Raft store and the endorsement.
+func (n *Node) openVoter() error {
+	n.fsm = newFSM()
+	var err error
+	if n.store, err = openStore(n.cfg.Dir, n.log); err != nil {
+		return err
+	}
+	n.voter, err = newVoter(filepath.Join(n.cfg.Dir, "endorsed.json"), n.timing, n.fsm, n.now)
+	if err != nil {
+		_ = n.store.Close()
+	}
+	return err
+}
+
+func (n *Node) peerList() []*peer {
+	var out []*peer
+	for _, m := range n.cfg.Nodes {
+		if p := n.peers[m.Name]; p != nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func (n *Node) voterClients() []voterClient {
+	var out []voterClient
+	for _, m := range n.cfg.Nodes {
+		if p := n.peers[m.Name]; p != nil {
+			out = append(out, p)
+		} else if n.voter != nil {
+			out = append(out, localVoter{m.Name, n.voter})
+		}
+	}
+	return out
+}
+
+// Start takes part in the group until Close.
+func (n *Node) Start(ctx context.Context) error {
+	n.ctx, n.cancel = context.WithCancel(ctx)
+	if n.cfg.Voter {
+		if err := n.startVoter(); err != nil {
+			return err
+		}
+	} else {
+		n.goRun(n.remote.run)
+	}
+	n.goRun(n.lessee.run)
+	if n.cfg.Voter {
+		n.work.Add(1)
+		go n.runReports(n.ctx)
+	}
+	return nil
+}
+
+func (n *Node) goRun(run func(context.Context)) {
+	n.work.Add(1)
+	go func() {
+		defer n.work.Done()
+		run(n.ctx)
+	}()
+}
+
+func (n *Node) startVoter() error {
+	listen := n.cfg.Listen
+	if listen == "" {
+		listen = n.cfg.Self().Address
+	}
+	var err error
+	if n.port, err = listenPort(listen, n.id, n.isNode, n.log); err != nil {
+		return err
+	}
+	n.port.start()
+	n.startRPC()
+	if err := n.startRaft(); err != nil {
+		return err
+	}
+	n.work.Add(1)
+	go n.runLeadership(n.ctx)
+	return nil
+}
+
+// isNode tells whether the name is one of the group's nodes.
+func (n *Node) isNode(name string) bool {
+	return name == n.cfg.Name && n.cfg.Voter || n.peers[name] != nil
+}
+
+func (n *Node) peerOf(name string) *peer { return n.peers[name] }
+
+// Name implements Coordinator.
+func (n *Node) Name() string { return n.cfg.Name }
+
+// Timing implements Coordinator.
+func (n *Node) Timing() Timing { return n.timing }
+
+// Now implements Coordinator.
+func (n *Node) Now() int64 { return n.now() }
+
+// Log implements Coordinator.
+func (n *Node) Log() *zap.Logger { return n.log }
+
+// State implements StateSource.
+func (n *Node) State() (*State, <-chan struct{}) {
+	if n.fsm != nil {
+		return n.fsm.State()
+	}
+	return n.remote.State()
+}
+
+// Lease returns this process's lease.
+func (n *Node) Lease() *LeaseView { return &n.lessee.view }
+
+// Granted returns the newest epoch that a majority has granted to this process, and a channel
+// that is closed when there is another one.
+func (n *Node) Granted() (uint64, <-chan struct{}) { return n.lessee.state() }
+
+// Observations implements Coordinator.
+func (n *Node) Observations() ([]Observation, <-chan struct{}) { return n.reports.all() }
+
+// sourceAddr is the address that this node's connections to servers come from: that of its own
+// PostgreSQL or node address, since the servers admit nodes by it.
+func (n *Node) sourceAddr() net.Addr {
+	self := n.cfg.Self()
+	addr := self.Postgres
+	if addr == "" {
+		addr = self.Address
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil
+	}
+	if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+		return &net.TCPAddr{IP: ip}
+	}
+	return nil
+}
+
+// obey carries an order out on the local agent.
+func (n *Node) obey(ctx context.Context, o Order) (OrderResult, error) {
+	if n.deps.Agent == nil {
+		return OrderResult{}, errors.New("this node has no PostgreSQL")
+	}
+	r, err := n.deps.Agent.Do(ctx, o)
+	r.V = Version
+	return r, err
+}
+
+// Call implements Coordinator.
+func (n *Node) Call(ctx context.Context, member string, o Order) (OrderResult, error) {
+	o.V = Version
+	if member == n.cfg.Name {
+		return n.obey(ctx, o)
+	}
+	p := n.peerOf(member)
+	if p == nil {
+		return OrderResult{}, fmt.Errorf("order %s: %q is not a node", o.Kind, member)
+	}
+	var r OrderResult
+	err := p.call(ctx, "/v1/order", o, &r)
+	return r, err
+}
+
+// EndorseAll implements Coordinator.
+func (n *Node) EndorseAll(ctx context.Context, epoch uint64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	results := make(chan error, len(n.cfg.Nodes))
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer cancel()
+	for _, m := range n.cfg.Nodes {
+		work.Add(1)
+		go func() {
+			defer work.Done()
+			results <- n.endorseAt(ctx, m.Name, epoch)
+		}()
+	}
+	var errs []error
+	yes := 0
+	for range n.cfg.Nodes {
+		if err := <-results; err != nil {
+			errs = append(errs, err)
+			if len(errs) > len(n.cfg.Nodes)/2 {
+				break
+			}
+			continue
+		}
+		if yes++; yes > len(n.cfg.Nodes)/2 {
+			return nil
+		}
+	}
+	return fmt.Errorf("endorse epoch %d: no majority: %w", epoch, errors.Join(errs...))
+}
+
+// endorseAt asks one voter, again while it cannot be reached.
+func (n *Node) endorseAt(ctx context.Context, name string, epoch uint64) error {
+	if name == n.cfg.Name {
+		return n.voter.endorse(ctx, epoch)
+	}
+	for {
+		var a empty
+		err := n.peerOf(name).call(ctx, "/v1/endorse", endorseRequest{Version, epoch}, &a)
+		if err == nil || errors.Is(err, errRemote) || ctx.Err() != nil {
+			return err
+		}
+		pauseFor(ctx, 50*time.Millisecond)
+	}
+}
+
+// Close leaves the group and waits for every goroutine. PostgreSQL is not touched.
+func (n *Node) Close(ctx context.Context) error {
+	var err error
+	n.closeOnce.Do(func() { err = n.closeAll(ctx) })
+	return err
+}
+
+func (n *Node) closeAll(ctx context.Context) error {
+	close(n.stopped)
+	if n.cancel != nil {
+		n.cancel()
+	}
+	var errs []error
+	if n.rpcServer != nil {
+		_ = n.rpcServer.Close()
+	}
+	if n.port != nil {
+		n.port.close()
+	}
+	if n.store != nil {
+		n.store.closed.Store(true)
+	}
+	if n.raft != nil {
+		errs = append(errs, waitFuture(ctx, n.raft.Shutdown()))
+		_ = n.transport.Close()
+	}
+	done := make(chan struct{})
+	go func() {
+		n.work.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		errs = append(errs, fmt.Errorf("close node: %w", ctx.Err()))
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	for _, p := range n.peers {
+		p.close()
+	}
+	return errors.Join(errs...)
+}
+
+// waitFuture waits for a future of Raft, but not beyond ctx.
+func waitFuture(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("stop raft: %w", ctx.Err())
+	}
+}

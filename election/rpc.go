@@ -1,0 +1,197 @@
+package election
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Requests and answers of the RPCs that have no type of their own.
+type (
+	endorseRequest struct {
+		V     int    `json:"v"`
+		Epoch uint64 `json:"epoch"`
+	}
+	stateRequest struct {
+		V int `json:"v"`
+		// Index is the newest that the caller has; the answer waits for a newer one.
+		Index  uint64 `json:"index"`
+		WaitMS int64  `json:"wait_ms"`
+	}
+	stateAnswer struct {
+		V     int    `json:"v"`
+		Index uint64 `json:"index"`
+		State *State `json:"state"`
+	}
+	helloAnswer struct {
+		V       int    `json:"v"`
+		Cluster string `json:"cluster"`
+		// Formed tells that the group has a log already.
+		Formed bool     `json:"formed"`
+		Nodes  []Member `json:"nodes"`
+	}
+	switchoverRequest struct {
+		V  int    `json:"v"`
+		To string `json:"to"`
+	}
+	observationsAnswer struct {
+		V            int           `json:"v"`
+		Observations []Observation `json:"observations"`
+	}
+	empty struct {
+		V int `json:"v"`
+	}
+)
+
+// version lets serveRPC refuse requests of newer releases before they are looked at.
+type versioned struct {
+	V int `json:"v"`
+}
+
+// handler builds the RPC server's handler.
+func (n *Node) handler() http.Handler {
+	mux := http.NewServeMux()
+	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
+	if n.voter != nil {
+		mux.HandleFunc("POST /v1/renew", rpc(func(_ context.Context, r Renewal,
+		) (RenewalAnswer, error) {
+			return n.voter.renew(r), nil
+		}))
+		mux.HandleFunc("POST /v1/release", rpc(func(_ context.Context, r Renewal,
+		) (RenewalAnswer, error) {
+			return n.voter.release(r), nil
+		}))
+		mux.HandleFunc("POST /v1/endorse", voters(rpc(func(ctx context.Context,
+			r endorseRequest,
+		) (empty, error) {
+			return empty{Version}, n.voter.endorse(ctx, r.Epoch)
+		})))
+		mux.HandleFunc("POST /v1/state", rpc(n.serveState))
+	}
+	mux.HandleFunc("POST /v1/hello", rpc(func(context.Context, empty) (helloAnswer, error) {
+		return n.hello(), nil
+	}))
+	mux.HandleFunc("POST /v1/report", voters(rpc(func(_ context.Context, r Report,
+	) (empty, error) {
+		return empty{Version}, n.takeReport(r)
+	})))
+	mux.HandleFunc("POST /v1/apply", voters(rpc(n.applyHere)))
+	mux.HandleFunc("POST /v1/order", voters(rpc(func(ctx context.Context, o Order,
+	) (OrderResult, error) {
+		return n.obey(ctx, o)
+	})))
+	mux.HandleFunc("POST /v1/switchover", voters(rpc(func(ctx context.Context,
+		r switchoverRequest,
+	) (empty, error) {
+		return empty{Version}, n.switchoverHere(ctx, r.To)
+	})))
+	mux.HandleFunc("POST /v1/observations", voters(rpc(func(context.Context, empty,
+	) (observationsAnswer, error) {
+		if !n.isLeading() {
+			return observationsAnswer{}, errNotLeader
+		}
+		obs, _ := n.Observations()
+		return observationsAnswer{Version, obs}, nil
+	})))
+	return mux
+}
+
+// onlyNodes admits the nodes of the group; a certificate of the CA for another name is a
+// sidecar's.
+func (n *Node) onlyNodes(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || !n.isNode(peerName(r.TLS)) {
+			writeRPCError(w, http.StatusForbidden, errors.New("not a node of the group"))
+			return
+		}
+		h(w, r)
+	}
+}
+
+// rpc turns a function into a handler: it checks size and version, and writes errors as JSON.
+func rpc[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var raw json.RawMessage
+		var v versioned
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, rpcBytesMax)).Decode(&raw)
+		if err == nil {
+			err = json.Unmarshal(raw, &v)
+		}
+		if err != nil {
+			writeRPCError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
+			return
+		}
+		if v.V > Version {
+			writeRPCError(w, http.StatusBadRequest, fmt.Errorf(
+				"request is of version %d, newer than %d: upgrade this node", v.V, Version))
+			return
+		}
+		var in In
+		if err := json.Unmarshal(raw, &in); err != nil {
+			writeRPCError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
+			return
+		}
+		out, err := f(r.Context(), in)
+		if err != nil {
+			writeRPCError(w, http.StatusConflict, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(out)
+	}
+}
+
+func writeRPCError(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(rpcError{Version, err.Error()})
+}
+
+// stateWaitMax bounds a long-poll.
+const stateWaitMax = 30 * time.Second
+
+// serveState answers a long-poll of a node that is no voter.
+func (n *Node) serveState(ctx context.Context, r stateRequest) (stateAnswer, error) {
+	wait := min(time.Duration(r.WaitMS)*time.Millisecond, stateWaitMax)
+	ctx, cancel := context.WithTimeout(ctx, max(wait, 0))
+	defer cancel()
+	for {
+		s, index, changed := n.fsm.at()
+		if index != r.Index || ctx.Err() != nil {
+			return stateAnswer{Version, index, s}, nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-n.stopped:
+			return stateAnswer{}, errClosed
+		}
+	}
+}
+
+// startRPC serves until stopRPC.
+func (n *Node) startRPC() {
+	n.rpcServer = &http.Server{
+		Handler:           n.handler(),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          zap.NewStdLog(zap.NewNop()),
+		BaseContext:       nil,
+	}
+	n.work.Add(1)
+	go n.runRPC()
+}
+
+func (n *Node) runRPC() {
+	defer n.work.Done()
+	err := n.rpcServer.Serve(n.port.rpc)
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && n.ctx.Err() == nil {
+		n.log.Error("rpc server stopped", zap.Error(err))
+	}
+}

@@ -1,0 +1,247 @@
+package election_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"holdfast/election"
+)
+
+// do carries an order out as the agent does: one at a time, none below the pledge.
+func (n *simNode) do(ctx context.Context, o election.Order) (election.OrderResult, error) {
+	n.pgBusy <- struct{}{}
+	defer func() { <-n.pgBusy }()
+	time.Sleep(time.Duration(1+n.w.random(30)) * time.Millisecond)
+	if o.WaitLSN != 0 {
+		n.waitFor(ctx, o)
+	}
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	if !n.isUp {
+		return election.OrderResult{}, errSim
+	}
+	if o.Epoch < n.pg.pledged && n.w.bug != bugIgnoresPledge {
+		return election.OrderResult{}, fmt.Errorf("epoch %d is below the pledge %d", o.Epoch,
+			n.pg.pledged)
+	}
+	isOld := o.Epoch < n.pg.pledged
+	n.pg.pledged = max(n.pg.pledged, o.Epoch)
+	switch o.Kind {
+	case election.OrderBootstrap:
+		return n.bootstrapLocked(o)
+	case election.OrderRecruit:
+		return n.recruitLocked(o)
+	case election.OrderPromote:
+		if isOld {
+			n.w.violate("%s carries out promote %d below its pledge %d", n.name, o.Epoch,
+				n.pg.pledged)
+		}
+		if n.w.targets[o.Epoch] != n.name {
+			n.w.violate("%s is promoted under epoch %d, the durable target is %q", n.name, o.Epoch,
+				n.w.targets[o.Epoch])
+		}
+		return n.promoteLocked(o)
+	case election.OrderFollow:
+		return n.followLocked(o)
+	case election.OrderStop:
+		return n.stopLocked()
+	case election.OrderStartPrimary:
+		return n.startLocked(o)
+	case election.OrderCheckpoint:
+		if n.pg.phase != election.PhasePrimary {
+			return election.OrderResult{}, errSim
+		}
+	}
+	return election.OrderResult{V: 1}, nil
+}
+
+// waitFor waits until the server has the position of the order, or the order's end.
+func (n *simNode) waitFor(ctx context.Context, o election.Order) {
+	for range 40 {
+		n.w.mu.Lock()
+		isThere := n.pg.lsn() >= o.WaitLSN || n.pg.phase != election.PhaseStandby
+		n.w.mu.Unlock()
+		if isThere || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (n *simNode) resultLocked() election.OrderResult {
+	return election.OrderResult{
+		V: 1, Timeline: n.pg.timeline(), LSN: n.pg.lsn(), SystemID: "1",
+		Incarnation: n.name + "-" + strconv.Itoa(n.pg.incarnation),
+	}
+}
+
+func (n *simNode) bootstrapLocked(o election.Order) (election.OrderResult, error) {
+	if n.pg.phase == election.PhaseEmpty {
+		n.pg.phase, n.pg.promotedAt = election.PhasePrimary, o.Epoch
+		n.pg.wal = []uint64{n.w.entryLocked(1)}
+		n.pg.incarnation++
+	}
+	if n.pg.phase != election.PhasePrimary {
+		return election.OrderResult{}, errSim
+	}
+	return n.resultLocked(), nil
+}
+
+func (n *simNode) recruitLocked(o election.Order) (election.OrderResult, error) {
+	switch n.pg.phase {
+	case election.PhaseEmpty:
+		return election.OrderResult{}, errSim
+	case election.PhaseStopped:
+		// A server that was promoted comes up as a primary again, behind the closed door.
+		n.pg.phase = election.PhaseStandby
+		n.pg.incarnation++
+		if n.pg.promotedAt != 0 {
+			n.pg.phase = election.PhasePrimary
+		}
+	}
+	if n.pg.phase == election.PhasePrimary && n.view.Lock != nil &&
+		n.view.Lock.Holder != n.name && n.view.Lock.Epoch >= n.pg.promotedAt {
+		return election.OrderResult{}, errSim // overtaken: it must rejoin first
+	}
+	n.pg.upstream = ""
+	if n.pg.phase == election.PhaseStandby && n.pg.lsn() < o.WaitLSN {
+		return election.OrderResult{}, errSim
+	}
+	return n.resultLocked(), nil
+}
+
+func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) {
+	switch n.pg.phase {
+	case election.PhaseStandby:
+		n.pg.phase, n.pg.upstream = election.PhasePrimary, ""
+		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()+1))
+		n.pg.promotedAt = o.Epoch
+		n.pg.isClean, n.pg.isOpen = false, false
+		if n.w.rng.Float64() < n.w.lossy/2 { // dies in the middle
+			n.pg.phase = election.PhaseStopped
+			return election.OrderResult{}, errSim
+		}
+	case election.PhasePrimary:
+		n.pg.promotedAt = o.Epoch
+	default:
+		return election.OrderResult{}, errSim
+	}
+	return n.resultLocked(), nil
+}
+
+func (n *simNode) followLocked(o election.Order) (election.OrderResult, error) {
+	up := n.w.nodes[o.Upstream.Name]
+	if n.pg.promotedAt != 0 || !isPrefix(n.pg.wal, up.pg.wal) ||
+		n.pg.phase != election.PhaseStandby && n.pg.phase != election.PhaseStopped {
+		return election.OrderResult{}, errSim // rejoins by itself once it sees the lock
+	}
+	if n.pg.phase == election.PhaseStopped {
+		n.pg.incarnation++
+	}
+	n.pg.phase, n.pg.upstream = election.PhaseStandby, up.name
+	return n.resultLocked(), nil
+}
+
+func (n *simNode) stopLocked() (election.OrderResult, error) {
+	switch {
+	case n.pg.phase == election.PhasePrimary:
+		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhaseStopped, true, false
+		n.pg.pending = nil
+		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()))
+		for _, name := range n.w.names {
+			if m := n.w.nodes[name]; n.w.isStreamingLocked(m, true) && n.w.rng.IntN(8) > 0 {
+				m.pg.wal = slices.Clone(n.pg.wal)
+			}
+		}
+	case n.pg.phase != election.PhaseStopped || !n.pg.isClean:
+		return election.OrderResult{}, errSim
+	}
+	return n.resultLocked(), nil
+}
+
+func (n *simNode) startLocked(o election.Order) (election.OrderResult, error) {
+	switch n.pg.phase {
+	case election.PhaseStopped:
+		if n.pg.promotedAt == 0 {
+			return election.OrderResult{}, errSim // it has been a standby since
+		}
+		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhasePrimary, false, false
+		n.pg.incarnation++
+	case election.PhasePrimary:
+	default:
+		return election.OrderResult{}, errSim
+	}
+	n.pg.promotedAt = o.Epoch
+	return n.resultLocked(), nil
+}
+
+// tickAgentLocked is what an agent does by itself: it acts on committed locks only.
+func (n *simNode) tickAgentLocked() {
+	if !n.isUp || n.view.Lock == nil {
+		return
+	}
+	l := n.view.Lock
+	if l.Holder == n.name {
+		n.pg.isOpen = n.pg.phase == election.PhasePrimary &&
+			l.Incarnation == n.resultLocked().Incarnation
+		if n.w.bug == bugSameEpoch && n.pg.phase == election.PhaseStopped && !n.pg.isClean {
+			n.pg.phase = election.PhasePrimary
+			n.pg.incarnation++
+			n.pg.isOpen = true
+		}
+		return
+	}
+	if n.pg.promotedAt >= l.Epoch || n.pg.pledged > l.Epoch {
+		return
+	}
+	if n.pg.phase == election.PhasePrimary {
+		n.pg.phase, n.pg.isOpen, n.pg.pending = election.PhaseStopped, false, nil
+	}
+	up := n.w.nodes[l.Holder]
+	if n.pg.upstream == l.Holder && n.pg.phase == election.PhaseStandby &&
+		isPrefix(n.pg.wal, up.pg.wal) {
+		return
+	}
+	if up.pg.phase != election.PhasePrimary || up.pg.timeline() != l.Timeline ||
+		!n.w.reachLocked(n.name, l.Holder) {
+		return
+	}
+	if !isPrefix(n.pg.wal, up.pg.wal) || n.pg.promotedAt != 0 {
+		n.pg.wal = commonPrefix(n.pg.wal, up.pg.wal) // pg_rewind
+	}
+	if n.pg.phase != election.PhaseStandby {
+		n.pg.incarnation++
+	}
+	n.pg.phase, n.pg.upstream, n.pg.promotedAt = election.PhaseStandby, l.Holder, 0
+}
+
+// isStreamingLocked tells that a standby gets WAL; a clean stop still sends what it has.
+func (w *simWorld) isStreamingLocked(m *simNode, isStopping bool) bool {
+	if m.pg.phase != election.PhaseStandby || m.pg.upstream == "" {
+		return false
+	}
+	up := w.nodes[m.pg.upstream]
+	return (isStopping || up.pg.phase == election.PhasePrimary) && !m.isSlow &&
+		w.reachLocked(m.name, up.name) && isPrefix(m.pg.wal, up.pg.wal)
+}
+
+// entryLocked makes an entry of the WAL: its number and the timeline that it was written on.
+func (w *simWorld) entryLocked(timeline uint32) uint64 {
+	w.nextEntry++
+	return uint64(timeline)<<32 | w.nextEntry
+}
+
+func isPrefix(a, b []uint64) bool {
+	return len(a) <= len(b) && slices.Equal(a, b[:len(a)])
+}
+
+func commonPrefix(a, b []uint64) []uint64 {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	return slices.Clone(a[:i])
+}

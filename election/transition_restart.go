@@ -1,0 +1,69 @@
+package election
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// restart makes the holder the primary again under a new epoch: after a crash, after somebody
+// else started it, or because a change to another member did not succeed.
+func (t *transition) restart(ctx context.Context) error {
+	if err := t.endorseOnly(ctx); err != nil {
+		return err
+	}
+	holder := t.lock.Holder
+	t.note("%s is started", holder)
+	start := time.Now()
+	o := Order{Kind: OrderStartPrimary, Members: t.members}
+	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, holder)
+	res, err := t.insist(ctx, t.c.policy.StartTimeout, promoteAttempts, holder, o)
+	t.measure("start", start)
+	if err == nil && (res.Incarnation == "" || res.Timeline != t.lock.Timeline) {
+		err = fmt.Errorf("order start-primary to %s: it answers timeline %d, the lock's is %d,"+
+			" incarnation %q", holder, res.Timeline, t.lock.Timeline, res.Incarnation)
+	}
+	if err == nil {
+		// Recruits of a change that was given up stream again.
+		t.repoint(ctx, holder)
+		l := *t.lock
+		l.Incarnation, l.XidLo, l.XidHi = res.Incarnation, res.XidLo, res.XidHi
+		return t.commit(l, "")
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	if why := failoverMissing(t.input(), t.c.policy); why != "" {
+		t.note("%v; no failover either: %s", err, why)
+		return err
+	}
+	cause := fmt.Sprintf("%s; then %v", t.it.Cause, err)
+	return t.replace(IntentFailover, "", cause)
+}
+
+// bootstrap makes the first primary. There is no older epoch, but the endorsement makes sure that
+// a majority takes part.
+func (t *transition) bootstrap(ctx context.Context) error {
+	if err := t.endorseOnly(ctx); err != nil {
+		return err
+	}
+	to := t.it.To
+	t.note("%s makes the first data directory", to)
+	start := time.Now()
+	o := Order{Kind: OrderBootstrap, Members: t.members}
+	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
+	res, err := t.call(ctx, t.c.policy.BootstrapTimeout, to, o)
+	t.measure("bootstrap", start)
+	if err != nil {
+		t.note("%v", err)
+		return err
+	}
+	if res.Incarnation == "" || res.SystemID == "" || res.Timeline == 0 {
+		return fmt.Errorf("order bootstrap to %s: incomplete answer: timeline %d, incarnation %q,"+
+			" system id %q", to, res.Timeline, res.Incarnation, res.SystemID)
+	}
+	return t.commit(Lock{
+		Holder: to, Incarnation: res.Incarnation, Timeline: res.Timeline, PromotionLSN: res.LSN,
+		XidLo: res.XidLo, XidHi: res.XidHi,
+	}, res.SystemID)
+}

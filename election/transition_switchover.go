@@ -1,0 +1,100 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"holdfast/pgwire"
+)
+
+// switchover moves the lock to a chosen standby: drain and release, stop the old primary in order,
+// let the candidate take its last WAL, promote. Whatever fails before the lock is entered leads
+// back to the old primary, which has every commit.
+func (t *transition) switchover(ctx context.Context) error {
+	if t.it.To == "" {
+		return t.goBack("the switchover has no target")
+	}
+	err := t.switchoverSteps(ctx)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errIntentVoid) {
+		return err
+	}
+	cause := fmt.Sprintf("switchover to %s failed: %v", t.it.To, err)
+	return t.goBack(cause)
+}
+
+func (t *transition) switchoverSteps(ctx context.Context) error {
+	p := t.c.policy
+	start := time.Now()
+	t.note("sessions are drained")
+	ectx, cancel := context.WithTimeout(ctx, p.DrainTimeout+p.EndorseTimeout)
+	err := t.endorse(ectx, p.DrainTimeout+p.EndorseTimeout)
+	cancel()
+	t.measure("endorse", start)
+	if err != nil {
+		return fmt.Errorf("endorse: %w", err)
+	}
+	start = time.Now()
+	t.note("%s is stopped", t.lock.Holder)
+	res, err := t.insist(ctx, p.StopTimeout, stopAttempts, t.lock.Holder, Order{Kind: OrderStop})
+	t.measure("stop", start)
+	if err != nil {
+		return err
+	}
+	if res.LSN == 0 {
+		return fmt.Errorf("order stop to %s: it does not tell its shutdown checkpoint",
+			t.lock.Holder)
+	}
+	if err := t.gatherAfterStop(ctx, res.LSN); err != nil {
+		return err
+	}
+	return t.promote(ctx, t.it.To)
+}
+
+// stopAttempts is how often the stop of the old primary is ordered before going back.
+const stopAttempts = 2
+
+// gatherAfterStop recruits the candidate, once it has the shutdown checkpoint, and the other
+// standbys as far as they answer in time.
+func (t *transition) gatherAfterStop(ctx context.Context, shutdown pgwire.LSN) error {
+	t.note("%s takes the last WAL, up to %s", t.it.To, shutdown)
+	g := t.newGathering(t.it.To)
+	g.start = time.Now()
+	g.sel.ShutdownLSN = shutdown
+	// It may have been promoted under this very intent by an earlier coordinator.
+	g.sel.Tried = append(g.sel.Tried[:len(g.sel.Tried):len(g.sel.Tried)], t.it.To)
+	ctx, cancel := context.WithTimeout(ctx, t.c.policy.RecruitTimeout)
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	defer cancel()
+	answers := make(chan recruitAnswer)
+	for _, m := range g.targets {
+		wait := pgwire.LSN(0)
+		if m.Name == t.it.To {
+			wait = shutdown
+		}
+		workers.Go(func() { t.runRecruit(ctx, m, wait, answers) })
+	}
+	var grace <-chan time.Time
+	for {
+		choice := Choose(g.sel)
+		if choice.To != "" {
+			if g.isSettled() {
+				return nil
+			}
+			if grace == nil {
+				grace = time.After(t.c.policy.RecruitGrace)
+			}
+		}
+		select {
+		case <-grace:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("%s (%w)", choice.Missing, ctx.Err())
+		case a := <-answers:
+			g.take(a)
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package election
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"go.uber.org/zap"
+)
+
+// Protocols on the node-to-node port, told apart by ALPN.
+const (
+	protoRaft = "holdfast-raft/1"
+	protoRPC  = "http/1.1"
+)
+
+// handshakeTimeout bounds a TLS handshake between nodes.
+const handshakeTimeout = 5 * time.Second
+
+// handshakesMax bounds connections that have not finished their handshake.
+const handshakesMax = 256
+
+// port is the node-to-node port: it accepts, shakes hands and hands the connections on to Raft
+// or to the RPC server. It owns its goroutines.
+type port struct {
+	listener net.Listener
+	tls      *tls.Config
+	log      *zap.Logger
+	isNode   func(name string) bool
+
+	raft, rpc *handoff
+	slots     chan struct{}
+	work      sync.WaitGroup
+	closeOnce sync.Once
+}
+
+// handoff is a net.Listener that is fed with connections.
+type handoff struct {
+	addr   net.Addr
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newHandoff(addr net.Addr) *handoff {
+	return &handoff{addr: addr, conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (h *handoff) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (h *handoff) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+// Addr implements net.Listener.
+func (h *handoff) Addr() net.Addr { return h.addr }
+
+func (h *handoff) give(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		_ = c.Close()
+	}
+}
+
+// listenPort opens the port; run accepts.
+func listenPort(addr string, id *identity, isNode func(string) bool, log *zap.Logger,
+) (*port, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for nodes on %s (address in group.nodes): %w", addr, err)
+	}
+	return &port{
+		listener: l, tls: id.server(), log: log, isNode: isNode,
+		raft: newHandoff(l.Addr()), rpc: newHandoff(l.Addr()),
+		slots: make(chan struct{}, handshakesMax),
+	}, nil
+}
+
+// start accepts until close.
+func (p *port) start() {
+	p.work.Add(1)
+	go p.runAccept()
+}
+
+func (p *port) runAccept() {
+	defer p.work.Done()
+	for {
+		c, err := p.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(50 * time.Millisecond) // out of descriptors, for one
+			continue
+		}
+		select {
+		case p.slots <- struct{}{}:
+			p.work.Add(1)
+			go p.runHandshake(c)
+		default:
+			_ = c.Close()
+		}
+	}
+}
+
+func (p *port) runHandshake(c net.Conn) {
+	defer p.work.Done()
+	t := tls.Server(c, p.tls)
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	err := t.HandshakeContext(ctx)
+	cancel()
+	<-p.slots
+	if err != nil {
+		p.log.Warn("node connection refused", zap.String("peer", c.RemoteAddr().String()),
+			zap.Error(err))
+		_ = c.Close()
+		return
+	}
+	st := t.ConnectionState()
+	switch {
+	case st.NegotiatedProtocol == protoRPC:
+		p.rpc.give(t)
+	case st.NegotiatedProtocol == protoRaft && p.isNode(peerName(&st)):
+		p.raft.give(t)
+	default:
+		p.log.Warn("node connection refused", zap.String("peer", c.RemoteAddr().String()),
+			zap.String("name", peerName(&st)))
+		_ = t.Close()
+	}
+}
+
+// peerName is the name in the peer's certificate.
+func peerName(st *tls.ConnectionState) string {
+	if len(st.PeerCertificates) == 0 {
+		return ""
+	}
+	return st.PeerCertificates[0].Subject.CommonName
+}
+
+// close ends accepting and waits.
+func (p *port) close() {
+	p.closeOnce.Do(func() {
+		_ = p.listener.Close()
+		_ = p.raft.Close()
+		_ = p.rpc.Close()
+	})
+	p.work.Wait()
+}
+
+// streamLayer is Raft's way over the port. While the node is silent it neither accepts nor dials.
+type streamLayer struct {
+	*handoff
+	id       *identity
+	nameOf   func(addr string) string
+	isSilent func() bool
+	source   net.Addr
+}
+
+var _ raft.StreamLayer = (*streamLayer)(nil)
+
+// errSilent is a connection that a silent node does not make.
+var errSilent = errors.New("node is silent because its raft disk fails")
+
+// Accept implements net.Listener.
+func (s *streamLayer) Accept() (net.Conn, error) {
+	for {
+		c, err := s.handoff.Accept()
+		if err != nil || !s.isSilent() {
+			return c, err
+		}
+		_ = c.Close()
+	}
+}
+
+// Dial implements raft.StreamLayer.
+func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	if s.isSilent() {
+		return nil, errSilent
+	}
+	return dialNode(context.Background(), s.id, s.nameOf(string(addr)), string(addr), protoRaft,
+		s.source, timeout)
+}
+
+// dialNode connects to a node and checks that it is the one that was meant.
+func dialNode(ctx context.Context, id *identity, peer, addr, proto string, source net.Addr,
+	timeout time.Duration,
+) (net.Conn, error) {
+	d := tls.Dialer{
+		NetDialer: &net.Dialer{Timeout: timeout, LocalAddr: source},
+		Config:    id.client(peer, proto),
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("dial node %s at %s: %w", peer, addr, err)
+	}
+	return c, nil
+}
