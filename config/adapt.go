@@ -1,0 +1,122 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+
+	"holdfast/election"
+	"holdfast/proxy"
+)
+
+// ProxyConfig returns the proxy's own configuration. It reads the look-up password; the error
+// names the file.
+func (c Config) ProxyConfig() (proxy.Config, error) {
+	password, err := readSecret(c.Proxy.LookupPasswordFile)
+	if err != nil {
+		return proxy.Config{}, fmt.Errorf("proxy.lookup_password_file: %w", err)
+	}
+	pc := c.proxyConfig()
+	pc.LookupPassword = password
+	return pc, nil
+}
+
+// proxyConfig is the part of ProxyConfig that touches no file.
+func (c Config) proxyConfig() proxy.Config {
+	p := c.Proxy
+	return proxy.Config{
+		Listen:             p.Listen,
+		SourceAddr:         p.SourceAddr,
+		SessionsMax:        p.SessionsMax,
+		StartupTimeout:     p.StartupTimeout,
+		DialTimeout:        p.DialTimeout,
+		KeepAlive:          p.KeepAlive,
+		BackendUserTimeout: p.BackendUserTimeout,
+		HoldTimeout:        p.HoldTimeout,
+		HoldSessionsMax:    p.HoldSessionsMax,
+		HoldNoticeAfter:    p.HoldNoticeAfter,
+		RestoreConcurrency: p.RestoreConcurrency,
+		InspectBytesMax:    p.InspectBytesMax,
+		JournalBytesMax:    p.JournalBytesMax,
+		PreparedBytesMax:   p.PreparedBytesMax,
+		CommitGuard:        p.CommitGuard,
+		SecretTTL:          p.SecretTTL,
+		LookupUser:         p.LookupUser,
+		ShutdownTimeout:    p.ShutdownTimeout,
+	}
+}
+
+// members returns the group's nodes as the election knows them.
+func (c Config) members() []election.Member {
+	members := make([]election.Member, len(c.Group.Nodes))
+	for i, n := range c.Group.Nodes {
+		members[i] = election.Member{Name: n.Name, Address: n.Address, Postgres: n.Postgres,
+			Priority: n.Priority, NoFailover: n.NoFailover}
+	}
+	return members
+}
+
+// ElectionConfig returns the configuration of the voter, or of a sidecar that follows the voters.
+func (c Config) ElectionConfig() (election.Config, error) {
+	e := election.DefaultConfig()
+	e.Name, e.Cluster, e.Dir, e.Voter = c.Name, c.Group.Cluster, c.Raft.Dir, c.Raft.Enabled
+	e.Nodes, e.Profile, e.SyncMode = c.members(), c.Group.Profile, c.Synchronous.Mode
+	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
+	e.DrainTimeout = c.Group.DrainTimeout
+	return e, e.Validate()
+}
+
+// AgentConfig returns the configuration of the agent of the local PostgreSQL.
+func (c Config) AgentConfig() (election.AgentConfig, error) {
+	p := c.Postgres
+	a := election.DefaultAgentConfig()
+	a.Cluster, a.Name = c.Group.Cluster, c.Name
+	a.BinDir, a.DataDir, a.SocketDir = p.BinDir, p.DataDir, p.SocketDir
+	a.Listen, a.OSUser, a.Superuser = p.Listen, p.OSUser, p.Superuser
+	a.SecretsDir = p.SecretsDir
+	a.Settings, a.HBA, a.BootstrapSQL = p.Settings, p.HBA, p.BootstrapSQL
+	a.AllowFrom, a.AdoptForeign = p.AllowFrom, p.AdoptForeign
+	a.Checksums, a.Locale, a.Encoding = p.Checksums, p.Locale, p.Encoding
+	a.StartTimeout, a.StopTimeout, a.QueryTimeout = p.StartTimeout, p.StopTimeout, p.QueryTimeout
+	return a, a.Validate()
+}
+
+// owners asks the packages that the values belong to. It runs last and only if nothing else was
+// found: their words would repeat ours.
+func (k *checker) owners() {
+	if len(k.problems) > 0 {
+		return
+	}
+	if k.c.Proxy.Enabled {
+		k.owner("proxy", k.c.proxyConfig().Validate())
+	}
+	if k.c.Postgres.Enabled {
+		_, err := k.c.AgentConfig()
+		k.owner("postgres", err)
+	}
+	_, err := k.c.ElectionConfig()
+	k.owner("", err)
+}
+
+// ownerLine is one line of an owner's error: the key with or without its section, then the text.
+var ownerLine = regexp.MustCompile(`^([a-z_.]+(?:\[\d+\])?)(?::| |$)\s*(.*)$`)
+
+// owner makes problems of an owner's joined error. A first word that is no key of the section
+// stays part of the text.
+func (k *checker) owner(section string, err error) {
+	if err == nil {
+		return
+	}
+	for _, line := range strings.Split(err.Error(), "\n") {
+		key, text := section, line
+		if m := ownerLine.FindStringSubmatch(line); m != nil {
+			path := join(section, strings.TrimPrefix(m[1], section+"."))
+			if root.find(path) != nil {
+				key, text = path, m[2]
+			}
+		}
+		k.bad(key, "%s", text)
+	}
+}
+
+func item(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }

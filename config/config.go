@@ -1,0 +1,155 @@
+package config
+
+import "time"
+
+// Config is the whole configuration of one node. The struct tags make the schema: mapstructure
+// is the key, oneof the allowed values, min and max the bounds of a number, reload marks what
+// can change without a restart. Zero-value strings that the comments call derived are filled in
+// by Load.
+type Config struct {
+	// Name is this node's name; derived from the host name if empty.
+	Name string `mapstructure:"name"`
+	// DataDir holds what must survive a restart of the node: Raft log, endorsements, pledges.
+	DataDir     string      `mapstructure:"data_dir"`
+	Group       Group       `mapstructure:"group"`
+	Raft        Raft        `mapstructure:"raft"`
+	Postgres    Postgres    `mapstructure:"postgres"`
+	Proxy       Proxy       `mapstructure:"proxy"`
+	Synchronous Synchronous `mapstructure:"synchronous"`
+	HTTP        HTTP        `mapstructure:"http"`
+	Log         Log         `mapstructure:"log"`
+
+	// warnings are what is odd but allowed.
+	warnings []string
+}
+
+// Group names the Raft group that this node belongs to or, as a sidecar, asks.
+type Group struct {
+	// Cluster names the PostgreSQL cluster; nodes of another one are refused.
+	Cluster string `mapstructure:"cluster"`
+	// Profile chooses the timing of leases and of Raft.
+	Profile string `mapstructure:"profile" oneof:"lan|cloud|wan"`
+	// Nodes are the voters, the same list on all nodes.
+	Nodes []Node `mapstructure:"nodes"`
+	// DrainTimeout bounds how long a switchover lets open transactions finish.
+	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
+	TLS          TLS           `mapstructure:"tls"`
+}
+
+// Node is one voter of the group. Names are values and not keys, since keys lose their case.
+type Node struct {
+	Name string `mapstructure:"name"`
+	// Address is where the other nodes and the sidecars reach it, host:port.
+	Address string `mapstructure:"address"`
+	// Postgres is where its PostgreSQL server is reached, host:port; empty for a witness.
+	Postgres string `mapstructure:"postgres"`
+	// Witness tells that the node only votes and has no PostgreSQL server.
+	Witness bool `mapstructure:"witness"`
+	// Priority orders otherwise equal candidates; the higher wins.
+	Priority int `mapstructure:"priority" max:"1000"`
+	// NoFailover forbids promotion.
+	NoFailover bool `mapstructure:"nofailover"`
+}
+
+// TLS names the files of the mutual TLS between nodes.
+type TLS struct {
+	CAFile   string `mapstructure:"ca_file"`
+	CertFile string `mapstructure:"cert_file"`
+	KeyFile  string `mapstructure:"key_file"`
+}
+
+// Raft makes this node a voter.
+type Raft struct {
+	Enabled bool `mapstructure:"enabled"`
+	// Dir holds the Raft log; derived from DataDir if empty.
+	Dir string `mapstructure:"dir"`
+}
+
+// Synchronous says whom a commit waits for.
+type Synchronous struct {
+	// Mode is off, or quorum: with three members a commit waits for any one standby.
+	Mode string `mapstructure:"mode" oneof:"off|quorum"`
+}
+
+// HTTP is the local interface for status, health and metrics.
+type HTTP struct {
+	// Listen is a loopback address, since the interface does not authenticate.
+	Listen string `mapstructure:"listen"`
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string `mapstructure:"level" oneof:"debug|info|warn|error" reload:"yes"`
+	Format string `mapstructure:"format" oneof:"json|console"`
+}
+
+// Postgres makes this node the agent of a local PostgreSQL server.
+type Postgres struct {
+	Enabled bool `mapstructure:"enabled"`
+	// BinDir holds initdb, pg_ctl, postgres and pg_rewind; the agent takes the newest of
+	// /usr/lib/postgresql, then PATH, if empty.
+	BinDir string `mapstructure:"bin_dir"`
+	// DataDir is PGDATA; derived from the node's DataDir if empty.
+	DataDir string `mapstructure:"data_dir"`
+	// SocketDir holds the Unix socket that the agent connects to; the agent
+	// chooses a private one if empty.
+	SocketDir string `mapstructure:"socket_dir"`
+	// Listen is where PostgreSQL listens, host:port; derived from group.nodes if empty.
+	Listen string `mapstructure:"listen"`
+	// OSUser runs PostgreSQL if the node itself runs as root.
+	OSUser string `mapstructure:"os_user"`
+	// Superuser is the role that the agent itself uses.
+	Superuser string `mapstructure:"superuser"`
+	// SecretsDir holds the passwords of the agent's roles; derived from DataDir if empty.
+	SecretsDir string `mapstructure:"secrets_dir"`
+	// Settings are the user's own, each "name = value", below the agent's.
+	Settings []string `mapstructure:"settings"`
+	// HBA are the user's own lines of pg_hba.conf, after the agent's.
+	HBA []string `mapstructure:"hba"`
+	// BootstrapSQL are files that run once, on the first primary.
+	BootstrapSQL []string `mapstructure:"bootstrap_sql"`
+	// AllowFrom are the addresses and networks of sidecars, which may connect over TCP too.
+	AllowFrom []string `mapstructure:"allow_from"`
+	Checksums bool     `mapstructure:"checksums"`
+	Encoding  string   `mapstructure:"encoding"`
+	Locale    string   `mapstructure:"locale"`
+
+	// AdoptForeign lets the agent put data that Holdfast did not make aside and clone in its
+	// place; without it such data stops the agent.
+	AdoptForeign bool `mapstructure:"adopt_foreign"`
+
+	StartTimeout time.Duration `mapstructure:"start_timeout"`
+	StopTimeout  time.Duration `mapstructure:"stop_timeout"`
+	QueryTimeout time.Duration `mapstructure:"query_timeout"`
+}
+
+// Proxy makes this node a place that clients connect to.
+type Proxy struct {
+	Enabled    bool     `mapstructure:"enabled"`
+	Listen     []string `mapstructure:"listen"`
+	SourceAddr string   `mapstructure:"source_addr"`
+
+	SessionsMax    int           `mapstructure:"sessions_max" min:"1" max:"1000000"`
+	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
+	DialTimeout    time.Duration `mapstructure:"dial_timeout"`
+	KeepAlive      time.Duration `mapstructure:"keep_alive"`
+	// BackendUserTimeout is derived from the profile (T_P - T_L) if 0.
+	BackendUserTimeout time.Duration `mapstructure:"backend_user_timeout"`
+
+	HoldTimeout        time.Duration `mapstructure:"hold_timeout" reload:"yes"`
+	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1" reload:"yes"`
+	HoldNoticeAfter    time.Duration `mapstructure:"hold_notice_after" reload:"yes"`
+	RestoreConcurrency int           `mapstructure:"restore_concurrency" min:"1"`
+	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
+
+	InspectBytesMax  int `mapstructure:"inspect_bytes_max" min:"1024" max:"16777216"`
+	JournalBytesMax  int `mapstructure:"journal_bytes_max" min:"1"`
+	PreparedBytesMax int `mapstructure:"prepared_bytes_max" min:"1"`
+
+	CommitGuard string `mapstructure:"commit_guard" oneof:"explicit|off"`
+
+	SecretTTL  time.Duration `mapstructure:"secret_ttl"`
+	LookupUser string        `mapstructure:"lookup_user"`
+	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
+	LookupPasswordFile string `mapstructure:"lookup_password_file"`
+}

@@ -1,0 +1,102 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+
+	"holdfast/election"
+	"holdfast/proxy"
+)
+
+// Default returns the defaults, which belong to the packages that use them. What is derived is
+// still empty.
+func Default() Config {
+	px := proxy.DefaultConfig()
+	group := election.DefaultConfig()
+	agent := election.DefaultAgentConfig()
+	return Config{
+		DataDir: "/var/lib/holdfast",
+		Group: Group{Cluster: group.Cluster, Profile: group.Profile,
+			DrainTimeout: group.DrainTimeout},
+		Raft: Raft{Enabled: group.Voter},
+		Postgres: Postgres{
+			Enabled:      true,
+			OSUser:       agent.OSUser,
+			Superuser:    agent.Superuser,
+			Settings:     agent.Settings,
+			HBA:          agent.HBA,
+			BootstrapSQL: agent.BootstrapSQL,
+			AllowFrom:    agent.AllowFrom,
+			Checksums:    agent.Checksums,
+			Encoding:     agent.Encoding,
+			Locale:       agent.Locale,
+			AdoptForeign: agent.AdoptForeign,
+			StartTimeout: agent.StartTimeout,
+			StopTimeout:  agent.StopTimeout,
+			QueryTimeout: agent.QueryTimeout,
+		},
+		Proxy: Proxy{
+			Enabled:            true,
+			Listen:             px.Listen,
+			SourceAddr:         px.SourceAddr,
+			SessionsMax:        px.SessionsMax,
+			StartupTimeout:     px.StartupTimeout,
+			DialTimeout:        px.DialTimeout,
+			KeepAlive:          px.KeepAlive,
+			HoldTimeout:        px.HoldTimeout,
+			HoldSessionsMax:    px.HoldSessionsMax,
+			HoldNoticeAfter:    px.HoldNoticeAfter,
+			RestoreConcurrency: px.RestoreConcurrency,
+			ShutdownTimeout:    px.ShutdownTimeout,
+			InspectBytesMax:    px.InspectBytesMax,
+			JournalBytesMax:    px.JournalBytesMax,
+			PreparedBytesMax:   px.PreparedBytesMax,
+			CommitGuard:        px.CommitGuard,
+			SecretTTL:          px.SecretTTL,
+			LookupUser:         px.LookupUser,
+		},
+		Synchronous: Synchronous{Mode: group.SyncMode},
+		HTTP:        HTTP{Listen: "127.0.0.1:7401"},
+		Log:         Log{Level: "info", Format: "json"},
+	}
+}
+
+// derive fills in what the file may leave out.
+func (c *Config) derive() error {
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return Problems{{Key: "name", Text: "is empty, and the host has no name: " +
+				err.Error()}}
+		}
+		c.Name = host
+	}
+	under := func(path *string, name string) {
+		if *path == "" && c.DataDir != "" {
+			*path = filepath.Join(c.DataDir, name)
+		}
+	}
+	under(&c.Raft.Dir, "raft")
+	under(&c.Postgres.DataDir, filepath.Join("postgres", "data"))
+	under(&c.Postgres.SecretsDir, "secrets")
+	if c.Proxy.LookupPasswordFile == "" {
+		c.Proxy.LookupPasswordFile = filepath.Join(c.Postgres.SecretsDir, "lookup")
+	}
+	if node, ok := c.Self(); ok && c.Postgres.Listen == "" {
+		c.Postgres.Listen = node.Postgres
+	}
+	if t, err := election.TimingOf(c.Group.Profile); err == nil && c.Proxy.BackendUserTimeout == 0 {
+		c.Proxy.BackendUserTimeout = t.Promise - t.Lease
+	}
+	return nil
+}
+
+// Self returns this node's entry in the group; ok is false for a sidecar.
+func (c Config) Self() (Node, bool) {
+	for _, n := range c.Group.Nodes {
+		if n.Name == c.Name {
+			return n, true
+		}
+	}
+	return Node{}, false
+}

@@ -1,0 +1,35 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// secretBytesMax bounds a password file.
+const secretBytesMax = 1024
+
+// readSecret reads a file with one line, which nobody but its owner may read.
+func readSecret(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("%w; `holdfast init` makes it, copy it from another node", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
+		return "", fmt.Errorf("%s has mode %v, others could read it: chmod 0600", path,
+			info.Mode())
+	}
+	if info.Size() > secretBytesMax {
+		return "", fmt.Errorf("%s has %d bytes, at most %d are allowed", path, info.Size(),
+			secretBytesMax)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	text := strings.TrimRight(string(data), "\r\n")
+	if text == "" || strings.ContainsAny(text, "\r\n\x00") {
+		return "", fmt.Errorf("%s must hold one line with a password", path)
+	}
+	return text, nil
+}
