@@ -46,7 +46,7 @@ type Policy struct {
 func DefaultPolicy(t Timing) Policy {
 	return Policy{
 		SyncMode:          SyncQuorum,
-		ReportFresh:       3 * t.Interval,
+		ReportFresh:       4 * t.Interval,
 		ProbeRepeats:      3,
 		MaxChanges:        6,
 		FlapWindow:        time.Minute,
