@@ -281,8 +281,10 @@ func (a *PostgresAgent) logSince(offset int64) string {
 }
 
 // stopServer ends the server: fast within the bound, then immediately. It reports whether the
-// stop was clean; orphans are gone when it returns nil.
+// stop was clean; orphans are gone when it returns nil. Once begun it goes on though ctx ends: a
+// caller that went away is no reason to stop less gently.
 func (a *PostgresAgent) stopServer(ctx context.Context, bound time.Duration) (bool, error) {
+	ctx = context.WithoutCancel(ctx)
 	pid, _ := a.postmaster()
 	if pid == 0 {
 		return false, a.endOrphans(ctx)
@@ -306,10 +308,10 @@ func (a *PostgresAgent) stopServer(ctx context.Context, bound time.Duration) (bo
 	}
 	a.log.Error("fast stop took too long; stopping immediately", zap.Duration("bound", bound))
 	pgSignal(pid, unix.SIGQUIT, a.cfg.DataDir)
-	if !a.waitDead(context.WithoutCancel(ctx), pid, 6*time.Second) { // the server's own bound is 5 s
+	if !a.waitDead(ctx, pid, 6*time.Second) { // the server's own bound is 5 s
 		return false, fmt.Errorf("stop: postmaster %d does not end (a hung disk?)", pid)
 	}
-	return false, a.endOrphans(context.WithoutCancel(ctx))
+	return false, a.endOrphans(ctx)
 }
 
 func (a *PostgresAgent) waitDead(ctx context.Context, pid int, bound time.Duration) bool {

@@ -49,7 +49,7 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	// down first, so that a restarted agent does not rewind it.
 	err = a.updateRecord(func(r *agentRecord) {
 		r.PrimaryEpoch, r.SyncNames, r.Upstream = o.Epoch, o.SyncNames, nil
-		r.Result, r.ResultEpoch = nil, 0
+		r.Result, r.ResultEpoch = &OrderResult{XidLo: pos.XidLo}, 0
 	})
 	if err != nil {
 		return OrderResult{}, err
@@ -111,8 +111,10 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 	}
 	if rec.Result != nil {
 		now.XidLo, now.XidHi = rec.Result.XidLo, rec.Result.XidHi
-	} else {
-		// The agent died between the promotion and its answer: only the upper end is left.
+	}
+	if rec.Result == nil || rec.ResultEpoch == 0 {
+		// The agent was cut off between the promotion and its answer. An upper end that is read
+		// later is higher, which only makes more xids unknown.
 		if now.XidHi, err = a.allocateXid(ctx); err != nil {
 			return OrderResult{}, err
 		}

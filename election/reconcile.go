@@ -65,21 +65,29 @@ func (a *PostgresAgent) setProblem(text string) {
 	pgPoke(a.kick)
 }
 
-func (a *PostgresAgent) reconcile(ctx context.Context, lastSlots *time.Time) error {
+func (a *PostgresAgent) reconcile(parent context.Context, lastSlots *time.Time) error {
+	if err := a.lockOps(parent); err != nil {
+		return err
+	}
+	defer a.unlockOps()
 	st, newer := a.deps.Source.State()
 	if st.Lock == nil {
 		return nil
 	}
-	if err := a.lockOps(ctx); err != nil {
-		return err
-	}
-	defer a.unlockOps()
 	// What takes long is given up when the state has a newer lock than it began under.
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(parent)
 	watchDone := make(chan struct{})
 	defer func() { cancel(); <-watchDone }()
 	go func() { defer close(watchDone); a.cancelOnNewLock(ctx, cancel, st.Lock.Epoch, newer) }()
 
+	err := a.reconcileTo(ctx, st, lastSlots)
+	if err != nil && ctx.Err() != nil && parent.Err() == nil {
+		return nil // overtaken by a newer lock
+	}
+	return err
+}
+
+func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *time.Time) error {
 	step := agentStep{lock: st.Lock, mine: st.Lock.Holder == a.cfg.Name}
 	step.holder = a.memberNamed(st.Lock.Holder)
 	kind, why := a.inspectDir()
