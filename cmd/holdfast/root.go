@@ -32,6 +32,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newConfigCommand(), newVersionCommand())
+	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
+		newSwitchoverCommand(), newVersionCommand())
 	return root
 }

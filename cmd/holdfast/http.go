@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+)
+
+// httpBodyMax bounds the body of a control request.
+const httpBodyMax = 64 << 10
+
+// controller is what the HTTP interface needs of a running node.
+type controller interface {
+	// Status gathers the node's view of the group.
+	Status(ctx context.Context) (Status, error)
+	// Ready tells why the node cannot take clients; nil if it can, also while it holds them.
+	Ready() error
+	// Switchover moves the primary; it returns when that is done or was refused.
+	Switchover(ctx context.Context, to string) error
+}
+
+// httpServer is the node's HTTP interface: health, metrics, status and control. It listens on
+// loopback unless it is told otherwise.
+type httpServer struct {
+	server   *http.Server
+	listener net.Listener
+	done     chan struct{}
+}
+
+// startHTTP listens and serves until stop.
+func startHTTP(addr string, c controller, reg *prometheus.Registry, log *zap.Logger,
+) (*httpServer, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for HTTP on %s (http.listen): %w", addr, err)
+	}
+	h := &httpServer{
+		listener: l, done: make(chan struct{}),
+		server: &http.Server{
+			Handler:           newHTTPHandler(c, reg),
+			ReadHeaderTimeout: 5 * time.Second,
+			ReadTimeout:       10 * time.Second,
+			IdleTimeout:       time.Minute,
+			MaxHeaderBytes:    16 << 10,
+		},
+	}
+	go h.runServe(log)
+	return h, nil
+}
+
+func (h *httpServer) runServe(log *zap.Logger) {
+	defer close(h.done)
+	if err := h.server.Serve(h.listener); !errors.Is(err, http.ErrServerClosed) {
+		log.Error("http interface stopped", zap.Error(err))
+	}
+}
+
+// stop ends the server and waits for it.
+func (h *httpServer) stop(ctx context.Context) {
+	if err := h.server.Shutdown(ctx); err != nil {
+		_ = h.server.Close()
+	}
+	<-h.done
+}
+
+func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := c.Ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		st, err := c.Status(r.Context())
+		if err != nil {
+			writeHTTPError(w, http.StatusServiceUnavailable, err)
+			return
+		}
+		writeHTTPJSON(w, http.StatusOK, st)
+	})
+	mux.HandleFunc("POST /v1/switchover", func(w http.ResponseWriter, r *http.Request) {
+		handleSwitchover(c, w, r)
+	})
+	return mux
+}
+
+// switchoverRequest is the body of POST /v1/switchover.
+type switchoverRequest struct {
+	// To is the member that becomes primary; empty lets the group choose.
+	To string `json:"to"`
+}
+
+func handleSwitchover(c controller, w http.ResponseWriter, r *http.Request) {
+	// A page in a browser must not be able to post here: it cannot send this content type
+	// across origins without being asked first.
+	if ct := r.Header.Get("Content-Type"); ct != "application/json" {
+		writeHTTPError(w, http.StatusUnsupportedMediaType,
+			errors.New("content type must be application/json"))
+		return
+	}
+	var req switchoverRequest
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, httpBodyMax))
+	if err := dec.Decode(&req); err != nil {
+		writeHTTPError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
+		return
+	}
+	if err := c.Switchover(r.Context(), req.To); err != nil {
+		writeHTTPError(w, http.StatusConflict, err)
+		return
+	}
+	st, err := c.Status(r.Context())
+	if err != nil {
+		writeHTTPError(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	writeHTTPJSON(w, http.StatusOK, st)
+}
+
+// httpError is the body of every answer that is not a success.
+type httpError struct {
+	Error string `json:"error"`
+}
+
+func writeHTTPError(w http.ResponseWriter, code int, err error) {
+	writeHTTPJSON(w, code, httpError{Error: err.Error()})
+}
+
+func writeHTTPJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v)
+}

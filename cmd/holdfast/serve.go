@@ -1,0 +1,308 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"holdfast/config"
+	"holdfast/election"
+	"holdfast/proxy"
+)
+
+// ServeCommand is the subcommand that runs a node: whatever roles its configuration names.
+type ServeCommand struct {
+	Path string
+	// Name overrides the configured name, so that all nodes can share one file.
+	Name string
+}
+
+// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil.
+func (c ServeCommand) Run(ctx context.Context) error {
+	if c.Name != "" {
+		if err := os.Setenv("HOLDFAST_NAME", c.Name); err != nil {
+			return fmt.Errorf("set name: %w", err)
+		}
+	}
+	cfg, err := config.Load(c.Path)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Sync() }()
+	for _, w := range cfg.Warnings() {
+		log.Warn("configuration", zap.String("warning", w))
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	n, err := newNode(cfg, log)
+	if err != nil {
+		return err
+	}
+	if err := n.start(ctx); err != nil {
+		n.close()
+		return err
+	}
+	log.Info("node started", zap.String("node", cfg.Name), zap.String("version", buildVersion()))
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	<-ctx.Done()
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	log.Info("node stopping", zap.String("node", cfg.Name))
+	n.close()
+	log.Info("node stopped", zap.String("node", cfg.Name))
+	return nil
+}
+
+// node is a running process of the group: the voter, agent and proxy that are configured, joined
+// here because none of them knows the others. It owns all of them.
+type node struct {
+	cfg      config.Config
+	log      *zap.Logger
+	registry *prometheus.Registry
+
+	agent    *election.PostgresAgent // nil without the postgres role
+	proxy    *proxy.Proxy            // nil without the proxy role
+	election *election.Node
+	topology *topology
+	http     *httpServer
+
+	cancel  context.CancelFunc
+	running atomic.Bool
+}
+
+// newNode builds the roles; nothing runs yet.
+func newNode(cfg config.Config, log *zap.Logger) (*node, error) {
+	n := &node{
+		cfg: cfg, log: log, registry: prometheus.NewRegistry(),
+		topology: newTopology(cfg.Synchronous.Mode),
+	}
+	n.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := n.buildProxy(); err != nil {
+		return nil, err
+	}
+	if err := n.buildElection(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (n *node) buildProxy() error {
+	if !n.cfg.Proxy.Enabled {
+		return nil
+	}
+	pc, err := n.cfg.ProxyConfig()
+	if err != nil {
+		return err
+	}
+	n.proxy, err = proxy.New(pc, proxy.Deps{
+		Topology: n.topology, Log: n.log.Named("proxy"), Registerer: n.registry,
+	})
+	return err
+}
+
+func (n *node) buildElection() error {
+	source := &lateSource{}
+	deps := election.Deps{Log: n.log.Named("election"), Registerer: n.registry}
+	if n.cfg.Postgres.Enabled {
+		ac, err := n.cfg.AgentConfig()
+		if err != nil {
+			return err
+		}
+		n.agent, err = election.NewPostgresAgent(ac, election.AgentDeps{
+			Source: source, Log: n.log.Named("agent"),
+		})
+		if err != nil {
+			return err
+		}
+		deps.Agent = n.agent
+	}
+	if n.proxy != nil {
+		deps.Gate, deps.Stats = n.proxy, n.proxy.Stats
+	}
+	ec, err := n.cfg.ElectionConfig()
+	if err != nil {
+		return err
+	}
+	n.election, err = election.New(ec, deps)
+	if err != nil {
+		return err
+	}
+	source.set(n.election)
+	return nil
+}
+
+// start launches the roles in the order in which they need each other.
+func (n *node) start(ctx context.Context) error {
+	// Roles live until close: they must outlast the signal that ends ctx, to drain.
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.cancel = cancel
+	var err error
+	n.http, err = startHTTP(n.cfg.HTTP.Listen, n, n.registry, n.log)
+	if err != nil {
+		return err
+	}
+	if n.proxy != nil {
+		if err := n.proxy.Start(run); err != nil {
+			return err
+		}
+	}
+	if err := n.election.Start(run); err != nil {
+		return err
+	}
+	go n.topology.run(run, n.election)
+	if n.agent != nil {
+		if err := n.agent.Start(run); err != nil {
+			return err
+		}
+	}
+	n.running.Store(true)
+	return nil
+}
+
+// closeTimeout bounds each step of an orderly end.
+const closeTimeout = 15 * time.Second
+
+// close ends the roles: clients first, then the control of PostgreSQL, which itself goes on
+// running, then the group.
+func (n *node) close() {
+	n.running.Store(false)
+	step := func(name string, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		if err := f(ctx); err != nil {
+			n.log.Warn("role did not stop cleanly", zap.String("role", name), zap.Error(err))
+		}
+	}
+	if n.proxy != nil {
+		step("proxy", func(context.Context) error { return n.proxy.Close() })
+	}
+	if n.agent != nil {
+		step("postgres", n.agent.Close)
+	}
+	if n.election != nil {
+		step("raft", n.election.Close)
+	}
+	if n.cancel != nil {
+		n.cancel()
+	}
+	if n.http != nil {
+		step("http", func(ctx context.Context) error { n.http.stop(ctx); return nil })
+	}
+}
+
+// Ready implements controller.
+func (n *node) Ready() error {
+	if !n.running.Load() {
+		return errors.New("starting or stopping")
+	}
+	return nil
+}
+
+// Switchover implements controller.
+func (n *node) Switchover(ctx context.Context, to string) error {
+	return n.election.Switchover(ctx, to)
+}
+
+// Status implements controller.
+func (n *node) Status(ctx context.Context) (Status, error) {
+	state, _ := n.election.State()
+	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
+	defer cancel()
+	obs, err := n.election.LeaderObservations(ctx)
+	st := buildStatus(state, obs)
+	if err != nil {
+		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
+	}
+	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
+	st.RaftIndex = n.election.AppliedIndex()
+	st.Lease = leaseStatus(n.election)
+	if n.proxy != nil {
+		st.Sessions, st.Held = n.proxy.Stats()
+	}
+	return st, nil
+}
+
+// leaderTimeout bounds the question to the leader.
+const leaderTimeout = 2 * time.Second
+
+// leaseStatus describes the lease as the gate sees it now.
+func leaseStatus(e *election.Node) LeaseStatus {
+	v, now := e.Lease(), e.Now()
+	doubt, until := v.Doubt(), v.Until()
+	out := LeaseStatus{Epoch: v.Epoch(), State: "none"}
+	if out.LeftMS = max(0, (until-now)/int64(time.Millisecond)); until == 0 {
+		return out
+	}
+	switch {
+	case now < doubt:
+		out.State = "ok"
+	case now < until:
+		out.State = "doubt"
+	default:
+		out.State = "closed"
+	}
+	return out
+}
+
+// lateSource lets the agent be made before the node that it reads the state from.
+type lateSource struct{ node atomic.Pointer[election.Node] }
+
+// State implements election.StateSource.
+func (l *lateSource) State() (*election.State, <-chan struct{}) {
+	if n := l.node.Load(); n != nil {
+		return n.State()
+	}
+	return &election.State{V: election.Version}, nil
+}
+
+func (l *lateSource) set(n *election.Node) { l.node.Store(n) }
+
+// newLogger builds the log of the configured level and format.
+func newLogger(cfg config.Config) (*zap.Logger, error) {
+	level, err := zap.ParseAtomicLevel(cfg.Log.Level)
+	if err != nil {
+		return nil, fmt.Errorf("log.level: %w", err)
+	}
+	zc := zap.NewProductionConfig()
+	zc.Level = level
+	zc.Encoding = cfg.Log.Format
+	zc.Sampling = nil
+	zc.DisableStacktrace = true
+	zc.EncoderConfig.TimeKey = "time"
+	zc.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	if cfg.Log.Format == "text" {
+		zc.Encoding = "console"
+	}
+	return zc.Build()
+}
+
+func newServeCommand() *cobra.Command {
+	c := ServeCommand{}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the node: voter, agent and proxy as the configuration names them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVarP(&c.Path, "config", "c", defaultConfigPath, "configuration file")
+	cmd.Flags().StringVar(&c.Name, "name", "", "this node's name, if the file is shared")
+	return cmd
+}

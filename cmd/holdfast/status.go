@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast/election"
+)
+
+// Status is what `holdfast status` and GET /v1/status show: a node's view of its group.
+type Status struct {
+	Node    string `json:"node"`
+	Cluster string `json:"cluster"`
+	Leader  string `json:"raft_leader"`
+	// RaftIndex is the newest log index that this node has applied; it stands still while
+	// nothing changes.
+	RaftIndex uint64         `json:"raft_index"`
+	Epoch     uint64         `json:"epoch"`
+	Primary   string         `json:"primary"`
+	Timeline  uint32         `json:"timeline"`
+	Lease     LeaseStatus    `json:"lease"`
+	Intent    *IntentStatus  `json:"intent,omitempty"`
+	Members   []MemberStatus `json:"members"`
+	Sessions  int            `json:"sessions"`
+	Held      int            `json:"held"`
+	Last      *ChangeStatus  `json:"last_change,omitempty"`
+	// Problems are what someone should look at, in words.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// LeaseStatus is the node's own lease.
+type LeaseStatus struct {
+	Epoch uint64 `json:"epoch"`
+	// LeftMS is how long it may still be used, in milliseconds; 0 if it may not.
+	LeftMS int64 `json:"left_ms"`
+	// State is ok, doubt, closed or none.
+	State string `json:"state"`
+}
+
+// IntentStatus is a change of the primary that is under way.
+type IntentStatus struct {
+	Epoch uint64 `json:"epoch"`
+	Kind  string `json:"kind"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to,omitempty"`
+	Cause string `json:"cause"`
+}
+
+// MemberStatus is one member as the Raft leader last heard of it.
+type MemberStatus struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Postgres string `json:"postgres,omitempty"`
+	// Role is primary, standby, witness, or what the member is doing instead.
+	Role      string `json:"role"`
+	Timeline  uint32 `json:"timeline,omitempty"`
+	LSN       string `json:"lsn,omitempty"`
+	LagBytes  int64  `json:"lag_bytes"`
+	Streaming bool   `json:"streaming"`
+	Sync      string `json:"sync,omitempty"`
+	Pid       int    `json:"pid,omitempty"`
+	Server    int    `json:"server_version,omitempty"`
+	// Incarnation names the start of the server.
+	Incarnation string   `json:"incarnation,omitempty"`
+	Slots       []string `json:"slots,omitempty"`
+	Sessions    int      `json:"sessions"`
+	Held        int      `json:"held"`
+	// AgeMS is how old the report is; -1 if there is none.
+	AgeMS   int64  `json:"age_ms"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// ChangeStatus is the newest entry of the lock's history.
+type ChangeStatus struct {
+	Epoch    uint64           `json:"epoch"`
+	Kind     string           `json:"kind"`
+	From     string           `json:"from,omitempty"`
+	To       string           `json:"to"`
+	Cause    string           `json:"cause"`
+	At       time.Time        `json:"at"`
+	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
+	TotalMS  int64            `json:"total_ms"`
+}
+
+// buildStatus puts the replicated state and the leader's observations together.
+func buildStatus(state *election.State, obs []election.Observation) Status {
+	st := Status{Cluster: state.Cluster}
+	if l := state.Lock; l != nil {
+		st.Epoch, st.Primary, st.Timeline = l.Epoch, l.Holder, l.Timeline
+	}
+	if i := state.Intent; i != nil {
+		st.Intent = &IntentStatus{
+			Epoch: i.Epoch, Kind: string(i.Kind), From: i.From, To: i.To, Cause: i.Cause,
+		}
+	}
+	if n := len(state.History); n > 0 {
+		st.Last = changeStatus(&state.History[n-1])
+	}
+	byName := make(map[string]*election.Observation, len(obs))
+	var head *election.Observation
+	for i := range obs {
+		byName[obs[i].Node] = &obs[i]
+		if obs[i].Node == st.Primary {
+			head = &obs[i]
+		}
+	}
+	for _, m := range state.Members {
+		st.Members = append(st.Members, memberStatus(m, byName[m.Name], head))
+	}
+	for _, m := range st.Members {
+		if m.Problem != "" {
+			st.Problems = append(st.Problems, m.Name+": "+m.Problem)
+		}
+	}
+	return st
+}
+
+func changeStatus(c *election.Change) *ChangeStatus {
+	out := &ChangeStatus{
+		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
+		Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS,
+	}
+	for name, ms := range c.PhasesMS {
+		if name == "total" {
+			out.TotalMS = ms
+		}
+	}
+	return out
+}
+
+// memberStatus describes one member; head is the primary's report, if there is one.
+func memberStatus(m election.Member, o, head *election.Observation) MemberStatus {
+	out := MemberStatus{
+		Name: m.Name, Address: m.Address, Postgres: m.Postgres, Role: "unknown", AgeMS: -1,
+	}
+	if m.Postgres == "" {
+		out.Role = "witness"
+	}
+	if o == nil {
+		return out
+	}
+	s := &o.Member
+	out.AgeMS = o.Age.Milliseconds()
+	out.Sessions, out.Held = o.Sessions, o.Held
+	if m.Postgres == "" {
+		return out
+	}
+	out.Role, out.Timeline, out.Streaming = string(s.Phase), s.Timeline, s.Streaming
+	out.LSN, out.Pid, out.Server = s.LSN.String(), s.Pid, s.ServerVersion
+	out.Incarnation, out.Slots, out.Problem = s.Incarnation, s.Slots, s.Problem
+	if head != nil && head.Node != m.Name {
+		if head.Member.LSN > s.LSN {
+			out.LagBytes = int64(head.Member.LSN - s.LSN)
+		}
+		for _, sb := range head.Member.Standbys {
+			if sb.Name == m.Name {
+				out.Sync = sb.SyncState
+			}
+		}
+	}
+	return out
+}
+
+// StatusCommand is the subcommand that shows the group.
+type StatusCommand struct {
+	// URL is the node's HTTP interface.
+	URL  string
+	JSON bool
+	Out  io.Writer
+}
+
+// Run asks the node and prints what it says.
+func (c StatusCommand) Run(ctx context.Context) error {
+	var st Status
+	if err := callHTTP(ctx, http.MethodGet, c.URL+"/v1/status", nil, &st); err != nil {
+		return err
+	}
+	if c.JSON {
+		enc := json.NewEncoder(c.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	}
+	return st.print(c.Out)
+}
+
+// print writes the table.
+func (s *Status) print(out io.Writer) error {
+	fmt.Fprintf(out, "cluster %s, seen from %s: primary %s, epoch %d, timeline %d\n",
+		s.Cluster, s.Node, orDash(s.Primary), s.Epoch, s.Timeline)
+	fmt.Fprintf(out, "raft leader %s, log index %d; lease of epoch %d %s (%d ms left)\n",
+		orDash(s.Leader), s.RaftIndex, s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
+	if i := s.Intent; i != nil {
+		fmt.Fprintf(out, "under way: %s to %s under epoch %d: %s\n", i.Kind, orDash(i.To),
+			i.Epoch, i.Cause)
+	}
+	if l := s.Last; l != nil {
+		fmt.Fprintf(out, "last change: %s %s -> %s at %s (%d ms%s): %s\n", l.Kind,
+			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.phases(), l.Cause)
+	}
+	fmt.Fprintln(out)
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "MEMBER\tPOSTGRES\tROLE\tSYNC\tTL\tLSN\tLAG\tSESSIONS\tHELD\tPROBLEM")
+	for _, m := range s.Members {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%s\n", m.Name,
+			orDash(m.Postgres), m.Role, orDash(m.Sync), m.Timeline, orDash(m.LSN), m.LagBytes,
+			m.Sessions, m.Held, m.Problem)
+	}
+	return w.Flush()
+}
+
+// phases lists the phases of a change in the order in which they happen.
+func (c *ChangeStatus) phases() string {
+	var b strings.Builder
+	for _, name := range election.PhaseNames() {
+		if ms, ok := c.PhasesMS[name]; ok && name != "total" {
+			fmt.Fprintf(&b, ", %s %d", name, ms)
+		}
+	}
+	return b.String()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// callHTTP asks a node's HTTP interface; an error answer becomes an error.
+func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return fmt.Errorf("ask node: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+	}
+	defer resp.Body.Close()
+	r := io.LimitReader(resp.Body, 4<<20)
+	if resp.StatusCode != http.StatusOK {
+		var e httpError
+		if err := json.NewDecoder(r).Decode(&e); err != nil || e.Error == "" {
+			return fmt.Errorf("ask node at %s: %s", url, resp.Status)
+		}
+		return errors.New(e.Error)
+	}
+	if err := json.NewDecoder(r).Decode(into); err != nil {
+		return fmt.Errorf("read answer of %s: %w", url, err)
+	}
+	return nil
+}
+
+// defaultURL is where a node listens for HTTP unless it is configured otherwise.
+const defaultURL = "http://127.0.0.1:7401"
+
+func newStatusCommand() *cobra.Command {
+	c := StatusCommand{}
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show members, roles, lag, epoch, lease, held sessions and the last change",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.Out = cmd.OutOrStdout()
+			ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+			defer cancel()
+			return c.Run(ctx)
+		},
+	}
+	cmd.Flags().StringVar(&c.URL, "url", defaultURL, "the node's HTTP interface")
+	cmd.Flags().BoolVar(&c.JSON, "json", false, "print JSON")
+	return cmd
+}

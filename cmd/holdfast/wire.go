@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"sync"
+
+	"holdfast/election"
+	"holdfast/proxy"
+)
+
+// topology adapts the replicated state and the lease of a node to what the proxy routes by. It
+// names a primary once the lock is committed and the lease of its epoch was granted here.
+type topology struct {
+	syncMode string
+
+	mu      sync.Mutex
+	primary *proxy.Primary
+	changed chan struct{}
+
+	done chan struct{}
+}
+
+var _ proxy.Topology = (*topology)(nil)
+
+func newTopology(syncMode string) *topology {
+	return &topology{
+		syncMode: syncMode, changed: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// Current implements proxy.Topology.
+func (t *topology) Current() (*proxy.Primary, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.primary, t.changed
+}
+
+// run follows the node until ctx ends; done is closed then.
+func (t *topology) run(ctx context.Context, n *election.Node) {
+	defer close(t.done)
+	for {
+		state, stateChanged := n.State()
+		epoch, granted := n.Granted()
+		t.update(n, state, epoch)
+		select {
+		case <-ctx.Done():
+			return
+		case <-stateChanged:
+		case <-granted:
+		}
+	}
+}
+
+// update publishes the primary if it is another one.
+func (t *topology) update(n *election.Node, state *election.State, granted uint64) {
+	var next *proxy.Primary
+	if l := state.Lock; l != nil && l.Epoch == granted {
+		next = primaryOf(state, t.syncMode)
+		if next != nil {
+			next.Lease = epochLease{view: n.Lease(), epoch: granted}
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if next == nil && t.primary == nil ||
+		next != nil && t.primary != nil && next.Epoch == t.primary.Epoch {
+		return
+	}
+	t.primary = next
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// primaryOf builds what the proxy needs to know of the committed lock.
+func primaryOf(s *election.State, syncMode string) *proxy.Primary {
+	l := s.Lock
+	p := &proxy.Primary{
+		Name: l.Holder, Epoch: l.Epoch, Timeline: l.Timeline, Incarnation: l.Incarnation,
+	}
+	data := 0
+	for _, m := range s.Members {
+		if m.Postgres != "" {
+			data++
+		}
+		if m.Name == l.Holder {
+			p.Addr = m.Postgres
+		}
+	}
+	if p.Addr == "" {
+		return nil
+	}
+	if syncMode == "quorum" && data >= 3 {
+		p.SyncQuorum = 1
+	}
+	for _, c := range s.History {
+		p.Boundaries = append(p.Boundaries, proxy.Boundary{
+			Epoch: c.Lock.Epoch, Lo: c.Lock.XidLo, Hi: c.Lock.XidHi,
+		})
+	}
+	return p
+}
+
+// epochLease is the node's lease as far as it is one of the epoch: a lease of a later epoch
+// opens nothing for an earlier one.
+type epochLease struct {
+	view  *election.LeaseView
+	epoch uint64
+}
+
+// Doubt implements proxy.Lease.
+func (l epochLease) Doubt() int64 { return l.read(l.view.Doubt) }
+
+// Until implements proxy.Lease.
+func (l epochLease) Until() int64 { return l.read(l.view.Until) }
+
+func (l epochLease) read(deadline func() int64) int64 {
+	if l.view.Epoch() != l.epoch {
+		return 0
+	}
+	v := deadline()
+	if l.view.Epoch() != l.epoch {
+		return 0
+	}
+	return v
+}
