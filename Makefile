@@ -1,0 +1,106 @@
+# The only door: everything that people and CI do goes through these targets. `make help` lists
+# them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The targets use the same two cores and the same ports of servers.
+.NOTPARALLEL:
+
+# hashicorpmetrics makes hashicorp/raft use the maintained metrics package.
+TAGS := hashicorpmetrics
+STATICCHECK := v0.8.1
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+
+# How long each fuzz target runs: `make fuzz FUZZTIME=10m` for a longer search.
+FUZZTIME := 30s
+# Which tool builds images, and its flags.
+IMAGE_TOOL := buildah
+IMAGE := holdfast
+
+GOTEST := go test -tags $(TAGS)
+# -p 1: tests of two packages side by side would share two cores with real servers.
+TEST_FLAGS := -p 1 -timeout 15m
+# With CI=true a test that needs PostgreSQL fails and does not skip.
+NEED_ALL := CI=true HOLDFAST_REQUIRE_POSTGRES=1
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install PostgreSQL and the tools that tests and demo need (as root, on Debian)
+	@scripts/setup.sh
+
+.PHONY: build
+build: ## build bin/holdfast, static
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) \
+	    -ldflags '-s -w -X main.version=$(VERSION)' -o bin/holdfast ./cmd/holdfast
+
+.PHONY: demo
+demo: setup build ## three nodes with PostgreSQL, a load, and failovers to watch
+	@bin/holdfast demo $(DEMO)
+
+.PHONY: test
+test: setup lint unit fuzz-short race e2e ## all that CI runs
+
+.PHONY: unit
+unit: ## tests without the end-to-end ones
+	$(NEED_ALL) $(GOTEST) $(TEST_FLAGS) -skip '^TestE2E' ./...
+
+.PHONY: race
+race: ## the same under the race detector, without the slow ones
+	$(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... ./config/...
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME
+	@scripts/fuzz.sh $(FUZZTIME) -tags $(TAGS)
+
+.PHONY: fuzz-short
+fuzz-short:
+	@scripts/fuzz.sh 5s -tags $(TAGS)
+
+.PHONY: e2e
+e2e: setup build ## three nodes, pgbench, failovers and a switchover
+	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 20m -v
+
+.PHONY: bench
+bench: ## micro-benchmarks of every package
+	$(GOTEST) -run '^$$' -bench . -benchmem ./...
+
+.PHONY: cover
+cover: setup ## coverage of the tests, by function, in bin/cover.txt and bin/cover.html
+	@mkdir -p bin
+	$(NEED_ALL) $(GOTEST) $(TEST_FLAGS) -skip '^TestE2E' -coverprofile bin/cover.out ./...
+	go tool cover -func bin/cover.out > bin/cover.txt
+	go tool cover -html bin/cover.out -o bin/cover.html
+	@tail -1 bin/cover.txt
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@scripts/lint.sh $(STATICCHECK) -tags $(TAGS)
+
+.PHONY: tidy
+tidy: ## the limits of CONTRIBUTING.md and the import rules
+	$(GOTEST) ./cmd/holdfast -run '^(TestTidy|TestArch)' -count 1
+
+.PHONY: golden
+golden: ## write the recorded files of tests anew; read the difference before you commit it
+	for dir in $$(grep -rl 'flag.Bool("rewrite"' --include='*_test.go' . | xargs -n 1 dirname \
+	    | sort -u); do $(GOTEST) -count 1 "$$dir" -rewrite; done
+	git --no-pager diff --stat
+
+.PHONY: image
+image: ## build the images holdfast and holdfast-database (docs/image.md)
+	$(IMAGE_TOOL) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) \
+	    --target holdfast -t $(IMAGE):$(VERSION) .
+	$(IMAGE_TOOL) build $(IMAGE_FLAGS) --build-arg VERSION=$(VERSION) \
+	    --target database -t $(IMAGE)-database:$(VERSION) .
+
+.PHONY: image-local
+image-local: ## the same without a registry, on a base made by debootstrap (as root)
+	@scripts/image-local.sh $(VERSION)
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin

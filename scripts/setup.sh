@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demo need beside Go: PostgreSQL's server and tools, iproute2,
+# procps, and a C compiler for the race detector. What is there already is left alone. As a plain
+# user with something missing it says what to install, in one line, and exits 1.
+set -euo pipefail
+
+# pg_bin prints the newest directory that has every program the agent and the tests run.
+pg_bin() {
+    local dir program
+    for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5 -rV) \
+        "$(dirname "$(command -v postgres || echo /nonexistent/postgres)")"; do
+        for program in postgres initdb pg_ctl pg_controldata pg_basebackup pg_rewind psql pgbench; do
+            [[ -x $dir/$program ]] || continue 2
+        done
+        echo "$dir"
+        return
+    done
+    return 1
+}
+
+missing=()
+pg_bin >/dev/null || missing+=(postgresql)
+command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
+command -v ps >/dev/null || missing+=(procps)
+command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+command -v git >/dev/null || missing+=(git)
+[[ ${#missing[@]} -gt 0 ]] || exit 0
+
+if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then
+    echo "holdfast: please install: ${missing[*]} (on Debian: sudo apt-get install" \
+        "${missing[*]}; 'make setup' as root does it and starts no server)" >&2
+    exit 1
+fi
+
+# Debian's package starts a server on port 5432 unless it is told not to before it is installed.
+# The file goes away afterwards, so that later packages do what the machine's owner expects.
+dropin=/etc/postgresql-common/createcluster.d/holdfast-setup.conf
+cleanup() {
+    rm -f "$dropin"
+    rmdir --ignore-fail-on-non-empty "${dropin%/*}" 2>/dev/null || true
+}
+trap cleanup EXIT
+mkdir -p "${dropin%/*}"
+echo "create_main_cluster = false" >"$dropin"
+
+export DEBIAN_FRONTEND=noninteractive
+install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300)
+echo "holdfast: installing ${missing[*]}" >&2
+log=$(mktemp)
+if ! "${install[@]}" "${missing[@]}" >"$log" 2>&1; then
+    # The package lists may be old or not there yet.
+    if ! { apt-get update -q && "${install[@]}" "${missing[@]}"; } >>"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        echo "holdfast: could not install ${missing[*]}; see above" >&2
+        exit 1
+    fi
+fi
+rm -f "$log"
+if ! pg_bin >/dev/null; then
+    echo "holdfast: PostgreSQL was installed, but not all of its programs were found" >&2
+    exit 1
+fi
