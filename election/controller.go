@@ -30,13 +30,12 @@ type Controller struct {
 	// wake has one place: a request came in.
 	wake chan struct{}
 	// What follows belongs to RunLeader's goroutine: when the leadership began, when the input
-	// was gathered, how often in a row a change did not advance or was replaced, and the
-	// phases that were measured before the transition of phasesEpoch.
-	ledAt, inputAt time.Time
-	failures       int
-	replaced       int
-	phasesEpoch    uint64
-	phases         map[string]int64
+	// was gathered, when the primary was last seen to work, how often in a row a change did not
+	// advance or was replaced, and the phases measured before the transition of phasesEpoch.
+	ledAt, inputAt, usableAt time.Time
+	failures, replaced       int
+	phasesEpoch              uint64
+	phases                   map[string]int64
 }
 
 var _ LeaderLoop = (*Controller)(nil)
@@ -58,7 +57,7 @@ func (c *Controller) LastDecision() Decision {
 // RunLeader decides and acts until ctx, the leadership, ends. It is called again at the next
 // leadership, never twice at once; all its goroutines have ended when it returns.
 func (c *Controller) RunLeader(ctx context.Context) {
-	c.ledAt, c.failures = time.Now(), 0
+	c.ledAt, c.usableAt, c.failures = time.Now(), time.Time{}, 0
 	c.startRequests()
 	defer c.failRequests()
 	ticker := time.NewTicker(c.policy.Tick)
@@ -69,6 +68,9 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		_, observed := c.co.Observations()
 		c.settleRequests(state)
 		d := Decide(c.input(state), c.policy)
+		if d.IsPrimaryUsable {
+			c.usableAt = c.inputAt.Add(-d.UsableAge)
+		}
 		c.record(d)
 		c.refuseRequests(d.Refusals)
 		if err := c.act(ctx, state, d); err != nil && ctx.Err() == nil {
@@ -123,8 +125,8 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	}
 	c.markRequest(d.RequestID, epoch, it.To)
 	phases := map[string]int64{"intent": time.Since(start).Milliseconds()}
-	if d.IsPrimaryUsable && it.Kind != IntentSwitchover {
-		phases["detect"] = (d.UsableAge + start.Sub(c.inputAt)).Milliseconds()
+	if !c.usableAt.IsZero() && it.Kind != IntentSwitchover {
+		phases["detect"] = start.Sub(c.usableAt).Milliseconds()
 	}
 	c.phasesEpoch, c.phases = epoch, phases
 	return nil

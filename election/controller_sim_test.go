@@ -333,28 +333,29 @@ func (r *simRun) isSettled(from int) bool {
 	return primaries == 1
 }
 
-// runSim runs one schedule in a bubble of its own time and returns what went wrong.
-func runSim(t *testing.T, seed uint64, bug simBug) (wrong []string, story string,
-	history []election.Change) {
-	synctest.Test(t, func(*testing.T) {
-		r := &simRun{w: newSimWorld(seed, bug), controllers: map[string]*election.Controller{}}
-		for name, n := range r.w.nodes {
-			r.controllers[name] = election.NewController(n, simPolicy(bug))
-		}
-		stop := make(chan struct{})
-		var clock sync.WaitGroup
-		clock.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				case <-time.After(simTick):
-					r.w.tick()
-				}
+func newSimRun(seed uint64, bug simBug) *simRun {
+	r := &simRun{w: newSimWorld(seed, bug), controllers: map[string]*election.Controller{}}
+	for name, n := range r.w.nodes {
+		r.controllers[name] = election.NewController(n, simPolicy(bug))
+	}
+	return r
+}
+
+// start lets the world's time pass; the returned function ends everything and waits for it.
+func (r *simRun) start() (end func()) {
+	stop := make(chan struct{})
+	var clock sync.WaitGroup
+	clock.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(simTick):
+				r.w.tick()
 			}
-		})
-		wrong, story = r.run()
-		history = r.w.state.History
+		}
+	})
+	return func() {
 		if r.cancel != nil {
 			r.cancel()
 			<-r.done
@@ -362,6 +363,18 @@ func runSim(t *testing.T, seed uint64, bug simBug) (wrong []string, story string
 		r.w.late.Wait()
 		close(stop)
 		clock.Wait()
+	}
+}
+
+// runSim runs one schedule in a bubble of its own time and returns what went wrong.
+func runSim(t *testing.T, seed uint64, bug simBug) (wrong []string, story string,
+	history []election.Change) {
+	synctest.Test(t, func(*testing.T) {
+		r := newSimRun(seed, bug)
+		end := r.start()
+		wrong, story = r.run()
+		history = r.w.state.History
+		end()
 	})
 	return wrong, story, history
 }

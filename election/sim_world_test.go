@@ -172,9 +172,10 @@ func (n *simNode) setViewLocked() {
 func (n *simNode) State() (*election.State, <-chan struct{}) {
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
-	if n.lateTarget != nil && n.view.Intent != nil && n.view.Intent.Epoch == n.lateTarget.Target.Epoch {
+	late := n.lateTarget
+	if it := n.view.Intent; late != nil && it != nil && it.Epoch == late.Target.Epoch {
 		s, it := *n.view, *n.view.Intent
-		it.To = n.lateTarget.Target.To
+		it.To = late.Target.To
 		s.Intent = &it
 		return &s, n.changed
 	}
@@ -369,8 +370,8 @@ func (w *simWorld) dumpLocked() string {
 	var b strings.Builder
 	for _, name := range w.names {
 		pg := w.nodes[name].pg
-		fmt.Fprintf(&b, "  %s: %s timeline %d lsn %s upstream %q pledged %d promoted %d\n", name,
-			pg.phase, pg.timeline(), pg.lsn(), pg.upstream, pg.pledged, pg.promotedAt)
+		fmt.Fprintf(&b, "  %s: %s timeline %d lsn %s upstream %q pledged %d promoted %d\n",
+			name, pg.phase, pg.timeline(), pg.lsn(), pg.upstream, pg.pledged, pg.promotedAt)
 	}
 	return b.String()
 }
