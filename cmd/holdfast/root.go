@@ -33,6 +33,6 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
-		newSwitchoverCommand(), newVersionCommand())
+		newSwitchoverCommand(), newVersionCommand(), newDemoCommand(), newReaperCommand())
 	return root
 }

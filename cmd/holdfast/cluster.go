@@ -1,0 +1,211 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// ClusterConfig says what cluster StartCluster makes.
+type ClusterConfig struct {
+	// Binary is the holdfast to run; empty is the running one.
+	Binary string
+	// Parent is the directory that the cluster's own is made in; empty is the temporary one.
+	Parent string
+	// Prefix begins the name of the cluster's directory.
+	Prefix string
+	// Profile is the timing profile of the group; empty is lan.
+	Profile string
+	// Keep leaves data and logs behind; the processes are ended all the same.
+	Keep bool
+	// Settings are PostgreSQL settings beside the cluster's own.
+	Settings []string
+	// Logf is told of steps that take a while; nil tells nobody.
+	Logf func(format string, args ...any)
+}
+
+// Cluster is three nodes as processes of their own on this machine, each with a PostgreSQL server
+// and a loopback address of its own. It owns the processes, the directory and a reaper, a process
+// that removes both if this one dies; Close ends all of it.
+type Cluster struct {
+	// Dir holds everything the cluster writes.
+	Dir string
+	// Nodes are node1, node2 and node3.
+	Nodes []*ClusterNode
+
+	cfg    ClusterConfig
+	bin    string // of PostgreSQL
+	client *http.Client
+	reaper *reaper
+	spec   reapSpec
+}
+
+// clusterSize is how many nodes a cluster has: the smallest number that survives a loss with
+// synchronous replication.
+const clusterSize = 3
+
+// StartCluster makes the directory and starts the nodes. It returns before they are ready; after
+// an error nothing is left.
+func StartCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+	c := &Cluster{cfg: cfg, client: &http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true},
+	}}
+	if c.cfg.Logf == nil {
+		c.cfg.Logf = func(string, ...any) {}
+	}
+	if err := c.prepare(); err != nil {
+		return nil, err
+	}
+	if err := c.makeDir(); err != nil {
+		return nil, err
+	}
+	if err := c.launch(ctx); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// prepare finds programs and fills in what the configuration leaves open; it changes nothing.
+func (c *Cluster) prepare() error {
+	var err error
+	if c.cfg.Binary == "" {
+		if c.cfg.Binary, err = os.Executable(); err != nil {
+			return fmt.Errorf("find own binary: %w", err)
+		}
+	}
+	if c.cfg.Binary, err = filepath.EvalSymlinks(c.cfg.Binary); err != nil {
+		return fmt.Errorf("find holdfast: %w", err)
+	}
+	if c.cfg.Parent == "" {
+		c.cfg.Parent = os.TempDir()
+	}
+	if c.cfg.Parent, err = filepath.Abs(c.cfg.Parent); err != nil {
+		return fmt.Errorf("find directory: %w", err)
+	}
+	if c.cfg.Prefix == "" {
+		c.cfg.Prefix = "holdfast-demo"
+	}
+	if c.cfg.Profile == "" {
+		c.cfg.Profile = "lan"
+	}
+	c.bin, err = FindPostgres()
+	return err
+}
+
+// makeDir starts the reaper and then makes the directory that it watches over.
+func (c *Cluster) makeDir() error {
+	id := make([]byte, 5)
+	if _, err := rand.Read(id); err != nil {
+		return fmt.Errorf("choose directory: %w", err)
+	}
+	c.Dir = filepath.Join(c.cfg.Parent, c.cfg.Prefix+"-"+hex.EncodeToString(id))
+	c.spec = reapSpec{Dir: c.Dir, Binary: c.cfg.Binary, Keep: c.cfg.Keep}
+	var err error
+	if c.reaper, err = startReaper(c.cfg.Binary, c.spec); err != nil {
+		return err
+	}
+	if err := makeClusterDir(c.Dir); err != nil {
+		return errors.Join(err, c.reaper.close())
+	}
+	return nil
+}
+
+// launch makes keys and configurations and starts the nodes.
+func (c *Cluster) launch(ctx context.Context) error {
+	hosts, ports, err := chooseAddresses(clusterSize)
+	if err != nil {
+		return err
+	}
+	for i, host := range hosts {
+		c.Nodes = append(c.Nodes, newClusterNode(c, fmt.Sprintf("node%d", i+1), host, ports))
+	}
+	args := []string{"init", "--dir", c.pkiDir()}
+	for _, n := range c.Nodes {
+		args = append(args, "--node", n.Name+"="+n.Host)
+	}
+	if out, err := c.run(ctx, args...); err != nil {
+		return fmt.Errorf("make keys: %w: %s", err, out)
+	}
+	for _, n := range c.Nodes {
+		if err := n.writeConfig(); err != nil {
+			return err
+		}
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) pkiDir() string { return filepath.Join(c.Dir, "pki") }
+
+// run runs the binary with the node's environment and returns what it printed.
+func (c *Cluster) run(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.cfg.Binary, args...)
+	cmd.Dir, cmd.Env = c.Dir, nodeEnv()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := cmd.Run()
+	return strings.TrimSpace(out.String()), err
+}
+
+// nodeEnv is the environment without what would change a node's configuration.
+func nodeEnv() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "HOLDFAST_") && !strings.HasPrefix(kv, "PG") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// Node returns the node of a name; nil if there is none.
+func (c *Cluster) Node(name string) *ClusterNode {
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n
+		}
+	}
+	return nil
+}
+
+// Secret returns a password that `holdfast init` made.
+func (c *Cluster) Secret(name string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.pkiDir(), "secrets", name))
+	if err != nil {
+		return "", fmt.Errorf("read secret: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// Program returns the path of one of PostgreSQL's programs.
+func (c *Cluster) Program(name string) string { return filepath.Join(c.bin, name) }
+
+// Close ends every process of the cluster and removes its directory. It may be called twice.
+func (c *Cluster) Close() error {
+	err := reap(c.spec)
+	var g errgroup.Group
+	for _, n := range c.Nodes {
+		g.Go(n.join)
+	}
+	err = errors.Join(err, g.Wait())
+	c.client.CloseIdleConnections()
+	if c.reaper != nil {
+		err = errors.Join(err, c.reaper.close())
+	}
+	return err
+}
