@@ -12,78 +12,93 @@ func recruit(name string, timeline uint32, lsn pgwire.LSN) election.Recruit {
 	return election.Recruit{Member: election.Member{Name: name}, Timeline: timeline, LSN: lsn}
 }
 
+func barred(name string, timeline uint32, lsn pgwire.LSN) election.Recruit {
+	r := recruit(name, timeline, lsn)
+	r.Member.NoFailover = true
+	return r
+}
+
+func preferred(name string, timeline uint32, lsn pgwire.LSN) election.Recruit {
+	r := recruit(name, timeline, lsn)
+	r.Member.Priority = 9
+	return r
+}
+
+var (
+	chooseLock = election.Lock{Holder: "pg1", Epoch: 7, Timeline: 3, PromotionLSN: 50}
+	choosePair = []string{"pg2", "pg3"}
+	chooseFive = []string{"pg2", "pg3", "pg4", "pg5"}
+	// chooseSilent is why pg3 did not answer.
+	chooseSilent = map[string]string{"pg3": "its agent is silent"}
+)
+
+type rs = []election.Recruit
+
+var chooseCases = []struct {
+	name    string
+	sel     election.Selection
+	to      string
+	missing string
+}{
+	{"furthest position", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 101)}}, "pg3", ""},
+	{"name among equals", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg3", 3, 100), recruit("pg2", 3, 100)}}, "pg2", ""},
+	{"priority among equals", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 3, 100), preferred("pg3", 3, 100)}}, "pg3", ""},
+	{"priority never before position", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 3, 101), preferred("pg3", 3, 100)}}, "pg2", ""},
+	{"one of two is not enough", election.Selection{SyncSet: choosePair, Silent: chooseSilent,
+		Recruits: rs{recruit("pg2", 3, 100)}}, "",
+		"needs 2 of pg2, pg3 to be sure of every acknowledged commit, and has 1: pg3: its agent"},
+	{"a member outside the sync set does not count", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 3, 100), recruit("pg9", 3, 100)}}, "", "has 1"},
+	{"three of four are not enough", election.Selection{SyncSet: chooseFive, Recruits: rs{
+		recruit("pg2", 3, 1), recruit("pg3", 3, 1), recruit("pg4", 3, 1)}}, "", "has 3"},
+	{"an older timeline fences, but is no candidate", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 2, 900), recruit("pg3", 3, 100)}}, "pg3", ""},
+	{"only older timelines", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 2, 900), recruit("pg3", 2, 100)}}, "",
+		"pg3 is on timeline 2, the lock is on 3"},
+	{"before the lock's timeline begins", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 3, 49), recruit("pg3", 2, 49)}}, "",
+		"pg2 is at 0/31, before the lock's timeline begins at 0/32"},
+	{"promoted by somebody else", election.Selection{SyncSet: choosePair,
+		Recruits: rs{recruit("pg2", 4, 100), recruit("pg3", 3, 100)}}, "",
+		"pg2 is on timeline 4, past the lock's 3"},
+	{"promoted under a replaced intent comes first", election.Selection{SyncSet: choosePair,
+		Tried:    []string{"pg2"},
+		Recruits: rs{recruit("pg3", 3, 900), recruit("pg2", 4, 100)}}, "pg2", ""},
+	{"tried in vain comes last among equals", election.Selection{SyncSet: choosePair,
+		Tried:    []string{"pg2"},
+		Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 100)}}, "pg3", ""},
+	{"tried in vain, but further", election.Selection{SyncSet: choosePair,
+		Tried:    []string{"pg2"},
+		Recruits: rs{recruit("pg2", 3, 101), recruit("pg3", 3, 100)}}, "pg2", ""},
+	{"the furthest is barred", election.Selection{SyncSet: choosePair,
+		Recruits: rs{barred("pg2", 3, 900), recruit("pg3", 3, 100)}}, "",
+		"pg2 is tagged nofailover; pg3 lacks 800 bytes that pg2 has"},
+	{"nobody answers", election.Selection{Silent: chooseSilent}, "",
+		"no member is eligible: pg3: its agent is silent"},
+	{"asynchronous: one is enough", election.Selection{
+		Recruits: rs{recruit("pg2", 3, 100)}}, "pg2", ""},
+	{"asynchronous: the lag limit", election.Selection{LagMaxBytes: 1 << 20,
+		KnownLSN: 100 + 5<<20, Recruits: rs{recruit("pg2", 3, 100)}}, "",
+		"pg2 lacks 5.0 MB that pg1 had; the limit is 1.0 MB"},
+	{"after a clean stop the candidate alone is enough", election.Selection{SyncSet: choosePair,
+		Only: "pg3", ShutdownLSN: 100, Recruits: rs{recruit("pg3", 3, 100)}}, "pg3", ""},
+	{"after a clean stop only the candidate", election.Selection{SyncSet: choosePair,
+		Only: "pg3", ShutdownLSN: 100, Recruits: rs{recruit("pg2", 3, 100)}}, "",
+		"pg3 does not have the shutdown checkpoint at 0/64 of pg1"},
+	{"the candidate lacks the shutdown checkpoint", election.Selection{SyncSet: choosePair,
+		Only: "pg3", ShutdownLSN: 100,
+		Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 99)}}, "", "does not have"},
+}
+
 func TestChoose(t *testing.T) {
-	lock := election.Lock{Holder: "pg1", Epoch: 7, Timeline: 3, PromotionLSN: 50}
-	pair := []string{"pg2", "pg3"}
-	five := []string{"pg2", "pg3", "pg4", "pg5"}
-	barred := recruit("pg2", 3, 900)
-	barred.Member.NoFailover = true
-	preferred := recruit("pg3", 3, 100)
-	preferred.Member.Priority = 9
-	type rs = []election.Recruit
-	silent := map[string]string{"pg3": "its agent is silent"}
-	for _, c := range []struct {
-		name    string
-		sel     election.Selection
-		to      string
-		missing string
-	}{
-		{"furthest position", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 101)}}, "pg3", ""},
-		{"name among equals", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg3", 3, 100), recruit("pg2", 3, 100)}}, "pg2", ""},
-		{"priority among equals", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 3, 100), preferred}}, "pg3", ""},
-		{"priority never before position", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 3, 101), preferred}}, "pg2", ""},
-		{"one of two is not enough", election.Selection{SyncSet: pair, Silent: silent,
-			Recruits: rs{recruit("pg2", 3, 100)}}, "",
-			"needs 2 of pg2, pg3 to be sure of every acknowledged commit, and has 1: pg3: its agent"},
-		{"a member outside the sync set does not count", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 3, 100), recruit("pg9", 3, 100)}}, "", "has 1"},
-		{"three of four are not enough", election.Selection{SyncSet: five, Recruits: rs{
-			recruit("pg2", 3, 1), recruit("pg3", 3, 1), recruit("pg4", 3, 1)}}, "", "has 3"},
-		{"an older timeline fences, but is no candidate", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 2, 900), recruit("pg3", 3, 100)}}, "pg3", ""},
-		{"only older timelines", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 2, 900), recruit("pg3", 2, 100)}}, "",
-			"pg3 is on timeline 2, the lock is on 3"},
-		{"before the lock's timeline begins", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 3, 49), recruit("pg3", 2, 49)}}, "",
-			"pg2 is at 0/31, before the lock's timeline begins at 0/32"},
-		{"promoted by somebody else", election.Selection{SyncSet: pair,
-			Recruits: rs{recruit("pg2", 4, 100), recruit("pg3", 3, 100)}}, "",
-			"pg2 is on timeline 4, past the lock's 3"},
-		{"promoted under a replaced intent comes first", election.Selection{SyncSet: pair,
-			Tried:    []string{"pg2"},
-			Recruits: rs{recruit("pg3", 3, 900), recruit("pg2", 4, 100)}}, "pg2", ""},
-		{"tried in vain comes last among equals", election.Selection{SyncSet: pair,
-			Tried:    []string{"pg2"},
-			Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 100)}}, "pg3", ""},
-		{"tried in vain, but further", election.Selection{SyncSet: pair,
-			Tried:    []string{"pg2"},
-			Recruits: rs{recruit("pg2", 3, 101), recruit("pg3", 3, 100)}}, "pg2", ""},
-		{"the furthest is barred", election.Selection{SyncSet: pair,
-			Recruits: rs{barred, recruit("pg3", 3, 100)}}, "",
-			"pg2 is tagged nofailover; pg3 lacks 800 bytes that pg2 has"},
-		{"nobody answers", election.Selection{Silent: silent}, "",
-			"no member is eligible: pg3: its agent is silent"},
-		{"asynchronous: one is enough", election.Selection{
-			Recruits: rs{recruit("pg2", 3, 100)}}, "pg2", ""},
-		{"asynchronous: the lag limit", election.Selection{LagMaxBytes: 1 << 20,
-			KnownLSN: 100 + 5<<20, Recruits: rs{recruit("pg2", 3, 100)}}, "",
-			"pg2 lacks 5.0 MB that pg1 had; the limit is 1.0 MB"},
-		{"after a clean stop the candidate alone is enough", election.Selection{SyncSet: pair,
-			Only: "pg3", ShutdownLSN: 100, Recruits: rs{recruit("pg3", 3, 100)}}, "pg3", ""},
-		{"after a clean stop only the candidate", election.Selection{SyncSet: pair,
-			Only: "pg3", ShutdownLSN: 100, Recruits: rs{recruit("pg2", 3, 100)}}, "",
-			"pg3 does not have the shutdown checkpoint at 0/64 of pg1"},
-		{"the candidate lacks the shutdown checkpoint", election.Selection{SyncSet: pair,
-			Only: "pg3", ShutdownLSN: 100,
-			Recruits: rs{recruit("pg2", 3, 100), recruit("pg3", 3, 99)}}, "", "does not have"},
-	} {
+	for _, c := range chooseCases {
 		t.Run(c.name, func(t *testing.T) {
-			c.sel.Lock = lock
+			c.sel.Lock = chooseLock
 			got := election.Choose(c.sel)
 			if got.To != c.to || !strings.Contains(got.Missing, c.missing) ||
 				(got.Missing == "") != (c.to != "") {

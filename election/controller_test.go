@@ -150,12 +150,16 @@ func TestSwitchoverGoesBack(t *testing.T) {
 func TestNothingPromotedWithoutRecruits(t *testing.T) {
 	simGroup(t, func(r *simRun) {
 		old := r.newest()
-		other := map[string]string{"pg1": "pg2", "pg2": "pg3", "pg3": "pg1"}[old.Lock.Holder]
+		other := ""
 		r.w.mu.Lock()
+		for _, name := range r.w.names {
+			if name != old.Lock.Holder && name != r.w.leader {
+				other = name
+			}
+		}
 		r.w.nodes[old.Lock.Holder].killLocked()
-		r.w.nodes[other].isSlow = true
-		r.w.nodes[other].killLocked()
 		r.w.nodes[old.Lock.Holder].pg.phase = election.PhaseEmpty // its disk is gone
+		r.w.nodes[other].isUp = false
 		r.w.mu.Unlock()
 		time.Sleep(5 * time.Second)
 		if c := r.newest(); c.Lock.Epoch != old.Lock.Epoch {
@@ -166,8 +170,7 @@ func TestNothingPromotedWithoutRecruits(t *testing.T) {
 			t.Errorf("decision is %q", d.Summary)
 		}
 		r.w.mu.Lock()
-		r.w.nodes[other].isSlow = false
-		r.w.nodes[other].pg.phase = election.PhaseStandby
+		r.w.nodes[other].isUp = true
 		r.w.mu.Unlock()
 		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 			if r.newest().Lock.Epoch != old.Lock.Epoch {

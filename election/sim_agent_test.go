@@ -152,7 +152,8 @@ func (n *simNode) stopLocked() (election.OrderResult, error) {
 		n.pg.pending = nil
 		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()))
 		for _, name := range n.w.names {
-			if m := n.w.nodes[name]; n.w.isStreamingLocked(m, true) && n.w.rng.IntN(8) > 0 {
+			m, isSent := n.w.nodes[name], n.w.lossy == 0 || n.w.rng.IntN(8) > 0
+			if isSent && n.w.isStreamingLocked(m, true) {
 				m.pg.wal = slices.Clone(n.pg.wal)
 			}
 		}
