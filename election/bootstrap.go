@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/pgwire"
 )
 
 // orderBootstrap makes a new cluster: initdb, start behind the closed door, roles, functions,
@@ -176,28 +179,54 @@ func (a *PostgresAgent) makeRoles(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("bootstrap_sql: %w", err)
 		}
-		if err := a.runBootstrapFile(ctx, string(text)); err != nil {
+		if err := a.runBootstrapFile(ctx, path, string(text)); err != nil {
 			return fmt.Errorf("bootstrap_sql %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// runBootstrapFile runs one file on a connection of its own, without QueryTimeout's bound.
-func (a *PostgresAgent) runBootstrapFile(ctx context.Context, text string) error {
+// runBootstrapFile runs one file, statement by statement as psql would, so that CREATE DATABASE
+// and its kin work. How far it came is kept in the server: a repeated order goes on behind the
+// last statement that succeeded.
+func (a *PostgresAgent) runBootstrapFile(ctx context.Context, path, text string) error {
 	c, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer pgClose(c)
-	_, err = pgQuery(ctx, c, "RESET search_path")
-	if err == nil {
-		_, err = pgQuery(ctx, c, `SET search_path = "$user", public`)
+	_, err = pgQuery(ctx, c, "CREATE TABLE IF NOT EXISTS holdfast.bootstrap_sql"+
+		" (file text PRIMARY KEY, done int NOT NULL)")
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		_, err = pgQuery(ctx, c, text)
+	rows, err := pgQuery(ctx, c, "SELECT done FROM holdfast.bootstrap_sql WHERE file = "+
+		pgLiteral(path))
+	if err != nil {
+		return err
 	}
-	return err
+	done := 0
+	if len(rows) == 1 {
+		done, _ = strconv.Atoi(rows[0][0])
+	}
+	if _, err = pgQuery(ctx, c, `SET search_path = "$user", public`); err != nil {
+		return err
+	}
+	for i, st := range pgwire.Classify(nil, []byte(text), true) {
+		if i < done {
+			continue
+		}
+		if _, err := pgQuery(ctx, c, text[st.Start:st.End]); err != nil {
+			return fmt.Errorf("statement %d: %w", i+1, err)
+		}
+		_, err := pgQuery(ctx, c, fmt.Sprintf("INSERT INTO holdfast.bootstrap_sql"+
+			" VALUES (%s, %d) ON CONFLICT (file) DO UPDATE SET done = EXCLUDED.done",
+			pgLiteral(path), i+1))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pgRolesSQL may be run again. end_backend asks for the very backend by its start time, and

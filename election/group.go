@@ -6,11 +6,13 @@ import (
 	"io"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 // raftPoolMax is how many idle connections Raft keeps to each node.
@@ -147,20 +149,31 @@ func (n *Node) hello() helloAnswer {
 	return a
 }
 
-// raftLogger passes Raft's warnings on.
+// raftLogger passes Raft's warnings on. A peer that is away makes Raft repeat itself several times
+// a second: beyond a line a second they are counted and not printed.
 func raftLogger(log *zap.Logger) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{
-		Name: "raft", Level: hclog.Warn, Output: logWriter{log}, DisableTime: true,
+		Name: "raft", Level: hclog.Warn, DisableTime: true,
+		Output: &logWriter{log: log, limit: rate.NewLimiter(1, 10)},
 	})
 }
 
 // logWriter turns Raft's lines into entries.
-type logWriter struct{ log *zap.Logger }
+type logWriter struct {
+	log     *zap.Logger
+	limit   *rate.Limiter
+	dropped atomic.Int64
+}
 
-var _ io.Writer = logWriter{}
+var _ io.Writer = (*logWriter)(nil)
 
 // Write implements io.Writer.
-func (w logWriter) Write(p []byte) (int, error) {
-	w.log.Warn("raft", zap.String("line", strings.TrimSpace(string(p))))
+func (w *logWriter) Write(p []byte) (int, error) {
+	if !w.limit.Allow() {
+		w.dropped.Add(1)
+		return len(p), nil
+	}
+	w.log.Warn("raft", zap.String("line", strings.TrimSpace(string(p))),
+		zap.Int64("left_out", w.dropped.Swap(0)))
 	return len(p), nil
 }

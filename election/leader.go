@@ -163,6 +163,8 @@ func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
 // Switchover moves the primary to that member, or to the best one if to is empty. It returns
 // when that is done, or with the reason why it was not.
 func (n *Node) Switchover(ctx context.Context, to string) error {
+	s, _ := n.State()
+	before := lockEpoch(s)
 	if n.isLeading() {
 		return n.switchoverHere(ctx, to)
 	}
@@ -171,7 +173,31 @@ func (n *Node) Switchover(ctx context.Context, to string) error {
 		return ErrNoLeader
 	}
 	var a empty
-	return p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a)
+	if err := p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a); err != nil {
+		return err
+	}
+	n.awaitLock(ctx, before)
+	return nil
+}
+
+// seeTimeout bounds how long a node waits to see what the leader says is done.
+const seeTimeout = 2 * time.Second
+
+// awaitLock waits until the state here has a newer lock, so that whoever asked sees it.
+func (n *Node) awaitLock(ctx context.Context, before uint64) {
+	ctx, cancel := context.WithTimeout(ctx, seeTimeout)
+	defer cancel()
+	for {
+		s, newer := n.State()
+		if lockEpoch(s) > before {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-newer:
+		}
+	}
 }
 
 func (n *Node) switchoverHere(ctx context.Context, to string) error {

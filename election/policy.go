@@ -9,6 +9,9 @@ type Policy struct {
 	SyncMode string
 	// ReportFresh is the age up to which a report speaks for its node.
 	ReportFresh time.Duration
+	// ProofFresh is the age up to which a node's word that the primary works stands against
+	// refused connections on all other sides: the host that died has reported just before.
+	ProofFresh time.Duration
 	// ProbeRepeats is how many failed probes in a row make a node blind; a refused connection
 	// needs one.
 	ProbeRepeats int
@@ -47,6 +50,7 @@ func DefaultPolicy(t Timing) Policy {
 	return Policy{
 		SyncMode:          SyncQuorum,
 		ReportFresh:       4 * t.Interval,
+		ProofFresh:        2*t.Interval + t.Interval/2,
 		ProbeRepeats:      3,
 		MaxChanges:        6,
 		FlapWindow:        time.Minute,

@@ -20,6 +20,8 @@ type verdict struct {
 // survey counts what the nodes see of the primary.
 type survey struct {
 	ok, refused, blind, silent int
+	// okNow counts the nodes whose word that the primary works is newer than a refusal could be.
+	okNow int
 	streaming                  []string
 	// isHolderGone tells that the holder's node is silent, or cannot use its own server.
 	isHolderGone bool
@@ -44,7 +46,7 @@ func judgePrimary(in Input, p Policy) verdict {
 	}
 	majority := len(in.State.Members)/2 + 1
 	isBlind := sv.blind >= majority || sv.blind > 0 && sv.ok == 0 && sv.blind+sv.silent >= majority
-	isRefused := sv.refused >= majority && sv.ok == 0
+	isRefused := sv.refused >= majority && sv.okNow == 0
 	switch {
 	case (isBlind || isRefused) && len(sv.streaming) > 0:
 		v.why = fmt.Sprintf("nodes cannot use %s, but %s streams from it: a fault between the"+
@@ -106,6 +108,9 @@ func surveyNodes(in Input, p Policy) survey {
 			switch {
 			case o.Probe == ProbeOK:
 				sv.ok++
+				if o.Age <= p.ProofFresh {
+					sv.okNow++
+				}
 			case o.Probe == ProbeRefused:
 				sv.refused++
 				isBlind = o.ProbeCount >= p.ProbeRepeats

@@ -143,6 +143,8 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	switch typ {
 	case pgwire.SrvParameterStatus:
 		hide = b.reported(s, body) || hide
+	case pgwire.SrvNotice:
+		hide = size == n && isFarewell(body)
 	case pgwire.SrvDataRow, pgwire.SrvError:
 		if o := s.flow.innerOp(a); o {
 			b.inner(s, typ, body)
@@ -172,6 +174,13 @@ func (b *backend) isFatal(s *session, body []byte) bool {
 	}
 	s.fatal = e
 	return true
+}
+
+// isFarewell tells that a notice only announces the end of the backend, which the client is to
+// outlive: a crash of another process makes the postmaster send it.
+func isFarewell(body []byte) bool {
+	e, err := pgwire.ParseError(body)
+	return err == nil && (e.Code == pgwire.CodeCrashShutdown || e.Code == pgwire.CodeAdminShutdown)
 }
 
 // reported notes a ParameterStatus; true hides one that the client knows already.

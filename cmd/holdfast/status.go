@@ -137,6 +137,9 @@ func changeStatus(c *election.Change) *ChangeStatus {
 	return out
 }
 
+// reportLost is the age from which a member's report no longer says what it is.
+const reportLost = 5 * time.Second
+
 // memberStatus describes one member; head is the primary's report, if there is one.
 func memberStatus(m election.Member, o, head *election.Observation) MemberStatus {
 	out := MemberStatus{
@@ -155,6 +158,11 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 		return out
 	}
 	out.Role, out.Timeline, out.Streaming = string(s.Phase), s.Timeline, s.Streaming
+	if o.Age > reportLost {
+		out.Role, out.Streaming = "lost", false
+		out.Problem = fmt.Sprintf("no report for %d s, it was %s", int(o.Age.Seconds()), s.Phase)
+		return out
+	}
 	out.LSN, out.Pid, out.Server = s.LSN.String(), s.Pid, s.ServerVersion
 	out.Incarnation, out.Slots, out.Problem = s.Incarnation, s.Slots, s.Problem
 	if head != nil && head.Node != m.Name {
