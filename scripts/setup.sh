@@ -9,7 +9,8 @@ pg_bin() {
     local dir program
     for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5 -rV) \
         "$(dirname "$(command -v postgres || echo /nonexistent/postgres)")"; do
-        for program in postgres initdb pg_ctl pg_controldata pg_basebackup pg_rewind psql pgbench; do
+        for program in postgres initdb pg_ctl pg_controldata pg_basebackup pg_rewind psql \
+            pgbench; do
             [[ -x $dir/$program ]] || continue 2
         done
         echo "$dir"
