@@ -133,6 +133,9 @@ func (a *PostgresAgent) renderConf(c pgConf) (string, error) {
 	b.WriteString("# Written by holdfast; changes here are overwritten.\n")
 	for _, s := range []string{"wal_level = replica", "max_wal_senders = 20",
 		"max_replication_slots = 20", "max_slot_wal_keep_size = 10GB", "wal_keep_size = 64MB",
+		// A standby that hears nothing asks at half of it and gives up at the end: until then
+		// it counts as one that sees the primary, and a frozen primary is not replaced.
+		"wal_receiver_timeout = 5s",
 		"log_line_prefix = '%m [%p] '", "cluster_name = " + pgQuote(a.cfg.Name)} {
 		b.WriteString(s + "\n")
 	}
