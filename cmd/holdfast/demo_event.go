@@ -150,11 +150,8 @@ func (c *DemoChange) text() string {
 	if c.Kind == "" {
 		fmt.Fprintf(&b, "%s stays primary", c.Node)
 	} else {
-		fmt.Fprintf(&b, "%s %s -> %s, epoch %d, %d ms", c.Kind, orDash(c.From), c.To, c.Epoch,
-			c.TotalMS)
-		if p := phasesText(c.PhasesMS); p != "" {
-			fmt.Fprintf(&b, " (%s)", p)
-		}
+		fmt.Fprintf(&b, "%s %s -> %s, epoch %d (ms: %s)", c.Kind, orDash(c.From), c.To, c.Epoch,
+			phasesText(c.PhasesMS))
 	}
 	fmt.Fprintf(&b, "; %d ms without a commit, all members healthy after %.1f s", c.GapMS,
 		float64(c.HealthyMS)/1000)
@@ -165,13 +162,12 @@ func (c *DemoChange) text() string {
 }
 
 func checkText(s *LoadStats, l *LedgerReport) string {
-	text := fmt.Sprintf("%d of %d sessions kept, %d commits, %d retried, %d in doubt; "+
-		"acknowledged commits: %d lost, %d doubled", int64(s.Sessions)-s.Dropped-s.Cut,
-		s.Sessions, s.Commits, s.Retried, s.InDoubt, l.Lost, l.Doubled)
+	text := fmt.Sprintf("%d sessions: %d kept, %d dropped", s.Sessions, s.Kept, s.Dropped)
 	if s.Cut > 0 {
-		text += fmt.Sprintf(" (%d sessions ended with their proxy's node)", s.Cut)
+		text += fmt.Sprintf(", %d connections ended with their proxy's node", s.Cut)
 	}
-	return text
+	return text + fmt.Sprintf("; %d commits, %d retried, %d in doubt; acknowledged commits: "+
+		"%d lost, %d doubled", s.Commits, s.Retried, s.InDoubt, l.Lost, l.Doubled)
 }
 
 func (r *DemoResult) text() string {

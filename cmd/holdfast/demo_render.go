@@ -190,10 +190,9 @@ func (s *screen) commitRate() string {
 // counters are what the demo is about.
 func (s *screen) counters() []string {
 	st, l := &s.stats, &s.ledger
-	kept := int64(st.Sessions) - st.Dropped - st.Cut
 	return []string{
 		fmt.Sprintf("sessions      kept %s   dropped %s   ended with their node %d   "+
-			"state checked %d, wrong %s", styleBold.Render(fmt.Sprint(kept)), zero(st.Dropped),
+			"state checked %d, wrong %s", styleBold.Render(fmt.Sprint(st.Kept)), zero(st.Dropped),
 			st.Cut, st.StateChecks, zero(st.StateWrong)),
 		fmt.Sprintf("transactions  committed %s   retried %d   in doubt %d",
 			styleBold.Render(fmt.Sprint(st.Commits)), st.Retried, st.InDoubt),

@@ -49,6 +49,7 @@ type Load struct {
 	drops   []string       // why sessions were lost, the first few
 
 	connected, dropped, cut   atomic.Int64
+	everLost                  atomic.Int64 // sessions, not losses
 	retried, refused, inDoubt atomic.Int64
 	stateChecks, stateWrong   atomic.Int64
 }
@@ -57,6 +58,8 @@ type Load struct {
 type LoadStats struct {
 	Sessions  int   `json:"sessions"`
 	Connected int64 `json:"connected"`
+	// Kept are sessions that have had one connection all the time.
+	Kept int64 `json:"kept"`
 	// Dropped are sessions that lost their connection though their proxy lived.
 	Dropped int64 `json:"dropped"`
 	// Cut are sessions whose own proxy was killed: their connection ended with it.
@@ -245,7 +248,8 @@ func (l *Load) Stats() LoadStats {
 	l.mu.Unlock()
 	return LoadStats{
 		Sessions: l.cfg.Sessions, Connected: l.connected.Load(), Dropped: l.dropped.Load(),
-		Cut: l.cut.Load(), Commits: l.clock.Total(), Retried: l.retried.Load(),
+		Kept: int64(l.cfg.Sessions) - l.everLost.Load(),
+		Cut:  l.cut.Load(), Commits: l.clock.Total(), Retried: l.retried.Load(),
 		Refused: l.refused.Load(), InDoubt: l.inDoubt.Load(),
 		StateChecks: l.stateChecks.Load(), StateWrong: l.stateWrong.Load(), Drops: drops,
 	}

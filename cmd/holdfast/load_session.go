@@ -50,6 +50,8 @@ type loadSession struct {
 	run0  int // how often the proxy had been killed when the session connected
 	conn  *pgx.Conn
 	steps int
+	// isLost tells that it has lost a connection before.
+	isLost bool
 }
 
 // errWrongState is a session that does not have what it had set.
@@ -154,6 +156,10 @@ func (s *loadSession) connect(ctx context.Context) bool {
 
 // lost counts a connection that ended: with its proxy, or though that lived.
 func (s *loadSession) lost(err error) {
+	if !s.isLost {
+		s.isLost = true
+		s.load.everLost.Add(1)
+	}
 	addr := s.load.cfg.Proxies[s.home%len(s.load.cfg.Proxies)]
 	if s.load.proxyRun(addr) != s.run0 {
 		s.load.cut.Add(1)
