@@ -92,6 +92,9 @@ func (w *simWorld) tickClientLocked(p *simNode) {
 			w.violate("clients use %s and %s under epoch %d", was, incarnation, l.Epoch)
 		}
 		w.used[l.Epoch] = incarnation
+		if l.Epoch < w.ackedEpoch && !w.isFenceless {
+			w.violate("clients read under epoch %d after %d acknowledged", l.Epoch, w.ackedEpoch)
+		}
 		e := w.entryLocked(holder.pg.timeline())
 		holder.pg.wal = append(holder.pg.wal, e)
 		c := simCommit{entry: e, index: len(holder.pg.wal), epoch: l.Epoch, proxy: p.name}
@@ -469,6 +472,7 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugTargetLate:    "the durable target is",
 		bugIgnoresPledge: "below its pledge",
 		bugSameEpoch:     "clients use",
+		bugNoEndorsement: "clients read under epoch",
 	}
 	for bug, text := range want {
 		t.Run(strings.ReplaceAll(string(bug), " ", "_"), func(t *testing.T) {

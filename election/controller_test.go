@@ -184,6 +184,29 @@ func TestNothingPromotedWithoutRecruits(t *testing.T) {
 	})
 }
 
+// TestFailoverGoesBack: a standby's node dies together with the primary's server; as nobody may be
+// promoted without it, the primary is started in place.
+func TestFailoverGoesBack(t *testing.T) {
+	simGroup(t, func(r *simRun) {
+		old := r.newest().Lock
+		r.w.mu.Lock()
+		for _, name := range r.w.names {
+			if name != old.Holder && name != r.w.leader {
+				r.w.nodes[name].isUp = false
+				break
+			}
+		}
+		r.w.nodes[old.Holder].killLocked()
+		r.w.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		c := r.newest()
+		if c.Kind != election.IntentRestart || c.Lock.Holder != old.Holder ||
+			!strings.Contains(c.Cause, "no candidate: synchronous mode needs 2 of") {
+			t.Errorf("change is %+v", c)
+		}
+	})
+}
+
 func TestRequestWithoutLeadership(t *testing.T) {
 	w := newSimWorld(1, bugNone)
 	c := election.NewController(w.nodes["pg1"], simPolicy(bugNone))

@@ -25,6 +25,7 @@ const (
 	bugTargetLate    simBug = "makes the target durable after the promotion"
 	bugIgnoresPledge simBug = "agents ignore their pledge"
 	bugSameEpoch     simBug = "restarts in place without a new epoch"
+	bugNoEndorsement simBug = "promotes before a majority endorsed"
 )
 
 // The model's lease: T_L, and T_P of a promise.
@@ -276,7 +277,7 @@ func (n *simNode) Log() *zap.Logger { return zap.NewNop() }
 // EndorseAll implements election.Coordinator: voters endorse once their promises have ended.
 func (n *simNode) EndorseAll(ctx context.Context, epoch uint64) error {
 	for ctx.Err() == nil {
-		if n.endorsedBy(epoch) {
+		if n.endorsedBy(epoch) || n.w.bug == bugNoEndorsement {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)

@@ -21,8 +21,8 @@ type verdict struct {
 type survey struct {
 	ok, refused, blind, silent int
 	// okNow counts the nodes whose word that the primary works is newer than a refusal could be.
-	okNow int
-	streaming                  []string
+	okNow     int
+	streaming []string
 	// isHolderGone tells that the holder's node is silent, or cannot use its own server.
 	isHolderGone bool
 	evidence     []string
