@@ -10,8 +10,8 @@ import (
 	"holdfast/pgwire"
 )
 
-// cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether the
-// key was right.
+// cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether
+// the key was right.
 func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 	p.mu.Lock()
 	s := p.sessions[pid]

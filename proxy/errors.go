@@ -12,6 +12,7 @@ var (
 	errBackendLost = errors.New("backend is lost")
 	errWake        = errors.New("woken")
 	errClosing     = errors.New("proxy is closing")
+	errOrdered     = errors.New("session was ordered to end")
 )
 
 // Texts for clients, in one place. The codes are never mixed (DESIGN.md I6): 40001 is surely not

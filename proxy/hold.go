@@ -61,7 +61,7 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			if err == nil {
 				return b, nil
 			}
-			if !isServerAway(err) {
+			if errors.Is(err, errOrdered) || !isServerAway(err) && !h.isDoorClosed(err) {
 				return nil, err
 			}
 			s.log.Debug("primary cannot be used yet", zap.Error(err))
@@ -87,6 +87,24 @@ type holding struct {
 	counted bool
 	from    time.Time // since when the client waits for something
 	noticed bool
+
+	refusedFrom time.Time // since when the server refuses this host
+}
+
+// doorTime is how long a server that refuses every host is asked again: the agent opens the door
+// of a primary that it restarted just after the lock has been committed.
+const doorTime = time.Second
+
+// isDoorClosed tells that the refusal may be that of a door that is about to be opened.
+func (h *holding) isDoorClosed(err error) bool {
+	var pe *pgwire.Error
+	if !errors.As(err, &pe) || pe.Code != pgwire.CodeInvalidAuth {
+		return false
+	}
+	if h.refusedFrom.IsZero() {
+		h.refusedFrom = time.Now()
+	}
+	return time.Since(h.refusedFrom) < doorTime
 }
 
 // end accounts for the hold.

@@ -33,7 +33,7 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
 		b.close(true)
-		return nil, l.fatal
+		return nil, fmt.Errorf("%w: %w", errOrdered, l.fatal)
 	}
 	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
 	err = s.restore(b)

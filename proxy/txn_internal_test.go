@@ -1,0 +1,256 @@
+package proxy
+
+import (
+	"testing"
+
+	"holdfast/pgwire"
+)
+
+func TestFateOf(t *testing.T) {
+	bounds := []Boundary{{Epoch: 1}, {Epoch: 2, Lo: 100, Hi: 110}, {Epoch: 3, Lo: 200, Hi: 200}}
+	for _, tc := range []struct {
+		xid, epoch uint64
+		want       fate
+	}{
+		{99, 1, fateAsk},
+		{100, 1, fateUnknown},
+		{109, 1, fateUnknown},
+		{110, 1, fateAborted},
+		{150, 1, fateAborted}, // below the newest boundary, past one in between
+		{150, 2, fateAsk},
+		{200, 2, fateAborted},
+		{250, 3, fateAsk}, // its own epoch: the server knows
+	} {
+		if got := fateOf(tc.xid, tc.epoch, bounds); got != tc.want {
+			t.Errorf("xid %d of epoch %d: %d, want %d", tc.xid, tc.epoch, got, tc.want)
+		}
+	}
+}
+
+func TestJudge(t *testing.T) {
+	q := func(c class, change ...func(*batch)) batch {
+		b := batch{cls: c, simple: true, synced: true, stmts: 1, ops: []op{{kind: opQuery}}}
+		for _, f := range change {
+			f(&b)
+		}
+		return b
+	}
+	errored := func(b *batch) { b.errored, b.responded = true, true }
+	done := func(b *batch) { b.finished, b.responded = 1, true }
+	some := func(b *batch) { b.responded = true }
+	extended := func(b *batch) { b.simple = false }
+	open := func(b *batch) { b.simple, b.synced = false, false }
+	for name, tc := range map[string]struct {
+		b       batch
+		status  byte
+		inDoubt bool
+		want    verdict
+		next    byte
+	}{
+		"idle insert":              {q(clsMayWrite), 'I', false, verdictUnknown, 'I'},
+		"idle harmless":            {q(0), 'I', false, verdictResend, 'I'},
+		"idle harmless, rows seen": {q(0, some), 'I', false, verdictRolledBack, 'I'},
+		"idle begin":               {q(clsBegin), 'I', false, verdictResend, 'T'},
+		"idle begin done":          {q(clsBegin, done), 'I', false, verdictFinish, 'T'},
+		"idle insert done":         {q(clsMayWrite, done), 'I', false, verdictFinish, 'I'},
+		"idle insert failed":       {q(clsMayWrite, errored), 'I', false, verdictFinish, 'I'},
+		"idle multi done once":     {q(clsMayWrite|clsMulti, done), 'I', false, verdictUnknown, 'I'},
+		"idle multi, one failed": {
+			q(clsMayWrite|clsMulti, errored), 'I', false, verdictUnknown, 'I',
+		},
+		"idle set":                 {q(clsState), 'I', false, verdictResend, 'I'},
+		"idle call":                {q(clsSelfCommit | clsMayWrite), 'I', false, verdictUnknown, 'I'},
+		"extended insert executed": {q(clsMayWrite, extended, done), 'I', false, verdictUnknown, 'I'},
+		"extended insert, no sync": {q(clsMayWrite, open), 'I', false, verdictResend, 'I'},
+		"extended call, no sync": {
+			q(clsMayWrite|clsSelfCommit, open), 'I', false, verdictUnknown, 'I',
+		},
+		"block insert":            {q(clsMayWrite), 'T', false, verdictRolledBack, 'E'},
+		"block insert failed":     {q(clsMayWrite, errored), 'T', false, verdictFinish, 'E'},
+		"block rollback":          {q(clsRollback), 'T', false, verdictResend, 'I'},
+		"block commit, xid asked": {q(clsCommit | clsMayWrite), 'T', true, verdictLookup, 'I'},
+		"block commit, unguarded": {q(clsCommit | clsMayWrite), 'T', false, verdictUnknown, 'I'},
+		"block string with commit": {
+			q(clsMulti | clsEnds | clsMayWrite), 'T', false, verdictUnknown, 'I',
+		},
+		"block opaque":             {q(clsOpaque | clsMayWrite), 'T', false, verdictUnknown, 'I'},
+		"failed block insert":      {q(clsMayWrite), 'E', false, verdictRolledBack, 'E'},
+		"failed block rollback":    {q(clsRollback), 'E', false, verdictResend, 'I'},
+		"failed block rollback to": {q(clsRollbackTo), 'E', false, verdictRolledBack, 'E'},
+		"commit seen as successful": {
+			q(clsCommit, func(b *batch) { b.ended = true }), 'T', true, verdictFinish, 'I',
+		},
+	} {
+		v, next := judge(tc.b, tc.status, tc.inDoubt, true)
+		if v != tc.want || next != tc.next {
+			t.Errorf("%s: verdict %d status %c, want %d %c", name, v, next, tc.want, tc.next)
+		}
+		if v2, _ := judge(tc.b, tc.status, tc.inDoubt, false); v2 == verdictResend {
+			t.Errorf("%s: sent again although its bytes are gone", name)
+		}
+	}
+}
+
+// feed plays server messages into a flow and returns what the client would be shown.
+func feed(t *testing.T, f *flow, msgs string) string {
+	t.Helper()
+	shown := ""
+	for i := 0; i < len(msgs); i++ {
+		var body []byte
+		if msgs[i] == pgwire.SrvReadyForQuery {
+			i++
+			body = []byte{msgs[i]}
+		}
+		typ := msgs[i]
+		if body != nil {
+			typ = pgwire.SrvReadyForQuery
+		}
+		a, err := f.serverMessage(typ, body)
+		if err != nil {
+			t.Fatalf("message %c: %v", typ, err)
+		}
+		if !a.hide {
+			shown += string(typ)
+		}
+	}
+	return shown
+}
+
+func TestFlowSafePoint(t *testing.T) {
+	f := newFlow('I')
+	if !f.isSafePoint() {
+		t.Fatal("a fresh flow is no safe point")
+	}
+	f.push(op{kind: opQuery})
+	if f.isSafePoint() {
+		t.Fatal("safe while a query is outstanding")
+	}
+	feed(t, &f, "TDDC")
+	if f.isSafePoint() {
+		t.Fatal("safe before ReadyForQuery")
+	}
+	feed(t, &f, "ZI")
+	if !f.isSafePoint() {
+		t.Fatal("not safe at the end")
+	}
+	f.push(op{kind: opParse})
+	feed(t, &f, "1") // flushed: answered, but the batch is open
+	if f.isSafePoint() {
+		t.Fatal("safe with an open batch")
+	}
+	f.push(op{kind: opSync})
+	feed(t, &f, "ZI")
+	f.push(op{kind: opQuery})
+	feed(t, &f, "CZT")
+	if f.isSafePoint() {
+		t.Fatal("safe in a transaction")
+	}
+}
+
+func TestFlowErrorSkipsToSync(t *testing.T) {
+	f := newFlow('I')
+	for _, k := range []opKind{opParse, opBind, opExecute, opSync, opParse, opSync} {
+		f.push(op{kind: k})
+	}
+	feed(t, &f, "1EZI1ZI")
+	if !f.isSafePoint() {
+		t.Fatal("not at rest after an error in a pipeline")
+	}
+	f.push(op{kind: opParse})
+	feed(t, &f, "E")
+	f.push(op{kind: opBind}) // skipped by the server
+	if f.idle() {
+		t.Fatal("idle while the server skips")
+	}
+	f.push(op{kind: opSync})
+	feed(t, &f, "ZI")
+	if !f.isSafePoint() {
+		t.Fatal("not at rest after the Sync")
+	}
+}
+
+func TestFlowCopyInIgnoresSync(t *testing.T) {
+	f := newFlow('I')
+	for _, k := range []opKind{opParse, opBind, opExecute, opSync} {
+		f.push(op{kind: k})
+	}
+	feed(t, &f, "12G") // the Sync that was sent with Execute is ignored
+	f.copyEnd()
+	f.push(op{kind: opSync})
+	feed(t, &f, "CZI")
+	if !f.isSafePoint() {
+		t.Fatal("not at rest after COPY")
+	}
+}
+
+func TestFlowHidesInternal(t *testing.T) {
+	f := newFlow('T')
+	f.push(op{kind: opParse})
+	f.push(op{kind: opBind})
+	for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
+		f.push(op{kind: k, internal: true})
+	}
+	if got := feed(t, &f, "12"+"3"+"12DC"+"3"); got != "12" {
+		t.Fatalf("shown %q", got)
+	}
+	f.push(op{kind: opExecute})
+	f.push(op{kind: opSync})
+	if got := feed(t, &f, "CZI"); got != "CZ" {
+		t.Fatalf("shown %q", got)
+	}
+}
+
+func TestFlowRefusesNonsense(t *testing.T) {
+	for _, msg := range []string{"1", "C", "T", "D"} {
+		f := newFlow('I')
+		if _, err := f.serverMessage(msg[0], nil); err == nil {
+			t.Errorf("%q out of nowhere was taken", msg)
+		}
+	}
+	f := newFlow('I')
+	f.push(op{kind: opParse})
+	if _, err := f.serverMessage(pgwire.SrvReadyForQuery, []byte{'I'}); err == nil {
+		t.Error("ReadyForQuery before the answer was taken")
+	}
+}
+
+func TestTrackerTransactions(t *testing.T) {
+	tr := newTracker("app", 100)
+	set := effect{kind: pgwire.KindSet, name: "app.x", text: "SET app.x = 1", cls: clsState}
+	tr.succeeded(&set)
+	tr.batchEnded('T', false)
+	tr.batchEnded('I', true)
+	if len(tr.overlay) != 0 {
+		t.Error("a rolled-back SET sticks")
+	}
+	tr.succeeded(&set)
+	tr.batchEnded('I', false)
+	if len(tr.overlay) != 1 || !tr.dirty {
+		t.Error("a committed SET is lost")
+	}
+	tr.applySnapshot([][3]string{{"s", "app.x", "1"}, {"r", "role", "none"}, {"l", "c", ""}})
+	if len(tr.overlay) != 0 || tr.dirty || len(tr.settings) != 1 || len(tr.channels) != 1 {
+		t.Error("the snapshot does not stand for what came before")
+	}
+	tr.prepare("big", &prepared{sql: string(make([]byte, 200))})
+	if tr.unmovable == "" {
+		t.Error("a statement that is not kept does not show")
+	}
+	tmp := effect{kind: pgwire.KindUtility, cls: clsTemp}
+	tr.unmovable = ""
+	tr.succeeded(&tmp)
+	tr.batchEnded('I', true)
+	if tr.unmovable != "" {
+		t.Error("a rolled-back temporary table counts")
+	}
+}
+
+func TestQuoteLiteral(t *testing.T) {
+	for in, want := range map[string]string{
+		"a": "'a'", "o'n": "'o''n'", `b\`: ` E'b\\'`, `'\`: ` E'''\\'`,
+	} {
+		if got := quoteLiteral(in); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
