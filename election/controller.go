@@ -35,6 +35,7 @@ type Controller struct {
 	ledAt, inputAt, usableAt time.Time
 	failures, replaced       int
 	phasesEpoch              uint64
+	begunAt                  time.Time // when the intent of phasesEpoch was begun
 	phases                   map[string]int64
 }
 
@@ -124,11 +125,11 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 		return err
 	}
 	c.markRequest(d.RequestID, epoch, it.To)
-	phases := map[string]int64{"intent": time.Since(start).Milliseconds()}
+	phases := map[string]int64{phaseIntent: time.Since(start).Milliseconds()}
 	if !c.usableAt.IsZero() && it.Kind != IntentSwitchover {
-		phases["detect"] = start.Sub(c.usableAt).Milliseconds()
+		phases[phaseDetect] = start.Sub(c.usableAt).Milliseconds()
 	}
-	c.phasesEpoch, c.phases = epoch, phases
+	c.phasesEpoch, c.phases, c.begunAt = epoch, phases, start
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 		return OrderResult{}, err
 	}
 	if !running && !a.hasStandbySignal() {
-		return OrderResult{}, fmt.Errorf("%w: a stopped primary is not recruited", ErrAgentRole)
+		return a.recruitPromoted(ctx, o, false)
 	}
 	if running {
 		standby, err := a.inRecovery(ctx)
@@ -35,7 +35,7 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 			return OrderResult{}, err
 		}
 		if !standby {
-			return a.recruitPromoted(ctx, o)
+			return a.recruitPromoted(ctx, o, true)
 		}
 	}
 	if err := a.pledge(o); err != nil {
@@ -46,14 +46,22 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 
 // recruitPromoted answers for a member that was promoted under an intent that never became the
 // lock: it may be the only one with every acknowledged commit (DESIGN 10.7).
-func (a *PostgresAgent) recruitPromoted(ctx context.Context, o Order) (OrderResult, error) {
+func (a *PostgresAgent) recruitPromoted(ctx context.Context, o Order, running bool,
+) (OrderResult, error) {
 	st, _ := a.deps.Source.State()
 	if st.Lock != nil && (st.Lock.Holder == a.cfg.Name ||
 		a.record().PrimaryEpoch <= st.Lock.Epoch) {
-		return OrderResult{}, fmt.Errorf("%w: it is a primary", ErrAgentRole)
+		return OrderResult{}, fmt.Errorf("%w: it is, or was, the primary of a lock", ErrAgentRole)
 	}
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
+	}
+	if !running {
+		// Promoted and then stopped before its lock was entered: it may be the only one with
+		// every acknowledged commit, so it has to answer. Nobody but the agent gets in.
+		if err := a.startClosed(ctx, a.record().SyncNames); err != nil {
+			return OrderResult{}, err
+		}
 	}
 	return a.readPrimary(ctx)
 }

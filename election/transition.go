@@ -180,7 +180,7 @@ func (t *transition) promote(ctx context.Context, to string) error {
 	o := Order{Kind: OrderPromote, Members: t.members}
 	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
 	res, err := t.insist(ctx, t.c.policy.PromoteTimeout, promoteAttempts, to, o)
-	t.measure("promote", start)
+	t.measure(phasePromote, start)
 	switch {
 	case err != nil:
 		return err
@@ -201,7 +201,7 @@ func (t *transition) promote(ctx context.Context, to string) error {
 // on a committed lock only, so that going back stays possible until then.
 func (t *transition) repoint(ctx context.Context, to string) {
 	start := time.Now()
-	defer t.measure("repoint", start)
+	defer t.measure(phaseRepoint, start)
 	ctx, cancel := context.WithTimeout(ctx, t.c.policy.FollowTimeout)
 	defer cancel()
 	o := Order{Kind: OrderFollow, Upstream: t.member(to)}
@@ -246,10 +246,13 @@ func (t *transition) repoint(ctx context.Context, to string) {
 func (t *transition) commit(l Lock, systemID string) error {
 	l.Epoch = t.it.Epoch
 	start := time.Now()
+	if t.c.phasesEpoch == t.it.Epoch && !t.c.begunAt.IsZero() {
+		t.phases[phaseTotal] = start.Sub(t.c.begunAt).Milliseconds() + t.phases[phaseDetect]
+	}
 	if err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases)); err != nil {
 		return err
 	}
-	t.measure("commit", start)
+	t.measure(phaseCommit, start)
 	t.c.replaced = 0
 	t.c.log.Info("leader lock changed", zap.Uint64("epoch", l.Epoch),
 		zap.String("kind", string(t.it.Kind)), zap.String("from", t.it.From),

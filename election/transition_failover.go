@@ -32,7 +32,7 @@ func (t *transition) failover(ctx context.Context) error {
 		if err := t.c.setTarget(ctx, t.it.Epoch, to); err != nil {
 			return err
 		}
-		t.measure("choose", g.readyAt)
+		t.measure(phaseChoose, g.readyAt)
 	}
 	err := t.promote(ctx, to)
 	if err == nil || ctx.Err() != nil || errors.Is(err, errIntentVoid) {
@@ -44,7 +44,7 @@ func (t *transition) failover(ctx context.Context) error {
 
 // endorseOnly waits for the endorsement and measures it.
 func (t *transition) endorseOnly(ctx context.Context) error {
-	defer t.measure("endorse", time.Now())
+	defer t.measure(phaseEndorse, time.Now())
 	t.note("waits until a majority endorses the epoch")
 	return t.endorse(ctx, t.c.policy.EndorseTimeout)
 }
@@ -145,7 +145,7 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 				return choice, false, err
 			}
 			g.isEndorsed = true
-			g.t.measure("endorse", g.start)
+			g.t.measure(phaseEndorse, g.start)
 		case a := <-answers:
 			g.take(a)
 		case <-grace:
@@ -176,7 +176,7 @@ func (g *gathering) take(a recruitAnswer) {
 	g.sel.Recruits = append(g.sel.Recruits,
 		Recruit{Member: a.member, Timeline: a.res.Timeline, LSN: a.res.LSN})
 	// The phase ends with the last answer that was waited for.
-	g.t.phases["recruit"] = time.Since(g.start).Milliseconds()
+	g.t.phases[phaseRecruit] = time.Since(g.start).Milliseconds()
 }
 
 // isSettled tells that nobody is waited for: each member has answered, or failed to.

@@ -18,7 +18,7 @@ func (t *transition) restart(ctx context.Context) error {
 	o := Order{Kind: OrderStartPrimary, Members: t.members}
 	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, holder)
 	res, err := t.insist(ctx, t.c.policy.StartTimeout, promoteAttempts, holder, o)
-	t.measure("start", start)
+	t.measure(phaseStart, start)
 	if err == nil && (res.Incarnation == "" || res.Timeline != t.lock.Timeline) {
 		err = fmt.Errorf("order start-primary to %s: it answers timeline %d, the lock's is %d,"+
 			" incarnation %q", holder, res.Timeline, t.lock.Timeline, res.Incarnation)
@@ -53,7 +53,7 @@ func (t *transition) bootstrap(ctx context.Context) error {
 	o := Order{Kind: OrderBootstrap, Members: t.members}
 	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
 	res, err := t.call(ctx, t.c.policy.BootstrapTimeout, to, o)
-	t.measure("bootstrap", start)
+	t.measure(phaseBootstrap, start)
 	if err != nil {
 		t.note("%v", err)
 		return err

@@ -32,14 +32,14 @@ func (t *transition) switchoverSteps(ctx context.Context) error {
 	ectx, cancel := context.WithTimeout(ctx, p.DrainTimeout+p.EndorseTimeout)
 	err := t.endorse(ectx, p.DrainTimeout+p.EndorseTimeout)
 	cancel()
-	t.measure("endorse", start)
+	t.measure(phaseEndorse, start)
 	if err != nil {
 		return fmt.Errorf("endorse: %w", err)
 	}
 	start = time.Now()
 	t.note("%s is stopped", t.lock.Holder)
 	res, err := t.insist(ctx, p.StopTimeout, stopAttempts, t.lock.Holder, Order{Kind: OrderStop})
-	t.measure("stop", start)
+	t.measure(phaseStop, start)
 	if err != nil {
 		return err
 	}
