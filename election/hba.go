@@ -36,6 +36,7 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 	fmt.Fprintf(&b, "# Written by holdfast; changes here are overwritten. The door is %s.\n", d)
 	fmt.Fprintf(&b, "local all %s scram-sha-256\n", `"`+a.cfg.Superuser+`"`)
 	var hosts []string
+	isLoopback := false
 	for _, m := range a.members() {
 		for _, hp := range []string{m.Address, m.Postgres} {
 			host, _, err := net.SplitHostPort(hp)
@@ -45,21 +46,23 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 			if addr, err := pgHBAAddress(host); err == nil && !slices.Contains(hosts, addr) {
 				hosts = append(hosts, addr)
 			}
-			// Members on one machine (a demo, tests) call from lo's own address.
-			if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() &&
-				!slices.Contains(hosts, "127.0.0.1/32") {
-				hosts = append(hosts, "127.0.0.1/32")
-			}
+			isLoopback = isLoopback || net.ParseIP(host).IsLoopback()
 		}
 	}
 	slices.Sort(hosts)
-	for _, h := range hosts {
+	peers := slices.Clone(hosts)
+	if isLoopback && !slices.Contains(peers, "127.0.0.1/32") {
+		// Members on one machine (a demo, tests): PostgreSQL's programs call from lo's own
+		// address, proxies and agents from the member's. Clients must not come from either.
+		peers = append(peers, "127.0.0.1/32")
+	}
+	for _, h := range peers {
 		fmt.Fprintf(&b, "host replication %s %s scram-sha-256\n", pgReplicationRole, h)
 	}
 	if d == pgDoorClosed {
 		return b.String()
 	}
-	for _, h := range hosts {
+	for _, h := range peers {
 		fmt.Fprintf(&b, "host all %s,%s %s scram-sha-256\n", pgRewindRole, pgLookupRole, h)
 	}
 	for _, s := range a.cfg.AllowFrom {
