@@ -27,6 +27,8 @@ const (
 	clsTemp
 	clsHold
 	clsAdvisory
+	// clsChain marks COMMIT or ROLLBACK with AND CHAIN: another transaction follows at once.
+	clsChain
 	// clsOpaque marks a message that was too large to be inspected.
 	clsOpaque
 )
@@ -108,6 +110,9 @@ func classOf(s *pgwire.Statement) class {
 	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
 		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten:
 		c |= clsState
+	}
+	if s.Chain {
+		c |= clsChain
 	}
 	if s.HasSetConfig {
 		c |= clsState

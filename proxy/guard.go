@@ -121,7 +121,7 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	}
 	o := op{kind: opExecute, cls: s.portal.cls | clsCommit, start: len(s.journal)}
 	if data[0] == pgwire.CliQuery {
-		o.kind, o.cls = opQuery, clsCommit|clsMayWrite
+		o.kind, o.cls = opQuery, clsCommit|clsMayWrite|s.guarded&clsChain
 	}
 	s.push(o)
 	s.mu.Unlock()

@@ -64,6 +64,7 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		s.resolveExecute(&p, sql)
 	}
 	if p.cls.has(clsCommit) && s.wantsGuard() {
+		s.guarded = p.cls
 		return forwardGuard, nil
 	}
 	s.push(op{kind: opQuery, cls: p.cls, effects: p.effects, start: at})

@@ -168,8 +168,10 @@ func (s *session) settled(b *backend, l *loss) error {
 	if !l.open {
 		s.flow = newFlow(b.status)
 	}
-	// The client believes in a transaction that is gone; its next statement tells it.
-	s.lostTx = l.status == pgwire.TxInBlock || (l.status == pgwire.TxFailed && !l.told)
+	// The client believes in a transaction that is gone; its next statement tells it. One that
+	// is open on the new backend was begun there.
+	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
+		l.status == pgwire.TxFailed && !l.told)
 	s.journaled = false
 	return nil
 }
@@ -209,6 +211,9 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 		zap.Uint64("epoch", l.epoch))
 	switch o {
 	case outcomeCommitted:
+		if p.batch.cls.has(clsChain) {
+			p.next = pgwire.TxInBlock // the next transaction has begun, and is lost
+		}
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
 		return errCommitAborted(), nil

@@ -96,7 +96,7 @@ func judge(b batch, status byte, inDoubt, journaled bool) (verdict, byte) {
 		return verdictFinish, afterError(status)
 	case b.ended:
 		// The server ends the transaction before it sends CommandComplete.
-		return verdictFinish, pgwire.TxIdle
+		return verdictFinish, afterSingle(b.cls, status)
 	case inDoubt:
 		return verdictLookup, pgwire.TxIdle
 	case b.onlyEnd() && (b.simple || !b.cls.has(clsMayWrite|clsEnds)):
@@ -122,6 +122,8 @@ func afterError(status byte) byte {
 func afterSingle(c class, status byte) byte {
 	switch {
 	case c.has(clsBegin):
+		return pgwire.TxInBlock
+	case c.has(clsChain):
 		return pgwire.TxInBlock
 	case c.has(clsCommit | clsRollback):
 		return pgwire.TxIdle

@@ -168,6 +168,8 @@ func (s *session) align(b *backend, want byte) error {
 	case want != pgwire.TxIdle && b.status == pgwire.TxIdle:
 		out = pgwire.AppendQuery(s.out[:0], "BEGIN")
 		out, n = pgwire.AppendQuery(out, failBlockSQL), 2
+	case want == pgwire.TxFailed && b.status == pgwire.TxInBlock:
+		out, n = pgwire.AppendQuery(s.out[:0], failBlockSQL), 1
 	default:
 		return nil
 	}

@@ -70,6 +70,7 @@ type session struct {
 	portals   map[string]parsed
 	passing   int // bytes of a message that is relayed as it comes
 	pushed    int
+	guarded   class // of the Query that waits in guardCommit
 }
 
 // serve runs the session until the client or the proxy ends it. It owns client.

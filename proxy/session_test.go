@@ -388,3 +388,61 @@ func TestAutocommitInFlight(t *testing.T) {
 		})
 	}
 }
+
+func TestTransactionBegunOnTheNewPrimaryIsReal(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	cut := make(chan struct{})
+	first := true
+	r.line.Watch(func(typ byte, body []byte) bool {
+		if typ == 'Q' && strings.HasPrefix(string(body), "BEGIN") && first {
+			first = false
+			close(cut)
+			return false
+		}
+		return true
+	}, nil)
+	done := start(c, "BEGIN")
+	<-cut
+	r.change()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	exec(t, c, "COMMIT")
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "1" {
+		t.Fatalf("rows: %s", n)
+	}
+}
+
+func TestCommitAndChainLostAfterIsCommitted(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	cut := make(chan struct{})
+	r.line.Watch(nil, func(typ byte, body []byte) bool {
+		if typ == 'C' && string(body) == "COMMIT\x00" {
+			close(cut)
+			return false
+		}
+		return true
+	})
+	done := start(c, "COMMIT AND CHAIN")
+	<-cut
+	r.line.Watch(nil, nil)
+	r.change()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if c.TxStatus() != 'T' {
+		t.Fatalf("status %c after COMMIT AND CHAIN", c.TxStatus())
+	}
+	wantCode(t, c, "INSERT INTO t VALUES (2)", "40001")
+	exec(t, c, "ROLLBACK")
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "1" {
+		t.Fatalf("rows: %s", n)
+	}
+}
