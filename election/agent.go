@@ -184,9 +184,36 @@ func (a *PostgresAgent) Do(ctx context.Context, o Order) (OrderResult, error) {
 			zap.Uint64("epoch", o.Epoch), zap.Error(err))
 		return res, err
 	}
+	if res.Incarnation != "" {
+		a.awaitSample(ctx, res.Incarnation)
+	}
 	a.log.Info("order carried out", zap.String("order", string(o.Kind)),
 		zap.Uint64("epoch", o.Epoch), zap.Stringer("lsn", res.LSN))
 	return res, nil
+}
+
+// sampleWait bounds the wait for a sample of a server that was just made a primary.
+const sampleWait = 500 * time.Millisecond
+
+// awaitSample waits until Status tells of that start of the server. Under the new epoch an older
+// sample would say that the server is down, which the leader takes as proof.
+func (a *PostgresAgent) awaitSample(ctx context.Context, incarnation string) {
+	ctx, cancel := context.WithTimeout(ctx, sampleWait)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		st, changed := a.status, a.changed
+		a.mu.Unlock()
+		if st.Phase == PhasePrimary && st.Incarnation == incarnation {
+			return
+		}
+		pgPoke(a.kick)
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
