@@ -140,6 +140,9 @@ func loadIdentity(name, caFile, certFile, keyFile string) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key of this node: %w%s", err, remedy)
 	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("read key of this node: %s is not a file%s", keyFile, remedy)
+	}
 	if st.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("read key of this node: %s is open to others (mode %04o); "+
 			"run chmod 600 on it", keyFile, st.Mode().Perm())

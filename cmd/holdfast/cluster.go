@@ -31,8 +31,6 @@ type ClusterConfig struct {
 	Keep bool
 	// Settings are PostgreSQL settings beside the cluster's own.
 	Settings []string
-	// Logf is told of steps that take a while; nil tells nobody.
-	Logf func(format string, args ...any)
 }
 
 // Cluster is three nodes as processes of their own on this machine, each with a PostgreSQL server
@@ -55,22 +53,34 @@ type Cluster struct {
 // synchronous replication.
 const clusterSize = 3
 
-// StartCluster makes the directory and starts the nodes. It returns before they are ready; after
-// an error nothing is left.
+// StartCluster makes a cluster and starts its nodes. It returns before they are ready; after an
+// error nothing is left.
 func StartCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+	c, err := NewCluster(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+	}
+	return c, nil
+}
+
+// NewCluster makes directory, keys and configurations of a cluster; no node runs yet. After an
+// error nothing is left.
+func NewCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	c := &Cluster{cfg: cfg, client: &http.Client{
 		Transport: &http.Transport{DisableKeepAlives: true},
 	}}
-	if c.cfg.Logf == nil {
-		c.cfg.Logf = func(string, ...any) {}
-	}
 	if err := c.prepare(); err != nil {
 		return nil, err
 	}
 	if err := c.makeDir(); err != nil {
 		return nil, err
 	}
-	if err := c.launch(ctx); err != nil {
+	if err := c.makeNodes(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -121,27 +131,23 @@ func (c *Cluster) makeDir() error {
 	return nil
 }
 
-// launch makes keys and configurations and starts the nodes.
-func (c *Cluster) launch(ctx context.Context) error {
+// makeNodes makes keys and configurations.
+func (c *Cluster) makeNodes(ctx context.Context) error {
 	hosts, ports, err := chooseAddresses(clusterSize)
 	if err != nil {
 		return err
 	}
-	for i, host := range hosts {
-		c.Nodes = append(c.Nodes, newClusterNode(c, fmt.Sprintf("node%d", i+1), host, ports))
-	}
 	args := []string{"init", "--dir", c.pkiDir()}
-	for _, n := range c.Nodes {
+	for i, host := range hosts {
+		n := newClusterNode(c, fmt.Sprintf("node%d", i+1), host, ports)
+		c.Nodes = append(c.Nodes, n)
 		args = append(args, "--node", n.Name+"="+n.Host)
 	}
 	if out, err := c.run(ctx, args...); err != nil {
 		return fmt.Errorf("make keys: %w: %s", err, out)
 	}
 	for _, n := range c.Nodes {
-		if err := n.writeConfig(); err != nil {
-			return err
-		}
-		if err := n.Start(); err != nil {
+		if err := n.Configure(nil); err != nil {
 			return err
 		}
 	}
@@ -149,6 +155,17 @@ func (c *Cluster) launch(ctx context.Context) error {
 }
 
 func (c *Cluster) pkiDir() string { return filepath.Join(c.Dir, "pki") }
+
+// Serve runs the node in the foreground until it ends by itself, and returns what it printed and
+// its exit code. It is for nodes that refuse to run.
+func (n *ClusterNode) Serve(ctx context.Context) (string, int, error) {
+	out, err := n.cluster.run(ctx, "serve", "-c", n.ConfigPath)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return out, exit.ExitCode(), nil
+	}
+	return out, 0, err
+}
 
 // run runs the binary with the node's environment and returns what it printed.
 func (c *Cluster) run(ctx context.Context, args ...string) (string, error) {

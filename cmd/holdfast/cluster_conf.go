@@ -108,15 +108,8 @@ var clusterSettings = []string{
 	"max_wal_size = 512MB",
 }
 
-// clusterHBA admits replication and rewind from the address that the kernel chooses on loopback:
-// the programs of PostgreSQL cannot be told to use the node's own.
-var clusterHBA = []string{
-	"host replication holdfast_replication 127.0.0.1/32 scram-sha-256",
-	"host all holdfast_rewind 127.0.0.1/32 scram-sha-256",
-}
-
-// writeConfig writes the node's configuration and makes the directories that it names.
-func (n *ClusterNode) writeConfig() error {
+// config is the node's configuration before any edit.
+func (n *ClusterNode) config() config.Config {
 	c := n.cluster
 	cfg := config.Default()
 	cfg.Name = n.Name
@@ -137,15 +130,21 @@ func (n *ClusterNode) writeConfig() error {
 	cfg.Postgres.DataDir = n.DataDir
 	cfg.Postgres.SecretsDir = filepath.Join(c.pkiDir(), "secrets")
 	cfg.Postgres.Settings = slices.Concat(clusterSettings, c.cfg.Settings)
-	cfg.Postgres.HBA = clusterHBA
 	cfg.Proxy.Listen = []string{n.Proxy}
 	cfg.Proxy.SourceAddr = n.Host
 	cfg.HTTP.Listen = n.HTTP
-	if n.edit != nil {
-		n.edit(&cfg)
-	}
+	return cfg
+}
+
+// Configure writes the node's configuration with an edit, which may be nil, and makes the
+// directories that it needs. It takes effect at the next start.
+func (n *ClusterNode) Configure(edit func(*config.Config)) error {
+	cfg := n.config()
 	if err := n.makeDirs(cfg.Postgres.OSUser); err != nil {
 		return err
+	}
+	if edit != nil {
+		edit(&cfg)
 	}
 	if err := os.WriteFile(n.ConfigPath, cfg.YAML(), 0o600); err != nil {
 		return fmt.Errorf("write configuration: %w", err)

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"holdfast/config"
 )
 
 // ClusterNode is one node of a Cluster: a `holdfast serve` process and the PostgreSQL server that
@@ -32,7 +30,6 @@ type ClusterNode struct {
 	Raft, Postgres, Proxy, HTTP string
 
 	cluster *Cluster
-	edit    func(*config.Config)
 
 	mu   sync.Mutex
 	proc *nodeProcess // the newest, ended or not; nil before the first start
@@ -233,7 +230,7 @@ func (n *ClusterNode) signalServer(sig syscall.Signal, isDone func(process) bool
 		if left == 0 {
 			return nil
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(5 * time.Millisecond) // half a second in all
 	}
 	return fmt.Errorf("signal server of %s: its processes do not take it", n.Name)
 }

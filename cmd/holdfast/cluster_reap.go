@@ -99,7 +99,7 @@ func endAll(dir string, programs []string, grace time.Duration) error {
 		found := processesUnder(dir, programs)
 		if len(found) == 0 {
 			empty++
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) // nothing may interrupt the cleaning up
 			continue
 		}
 		empty = 0
@@ -123,7 +123,7 @@ func endAll(dir string, programs []string, grace time.Duration) error {
 				return err
 			}
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // reapTimeout bounds it
 	}
 	return nil
 }

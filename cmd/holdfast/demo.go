@@ -96,10 +96,10 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && os.Getenv("TERM") != "dumb"
 }
 
-const demoLong = `Demo starts three nodes with real PostgreSQL servers in a temporary directory, connects client
-sessions of different kinds to their proxies, and then kills the primary again and again in
-different ways, with switchovers in between. A ledger holds what the clients were told against
-what the database has. Everything is removed at the end, also after Ctrl-C or a crash.
+const demoLong = `Demo starts three nodes with real PostgreSQL servers in a temporary directory,
+connects client sessions of different kinds to their proxies, and then kills the primary again and
+again in different ways, with switchovers in between. A ledger holds what the clients were told
+against what the database has. Everything is removed at the end, also after Ctrl-C or a crash.
 
 With --json each line is an object with the key "event": start, ready, fault (about to happen),
 change (it is over), check (of the ledger), note, and last result. With --control the lines of

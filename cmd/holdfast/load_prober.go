@@ -13,7 +13,6 @@ import (
 // Prober commits one row at a time through one proxy, as often as it can, and knows how long
 // there was no commit. It owns one goroutine; Stop waits for it.
 type Prober struct {
-	dsn      string
 	interval time.Duration
 	clock    *CommitClock
 	ledger   Ledger
@@ -21,8 +20,10 @@ type Prober struct {
 	done     chan struct{}
 	dropped  atomic.Int64
 
-	mu  sync.Mutex
-	err error // the last one
+	mu       sync.Mutex
+	dsn      string
+	redirect bool  // to connect anew
+	err      error // the last one
 }
 
 // NewProber makes a prober for the proxy and role of the DSN.
@@ -33,7 +34,7 @@ func NewProber(dsn string, interval time.Duration) *Prober {
 
 // Start makes the prober's table and launches it.
 func (p *Prober) Start(ctx context.Context) error {
-	err := execAll(ctx, p.dsn, "CREATE TABLE holdfast_probe (id bigint NOT NULL)")
+	err := execAll(ctx, p.target(), "CREATE TABLE holdfast_probe (id bigint NOT NULL)")
 	if err != nil {
 		return fmt.Errorf("start prober: %w", err)
 	}
@@ -65,9 +66,13 @@ func (p *Prober) run(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		if p.takeRedirect() && conn != nil {
+			closeConn(conn)
+			conn = nil
+		}
 		if conn == nil {
 			var err error
-			if conn, err = pgx.Connect(ctx, p.dsn); err != nil {
+			if conn, err = pgx.Connect(ctx, p.target()); err != nil {
 				p.note(err)
 				conn = nil
 				continue
@@ -90,6 +95,27 @@ func (p *Prober) run(ctx context.Context) {
 			conn = nil
 		}
 	}
+}
+
+// Redirect makes the prober go on through another proxy, before its own is killed.
+func (p *Prober) Redirect(dsn string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dsn, p.redirect = dsn, true
+}
+
+func (p *Prober) takeRedirect() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	is := p.redirect
+	p.redirect = false
+	return is
+}
+
+func (p *Prober) target() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dsn
 }
 
 func (p *Prober) note(err error) {
@@ -116,7 +142,7 @@ func (p *Prober) LastError() error {
 
 // Check holds the prober's table against what it was promised; call it after Stop.
 func (p *Prober) Check(ctx context.Context) (LedgerReport, error) {
-	conn, err := pgx.Connect(ctx, p.dsn)
+	conn, err := pgx.Connect(ctx, p.target())
 	if err != nil {
 		return LedgerReport{}, fmt.Errorf("check probes: %w", err)
 	}

@@ -170,6 +170,11 @@ func (n *node) start(ctx context.Context) error {
 		if err := n.agent.Start(run); err != nil {
 			return err
 		}
+		// Better no node than one that looks well and never takes its place.
+		st := n.agent.Status()
+		if st.Phase == election.PhaseForeign && !n.cfg.Postgres.AdoptForeign {
+			return fmt.Errorf("postgres.data_dir: %s", st.Problem)
+		}
 	}
 	n.running.Store(true)
 	return nil

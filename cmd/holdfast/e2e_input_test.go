@@ -1,0 +1,308 @@
+package main_test
+
+import (
+	"context"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	holdfast "holdfast/cmd/holdfast"
+	"holdfast/config"
+)
+
+// badInput is a mistake in a node's surroundings, and what the node has to say about it.
+type badInput struct {
+	name string
+	// make makes the mistake and undoes it by t.Cleanup.
+	make func(*testing.T, *holdfast.Cluster, *holdfast.ClusterNode)
+	// want is in what the node prints before it ends with a code that is not 0.
+	want string
+}
+
+var badInputs = []badInput{
+	{"busy proxy port", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		listen(t, n.Proxy)
+	}, `proxy\.listen.*address already in use`},
+	{"busy node port", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		listen(t, n.Raft)
+	}, `group\.nodes.*address already in use|address already in use.*group\.nodes`},
+	{"busy HTTP port", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		listen(t, n.HTTP)
+	}, `http\.listen.*address already in use`},
+	{"no certificate", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		configure(t, n, func(c *config.Config) { c.Group.TLS.CertFile = n.Dir + "/none.crt" })
+	}, `none\.crt.*(group\.tls|holdfast init)|(group\.tls|holdfast init).*none\.crt`},
+	{"unreadable key", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		configure(t, n, func(c *config.Config) { c.Group.TLS.KeyFile = n.Dir })
+	}, `key.*(directory|not a file)`},
+	{"certificate of another node", func(t *testing.T, _ *holdfast.Cluster,
+		n *holdfast.ClusterNode,
+	) {
+		configure(t, n, func(c *config.Config) {
+			c.Group.TLS.CertFile = strings.Replace(c.Group.TLS.CertFile, n.Name, "node2", 1)
+			c.Group.TLS.KeyFile = strings.Replace(c.Group.TLS.KeyFile, n.Name, "node2", 1)
+		})
+	}, `certificate.*node2.*node1|certificate.*node1.*node2`},
+	{"no password file", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		secretsWithout(t, n, func(dir string) error {
+			return os.Remove(filepath.Join(dir, "rewind"))
+		})
+	}, `secrets/rewind.*no such file`},
+	{"password file open to others", func(t *testing.T, _ *holdfast.Cluster,
+		n *holdfast.ClusterNode,
+	) {
+		secretsWithout(t, n, func(dir string) error {
+			return os.Chmod(filepath.Join(dir, "superuser"), 0o644)
+		})
+	}, `superuser.*(chmod|mode|0600|600)`},
+	{"empty password file", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		secretsWithout(t, n, func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "lookup"), nil, 0o600)
+		})
+	}, `secrets/lookup must hold one line`},
+	{"no PostgreSQL", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		configure(t, n, func(c *config.Config) { c.Postgres.BinDir = n.Dir })
+	}, `bin_dir.*install`},
+	{"no such account", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		if os.Geteuid() != 0 {
+			t.Skip("only root runs PostgreSQL as another user")
+		}
+		configure(t, n, func(c *config.Config) { c.Postgres.OSUser = "no-such-user" })
+	}, `os_user.*no-such-user`},
+	{"read-only raft directory", func(t *testing.T, _ *holdfast.Cluster,
+		n *holdfast.ClusterNode,
+	) {
+		configure(t, n, func(c *config.Config) {
+			c.Raft.Dir = mount(t, n, syscall.MS_RDONLY, "")
+		})
+	}, `read-only file system`},
+	{"full raft directory", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		configure(t, n, func(c *config.Config) {
+			c.Raft.Dir = mount(t, n, 0, "size=16k")
+		})
+	}, `no space left`},
+	{"garbage in the raft directory", func(t *testing.T, _ *holdfast.Cluster,
+		n *holdfast.ClusterNode,
+	) {
+		configure(t, n, func(c *config.Config) {
+			c.Raft.Dir = filepath.Join(n.Dir, "garbage")
+			for _, name := range []string{"raft.db", "log.db", "raft-log.db"} {
+				writeFile(t, filepath.Join(c.Raft.Dir, name), strings.Repeat("garbage ", 9000))
+			}
+		})
+	}, `(?i)invalid|corrupt|not a`},
+	{"data of somebody else", func(t *testing.T, _ *holdfast.Cluster, n *holdfast.ClusterNode) {
+		writeFile(t, filepath.Join(n.DataDir, "PG_VERSION"), "15\n")
+		writeFile(t, filepath.Join(n.DataDir, "base", "1", "precious"), "do not touch")
+		before := snapshot(t, n.DataDir)
+		t.Cleanup(func() {
+			if after := snapshot(t, n.DataDir); after != before {
+				t.Errorf("the foreign data directory was changed:\n%s\n%s", before, after)
+			}
+			if err := os.RemoveAll(n.DataDir); err != nil {
+				t.Error(err)
+			}
+		})
+	}, `data_dir.*did not make.*adopt_foreign`},
+}
+
+// TestE2EWrongPeer runs a node beside a peer that has a certificate of another authority, and beside
+// one that is another node than it was told: neither is talked to, and the log says why.
+func TestE2EWrongPeer(t *testing.T) {
+	needCluster(t)
+	bin := buildBinary(t)
+	make := func(t *testing.T) *holdfast.Cluster {
+		t.Helper()
+		c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
+			Binary: bin, Prefix: "holdfast-e2e",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return c
+	}
+	for _, tt := range []struct {
+		name string
+		peer func(ours, theirs *holdfast.Cluster) *holdfast.ClusterNode
+		want string
+	}{
+		{"another authority", func(_, theirs *holdfast.Cluster) *holdfast.ClusterNode {
+			return theirs.Node("node2")
+		}, `node2.*(authority|another CA|ca_file)`},
+		{"another node", func(ours, _ *holdfast.Cluster) *holdfast.ClusterNode {
+			return ours.Node("node3")
+		}, `certificate.*node3.*not.*node2|node2.*certificate.*node3`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ours, theirs := make(t), make(t)
+			peer := tt.peer(ours, theirs)
+			if err := peer.Start(); err != nil {
+				t.Fatal(err)
+			}
+			n := ours.Node("node1")
+			configure(t, n, func(c *config.Config) {
+				c.Group.Nodes[1].Address = peer.Raft
+				c.Group.Nodes[2].Address = theirs.Node("node3").Raft
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			out, _, _ := n.Serve(ctx)
+			if !regexp.MustCompile(tt.want).MatchString(out) {
+				t.Errorf("nothing says %q:\n%s", tt.want, out)
+			}
+			if _, err := os.Stat(n.DataDir); err == nil {
+				t.Error("the node made a database beside a peer that is none")
+			}
+		})
+	}
+}
+
+// TestE2EBadInput gives a node bad surroundings: it says what is wrong and ends with a code that
+// is not 0; it never panics.
+func TestE2EBadInput(t *testing.T) {
+	needCluster(t)
+	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
+		Binary: buildBinary(t), Prefix: "holdfast-e2e",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n := c.Nodes[0]
+	for _, tt := range badInputs {
+		t.Run(tt.name, func(t *testing.T) {
+			configure(t, n, nil)
+			tt.make(t, c, n)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			out, code, err := n.Serve(ctx)
+			if err != nil || ctx.Err() != nil {
+				t.Errorf("the node did not end by itself: %v", err)
+			} else if code != 1 {
+				t.Errorf("exit code %d, want 1", code)
+			}
+			if !regexp.MustCompile(tt.want).MatchString(out) {
+				t.Errorf("nothing says %q:\n%s", tt.want, out)
+			}
+			if strings.Contains(out, "goroutine ") {
+				t.Errorf("the node panicked:\n%s", out)
+			}
+		})
+	}
+}
+
+func configure(t *testing.T, n *holdfast.ClusterNode, edit func(*config.Config)) {
+	t.Helper()
+	if err := n.Configure(edit); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listen takes an address for the time of the test.
+func listen(t *testing.T, addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+}
+
+// secretsWithout gives the node secrets of its own and spoils them.
+func secretsWithout(t *testing.T, n *holdfast.ClusterNode, spoil func(dir string) error) {
+	t.Helper()
+	dir := filepath.Join(n.Dir, "secrets")
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	configure(t, n, func(c *config.Config) {
+		if err := os.CopyFS(dir, os.DirFS(c.Postgres.SecretsDir)); err != nil {
+			t.Fatal(err)
+		}
+		c.Postgres.SecretsDir = dir
+		c.Proxy.LookupPasswordFile = ""
+	})
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if err := os.Chmod(filepath.Join(dir, e.Name()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := spoil(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mount makes a file system of its own below the node's directory.
+func mount(t *testing.T, n *holdfast.ClusterNode, flags uintptr, data string) string {
+	t.Helper()
+	dir := filepath.Join(n.Dir, "mounted")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", flags, data); err != nil {
+		t.Skipf("cannot mount: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// snapshot is all of a directory as text: names, modes, times and content.
+func snapshot(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		b.WriteString(path + " " + info.Mode().String() + " " + info.ModTime().String() + "\n")
+		if d.Type().IsRegular() {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			b.Write(text)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
