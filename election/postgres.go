@@ -76,7 +76,7 @@ func (a *PostgresAgent) closeConn() {
 func (a *PostgresAgent) exec(ctx context.Context, sql string) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
 	defer cancel()
-	if a.conn != nil && (a.conn.IsClosed() || a.conn.CheckConn() != nil) {
+	if a.conn != nil && (a.conn.IsClosed() || a.conn.Ping(ctx) != nil) {
 		a.closeConn()
 	}
 	if a.conn == nil {
@@ -134,11 +134,6 @@ type pgControl struct {
 	timeline   uint32
 	minLSN     pgwire.LSN // minimum recovery ending location
 	minTL      uint32
-}
-
-// wasStandby tells that the directory was last used by a standby.
-func (c pgControl) wasStandby() bool {
-	return c.state == "shut down in recovery" || c.state == "in archive recovery"
 }
 
 func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 	"go.uber.org/zap"
 )
 
@@ -44,7 +45,7 @@ func openStore(dir string, log *zap.Logger) (*store, error) {
 	b, err := raftboltdb.New(raftboltdb.Options{
 		Path: path, BoltOptions: &bolt.Options{Timeout: 2 * time.Second},
 	})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("open %s: another process has it open; is the node running "+
 			"already?", path)
 	}

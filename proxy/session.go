@@ -210,13 +210,6 @@ func (s *session) signals() error {
 	return nil
 }
 
-// status is the transaction status the client was last told.
-func (s *session) isIdle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.flow.isSafePoint() && !s.lostTx
-}
-
 // isOpen tells that a unit of work of the epoch is open, for Drain.
 func (s *session) isOpen(epoch uint64) bool {
 	s.mu.Lock()
