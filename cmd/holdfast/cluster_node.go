@@ -54,10 +54,19 @@ func newClusterNode(c *Cluster, name, host string, ports nodePorts) *ClusterNode
 }
 
 // Start runs the node in a process group of its own, where Ctrl-C does not reach it.
-func (n *ClusterNode) Start() error { return n.start(nil) }
+func (n *ClusterNode) Start() error {
+	return n.start(exec.Command(n.cluster.cfg.Binary, "serve", "-c", n.ConfigPath))
+}
 
-// start runs the node; adjust may change the process's attributes.
-func (n *ClusterNode) start(adjust func(*exec.Cmd)) error {
+// StartIn runs the node in a control group, given by its directory, as systemd would: what the
+// node starts begins its life there too.
+func (n *ClusterNode) StartIn(cgroup string) error {
+	const enter = `echo $$ > "$0"/cgroup.procs && exec "$@"`
+	return n.start(exec.Command("/bin/sh", "-c", enter, cgroup, n.cluster.cfg.Binary, "serve",
+		"-c", n.ConfigPath))
+}
+
+func (n *ClusterNode) start(cmd *exec.Cmd) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.proc != nil && !n.proc.hasEnded() {
@@ -67,13 +76,9 @@ func (n *ClusterNode) start(adjust func(*exec.Cmd)) error {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
-	cmd := exec.Command(n.cluster.cfg.Binary, "serve", "-c", n.ConfigPath)
 	cmd.Dir, cmd.Env = n.Dir, nodeEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if adjust != nil {
-		adjust(cmd)
-	}
 	err = cmd.Start()
 	_ = log.Close() // the process has its own
 	if err != nil {

@@ -168,6 +168,80 @@ func TestE2EWrongPeer(t *testing.T) {
 	}
 }
 
+// TestE2EBadMember starts a group in which one member's port is taken and another has a wrong
+// password for replication: the first member works, status says what is wrong with the others,
+// and once it is mended they take their places.
+func TestE2EBadMember(t *testing.T) {
+	needCluster(t)
+	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
+		Binary: buildBinary(t), Prefix: "holdfast-e2e",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	busy, wrong := c.Node("node2"), c.Node("node3")
+	l, err := net.Listen("tcp", busy.Postgres)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	secretsWithout(t, wrong, func(dir string) error {
+		return os.WriteFile(filepath.Join(dir, "replication"), []byte("wrong\n"), 0o600)
+	})
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitProblems(t, c, map[string]string{
+		busy.Name:  `(?i)(port|address).*(in use|taken)`,
+		wrong.Name: `(?i)password`,
+	})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := wrong.Terminate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	configure(t, wrong, nil)
+	if err := wrong.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitHealthy(t, c)
+}
+
+// waitProblems waits until status says of each node what matches.
+func waitProblems(t *testing.T, c *holdfast.Cluster, want map[string]string) {
+	t.Helper()
+	var st holdfast.Status
+	for deadline := time.Now().Add(time.Minute); ; {
+		missing := 0
+		var err error
+		if st, err = c.Status(t.Context()); err == nil {
+			for _, m := range st.Members {
+				re, ok := want[m.Name]
+				if ok && !regexp.MustCompile(re).MatchString(m.Problem) {
+					missing++
+				}
+			}
+		}
+		if err == nil && missing == 0 && len(st.Members) > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("status does not say %v:\n%+v, %v", want, st.Members, err)
+		}
+		waitUntil(t, time.Now().Add(100*time.Millisecond))
+	}
+}
+
 // TestE2EBadInput gives a node bad surroundings: it says what is wrong and ends with a code that
 // is not 0; it never panics.
 func TestE2EBadInput(t *testing.T) {
