@@ -184,7 +184,7 @@ func (a *PostgresAgent) Do(ctx context.Context, o Order) (OrderResult, error) {
 			zap.Uint64("epoch", o.Epoch), zap.Error(err))
 		return res, err
 	}
-	if res.Incarnation != "" {
+	if res.Incarnation != "" && o.Kind != OrderRecruit { // a recruit is no primary
 		a.awaitSample(ctx, res.Incarnation)
 	}
 	a.log.Info("order carried out", zap.String("order", string(o.Kind)),
