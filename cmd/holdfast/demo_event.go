@@ -183,7 +183,7 @@ func (r *DemoResult) text() string {
 	for _, w := range r.Wrong {
 		b.WriteString("\nWRONG: " + w)
 	}
-	for _, d := range r.Stats.Drops {
+	for _, d := range slices.Concat(r.Ledger.Examples, r.Stats.Drops) {
 		b.WriteString("\n  " + d)
 	}
 	if r.OK {

@@ -268,6 +268,7 @@ func (r *LedgerReport) add(o LedgerReport) {
 	r.Foreign += o.Foreign
 	r.InDoubtThere += o.InDoubtThere
 	r.Unbalanced = o.Unbalanced
+	r.Examples = append(r.Examples, o.Examples...)
 }
 
 // finish ends the load and checks the whole ledger, not only what is new: what was there once

@@ -43,6 +43,8 @@ type demoLine struct {
 			Acknowledged int64 `json:"acknowledged"`
 			Lost         int64 `json:"lost"`
 			Doubled      int64 `json:"doubled"`
+			// Examples explain what is wrong.
+			Examples []string `json:"examples"`
 		} `json:"ledger"`
 	} `json:"result"`
 }

@@ -26,7 +26,14 @@ type Ledger struct {
 	mu     sync.Mutex
 	marks  []Outcome // by id less 1
 	counts [4]int64
+	notes  map[int64]string // of writes that were not acknowledged, the first of them
 }
+
+// Bounds of what is kept to explain a broken promise.
+const (
+	ledgerNotesMax    = 10000
+	ledgerExamplesMax = 10
+)
 
 // Begin returns the id of a new write; no two writes, not even a retry, have the same.
 func (l *Ledger) Begin() int64 {
@@ -37,8 +44,9 @@ func (l *Ledger) Begin() int64 {
 	return int64(len(l.marks))
 }
 
-// Settle records what the client was told. A write is settled once.
-func (l *Ledger) Settle(id int64, o Outcome) {
+// Settle records what the client was told. A write is settled once. The note explains an outcome
+// that is not an acknowledgement.
+func (l *Ledger) Settle(id int64, o Outcome, note string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if id < 1 || id > int64(len(l.marks)) || l.marks[id-1] != OutcomePending {
@@ -47,6 +55,12 @@ func (l *Ledger) Settle(id int64, o Outcome) {
 	l.marks[id-1] = o
 	l.counts[OutcomePending]--
 	l.counts[o]++
+	if note != "" && len(l.notes) < ledgerNotesMax {
+		if l.notes == nil {
+			l.notes = make(map[int64]string)
+		}
+		l.notes[id] = note
+	}
 }
 
 // Count returns how many writes have the outcome.
@@ -88,6 +102,14 @@ type LedgerReport struct {
 	InDoubtThere int64 `json:"in_doubt_there"`
 	// Unbalanced are counters and sums that do not agree with the rows.
 	Unbalanced int64 `json:"unbalanced"`
+	// Examples explain some of the broken promises.
+	Examples []string `json:"examples,omitempty"`
+}
+
+func (r *LedgerReport) example(format string, args ...any) {
+	if len(r.Examples) < ledgerExamplesMax {
+		r.Examples = append(r.Examples, fmt.Sprintf(format, args...))
+	}
 }
 
 // Wrong is how many promises were broken.
@@ -111,15 +133,18 @@ func (l *Ledger) Check(from, to int64, rows []LedgerRow) LedgerReport {
 	for _, row := range rows {
 		if row.ID < from || row.ID >= to {
 			r.Foreign += row.Count
+			r.example("row %d was written by nobody", row.ID)
 			continue
 		}
 		isThere[row.ID-from] = true
 		if row.Count > 1 {
 			r.Doubled++
+			r.example("write %d is there %d times: %s", row.ID, row.Count, l.notes[row.ID])
 		}
 		switch l.marks[row.ID-1] {
 		case OutcomeRefused:
 			r.Ghosts++
+			r.example("write %d is there though it was refused: %s", row.ID, l.notes[row.ID])
 		case OutcomeInDoubt, OutcomePending:
 			r.InDoubtThere++
 		case OutcomeAcknowledged:
@@ -131,6 +156,7 @@ func (l *Ledger) Check(from, to int64, rows []LedgerRow) LedgerReport {
 			r.Acknowledged++
 			if !isThere[id-from] {
 				r.Lost++
+				r.example("write %d is not there though it was acknowledged", id)
 			}
 		case OutcomeRefused:
 			r.Refused++

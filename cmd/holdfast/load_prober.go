@@ -80,7 +80,7 @@ func (p *Prober) run(ctx context.Context) {
 		}
 		id := p.ledger.Begin()
 		_, err := conn.Exec(ctx, "INSERT INTO holdfast_probe VALUES ($1)", id)
-		p.ledger.Settle(id, outcomeOf(err))
+		p.ledger.Settle(id, outcomeOf(err), errorText(err))
 		if err == nil {
 			p.clock.Record()
 			continue
@@ -122,6 +122,13 @@ func (p *Prober) note(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // Gap is the longest time without a commit that overlaps from..to.

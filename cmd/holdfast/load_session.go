@@ -203,19 +203,29 @@ func outcomeOf(err error) Outcome {
 			return OutcomeInDoubt
 		}
 		return OutcomeRefused
-	case pgconn.SafeToRetry(err):
-		return OutcomeRefused
 	}
+	// pgconn.SafeToRetry is not asked: pgx also says so of a connection that broke before the
+	// answer to a write that was sent.
 	return OutcomeInDoubt
 }
 
 // settle records what became of a write and passes the error on.
 func (s *loadSession) settle(id int64, o Outcome, err error) error {
-	s.load.ledger.Settle(id, o)
+	s.load.ledger.Settle(id, o, s.explain(err))
 	if o == OutcomeAcknowledged {
 		s.load.clock.Record()
 	}
 	return err
+}
+
+// explain is all that is known of a write that was not acknowledged.
+func (s *loadSession) explain(err error) string {
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprintf("session %d (%s) through %s at %s, backend %d: %v", s.id, s.kind,
+		s.conn.PgConn().Conn().RemoteAddr(), time.Now().Format(time.StampMilli),
+		s.conn.PgConn().PID(), err)
 }
 
 // randomName is a text that nobody else chooses.
