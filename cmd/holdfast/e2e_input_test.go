@@ -112,7 +112,7 @@ var badInputs = []badInput{
 	}, `data_dir.*did not make.*adopt_foreign`},
 }
 
-// TestE2EWrongPeer runs a node beside a peer that has a certificate of another authority, and beside
+// TestE2EWrongPeer runs a node beside a peer with a certificate of another authority, and beside
 // one that is another node than it was told: neither is talked to, and the log says why.
 func TestE2EWrongPeer(t *testing.T) {
 	needCluster(t)

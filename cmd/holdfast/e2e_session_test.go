@@ -265,6 +265,57 @@ func newProber(t *testing.T, n *holdfast.ClusterNode) *holdfast.Prober {
 	return p
 }
 
+// testLoad runs the demo's load in this process through a switchover and a kill, and lets its
+// ledger judge.
+func testLoad(t *testing.T, c *holdfast.Cluster) {
+	secret, err := c.Secret("superuser")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := holdfast.LoadConfig{Sessions: 24, Superuser: "postgres", SuperuserPassword: secret}
+	for _, n := range c.Nodes {
+		cfg.Proxies = append(cfg.Proxies, n.Proxy)
+	}
+	l := holdfast.NewLoad(cfg)
+	if err := l.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := l.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	stop := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		l.Stop(ctx)
+	}
+	defer stop()
+	change(t, c, func(*holdfast.ClusterNode) error {
+		return c.Switchover(t.Context(), away(t, c).Name)
+	})
+	l.Changed()
+	change(t, c, (*holdfast.ClusterNode).KillPostmaster)
+	l.Changed()
+	waitUntil(t, time.Now().Add(2*time.Second))
+	stop()
+	report, _, err := l.Check(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := l.Stats()
+	t.Logf("%+v\n%+v", report, st)
+	if report.Wrong() != 0 || report.Acknowledged != st.Commits || report.Pending != 0 {
+		t.Errorf("the database breaks promises: %+v", report)
+	}
+	if st.Dropped != 0 || st.Cut != 0 || st.StateWrong != 0 || st.Refused != 0 || st.Kept != 24 {
+		t.Errorf("sessions noticed: %+v", st)
+	}
+	if st.StateChecks == 0 {
+		t.Error("no session looked at its state")
+	}
+}
+
 // testNoWayRound tries to reach every server without a proxy: PostgreSQL's own rules refuse it.
 func testNoWayRound(t *testing.T, c *holdfast.Cluster) {
 	for _, n := range c.Nodes {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
 
 	holdfast "holdfast/cmd/holdfast"
 	"holdfast/election"
@@ -152,6 +153,8 @@ func queryText(t *testing.T, conn *pgx.Conn, sql string) string {
 // went through it still has to do.
 func TestE2E(t *testing.T) {
 	needCluster(t)
+	// Registered first, so that it looks last: what drives the cluster in this process has ended.
+	t.Cleanup(func() { goleak.VerifyNone(t) })
 	c := startCluster(t)
 	makeDatabase(t, c)
 	if !t.Run("pgbench", func(t *testing.T) { testPgbench(t, c) }) {
@@ -167,6 +170,7 @@ func TestE2E(t *testing.T) {
 		{"login without primary", testLoginWithoutPrimary},
 		{"cancel", testCancel},
 		{"terminate", testTerminate},
+		{"load", testLoad},
 		{"nobody goes round the proxy", testNoWayRound},
 	} {
 		t.Run(sub.name, func(t *testing.T) {
@@ -223,22 +227,7 @@ func testPgbench(t *testing.T, c *holdfast.Cluster) {
 	// The prober must not sit on the node that is killed.
 	prober.Redirect(e2eDSN(other))
 	waitUntil(t, time.Now().Add(time.Second))
-	f = beginFault(t, c, "kill -9 of the whole node")
-	if f.before.Primary != target.Name {
-		t.Fatalf("primary is %s, want %s", f.before.Primary, target.Name)
-	}
-	if err := target.KillNode(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	killed := time.Now()
-	if _, err := c.WaitEpoch(t.Context(), f.before.Epoch, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	waitUntil(t, killed.Add(e2eNodeAway))
-	if err := target.Start(); err != nil {
-		t.Fatal(err)
-	}
-	f.end(t, c, prober)
+	killNode(t, c, target, prober)
 	if left := time.Until(begin.Add(e2eTime)); left < 0 {
 		t.Errorf("the faults took %v longer than pgbench", -left)
 	}
@@ -256,6 +245,29 @@ func testPgbench(t *testing.T, c *holdfast.Cluster) {
 	checkPgbench(t, bench, out)
 	checkProber(t, prober)
 	checkWhole(t, c)
+}
+
+// killNode kills the whole node of the primary, which must be the target, and starts it again.
+func killNode(t *testing.T, c *holdfast.Cluster, target *holdfast.ClusterNode,
+	prober *holdfast.Prober,
+) {
+	t.Helper()
+	f := beginFault(t, c, "kill -9 of the whole node")
+	if f.before.Primary != target.Name {
+		t.Fatalf("primary is %s, want %s", f.before.Primary, target.Name)
+	}
+	if err := target.KillNode(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	killed := time.Now()
+	if _, err := c.WaitEpoch(t.Context(), f.before.Epoch, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, killed.Add(e2eNodeAway))
+	if err := target.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f.end(t, c, prober)
 }
 
 // runPgbench runs pgbench through a node's proxy to its end; its exit code must be 0.
