@@ -14,6 +14,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 
 # How long each fuzz target runs: `make fuzz FUZZTIME=10m` for a longer search.
 FUZZTIME := 30s
+# How often `make bench` measures each kind of change.
+ROUNDS := 3
 # Which tool builds images, and its flags.
 IMAGE_TOOL := buildah
 IMAGE := holdfast
@@ -65,8 +67,9 @@ e2e: setup build ## three nodes, pgbench, failovers and a switchover
 	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 20m -v
 
 .PHONY: bench
-bench: ## micro-benchmarks of every package
+bench: setup build ## micro-benchmarks, then the time without a commit by kind of change
 	$(GOTEST) -run '^$$' -bench . -benchmem ./...
+	go run -tags $(TAGS) ./bench failover --binary bin/holdfast --rounds $(ROUNDS)
 
 .PHONY: cover
 cover: setup ## coverage of the tests, by function, in bin/cover.txt and bin/cover.html

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// load is a number of clients in a closed loop. Each has a goroutine, which stop waits for.
+type load struct {
+	user, password string
+	cancel         context.CancelFunc
+	group          sync.WaitGroup
+
+	mu      sync.Mutex
+	proxies []string // that clients may be connected to
+	acks    []ack    // since the last mark
+	dropped int      // connections lost since the last mark, though the proxy lived
+	last    error
+}
+
+// ack is one acknowledged commit: when it was, and how long its statement took.
+type ack struct {
+	at   time.Time
+	took time.Duration
+}
+
+func (l *load) dsn(proxy string) string {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(l.user, l.password), Host: proxy,
+		Path: "/postgres"}
+	return u.String()
+}
+
+// start makes the table and launches the clients.
+func (l *load) start(ctx context.Context, clients int) error {
+	conn, err := pgx.Connect(ctx, l.dsn(l.proxy(0)))
+	if err != nil {
+		return fmt.Errorf("start load: %w", err)
+	}
+	_, err = conn.Exec(ctx, "CREATE TABLE bench_row (client int, at timestamptz DEFAULT now())")
+	closeConn(conn)
+	if err != nil {
+		return fmt.Errorf("start load: %w", err)
+	}
+	ctx, l.cancel = context.WithCancel(ctx)
+	for i := range clients {
+		l.group.Go(func() { l.runClient(ctx, i) })
+	}
+	return nil
+}
+
+func (l *load) stop() {
+	if l.cancel != nil {
+		l.cancel()
+	}
+	l.group.Wait()
+}
+
+// use tells which proxies the clients are to be connected to; those elsewhere move.
+func (l *load) use(proxies []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.proxies = proxies
+}
+
+func (l *load) proxy(i int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.proxies[i%len(l.proxies)]
+}
+
+// runClient writes until ctx ends. A write that fails is just tried again: nothing here counts on
+// it.
+func (l *load) runClient(ctx context.Context, i int) {
+	var conn *pgx.Conn
+	at := ""
+	defer func() { closeConn(conn) }()
+	for n := 0; ctx.Err() == nil; n++ {
+		if want := l.proxy(i); conn == nil || want != at {
+			closeConn(conn)
+			var err error
+			if conn, err = pgx.Connect(ctx, l.dsn(want)); err != nil {
+				conn = nil
+				l.failed(err, false)
+				pause(ctx)
+				continue
+			}
+			at = want
+		}
+		begin := time.Now()
+		err := write(ctx, conn, i, n%2 == 0)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			l.acked(ack{time.Now(), time.Since(begin)})
+			continue
+		}
+		isLost := conn.IsClosed()
+		l.failed(err, isLost)
+		if isLost {
+			closeConn(conn)
+			conn = nil
+		}
+	}
+}
+
+// write commits one row, in a transaction block or without one.
+func write(ctx context.Context, conn *pgx.Conn, client int, isBlock bool) error {
+	const sql = "INSERT INTO bench_row (client) VALUES ($1)"
+	if !isBlock {
+		_, err := conn.Exec(ctx, sql, client)
+		return err
+	}
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, sql, client)
+		return err
+	})
+}
+
+func (l *load) acked(a ack) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.acks = append(l.acks, a)
+}
+
+func (l *load) failed(err error, isDropped bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = err
+	if isDropped {
+		l.dropped++
+	}
+}
+
+// mark forgets what was before and begins a round; the newest commit stays, since a gap may begin
+// with it.
+func (l *load) mark() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.acks); n > 0 {
+		l.acks = append([]ack(nil), l.acks[n-1])
+	}
+	l.dropped = 0
+}
+
+// round is what the clients noticed since the mark.
+type round struct {
+	Gap     time.Duration
+	Stall   time.Duration
+	Commits int
+	Dropped int
+}
+
+func (l *load) round() round {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return measure(l.acks, l.dropped, time.Now())
+}
+
+// measure finds the longest gap between commits, the time since the last one included.
+func measure(acks []ack, dropped int, now time.Time) round {
+	r := round{Commits: len(acks), Dropped: dropped}
+	for i, a := range acks {
+		r.Stall = max(r.Stall, a.took)
+		next := now
+		if i+1 < len(acks) {
+			next = acks[i+1].at
+		}
+		r.Gap = max(r.Gap, next.Sub(a.at))
+	}
+	return r
+}
+
+func pause(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+// closeConn ends a connection and waits for pgx to be done with it; nil is allowed.
+func closeConn(conn *pgx.Conn) {
+	if conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+	<-conn.PgConn().CleanupDone()
+}
