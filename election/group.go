@@ -38,10 +38,11 @@ func (n *Node) startRaft() error {
 	if err := n.formGroup(snaps); err != nil {
 		return err
 	}
-	n.raft, err = raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.transport)
+	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.transport)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	n.raft.Store(r)
 	return nil
 }
 

@@ -50,7 +50,7 @@ func (n *Node) startLoop(ctx context.Context) (stop func()) {
 func (n *Node) runLoop(ctx context.Context, done chan<- struct{}) {
 	defer close(done)
 	for ctx.Err() == nil {
-		if err := n.raft.Barrier(barrierTimeout).Error(); err == nil {
+		if err := n.raft.Load().Barrier(barrierTimeout).Error(); err == nil {
 			break
 		}
 		pauseFor(ctx, 50*time.Millisecond)
@@ -101,36 +101,39 @@ func (n *Node) registerMembers(ctx context.Context) error {
 
 // Leader is the name of the Raft leader as far as it is known here; empty if there is none.
 func (n *Node) Leader() string {
-	if n.raft == nil {
+	r := n.raft.Load()
+	if r == nil {
 		return ""
 	}
-	_, id := n.raft.LeaderWithID()
+	_, id := r.LeaderWithID()
 	return string(id)
 }
 
 // AppliedIndex is the newest log index that is applied here; 0 on a node that is no voter.
 func (n *Node) AppliedIndex() uint64 {
-	if n.raft == nil {
+	r := n.raft.Load()
+	if r == nil {
 		return 0
 	}
-	return n.raft.LastIndex()
+	return r.LastIndex()
 }
 
 // Apply implements Coordinator. On another node than the leader it is passed on.
 func (n *Node) Apply(ctx context.Context, c Command) (Result, error) {
-	if n.raft == nil {
-		return Result{}, errors.New("apply: this node is no voter")
+	r := n.raft.Load()
+	if r == nil {
+		return Result{}, errors.New("apply: this node is no voter, or not one yet")
 	}
-	if n.raft.State() == raft.Leader {
+	if r.State() == raft.Leader {
 		return n.applyHere(ctx, c)
 	}
 	p := n.peerOf(n.Leader())
 	if p == nil {
 		return Result{}, ErrNoLeader
 	}
-	var r Result
-	err := p.call(ctx, "/v1/apply", c, &r)
-	return r, err
+	var res Result
+	err := p.call(ctx, "/v1/apply", c, &res)
+	return res, err
 }
 
 // applyTimeout bounds the time until Raft takes an entry.
@@ -142,7 +145,7 @@ func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	f := n.raft.Apply(b, applyTimeout)
+	f := n.raft.Load().Apply(b, applyTimeout)
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
@@ -216,7 +219,7 @@ func (n *Node) LeaderObservations(ctx context.Context) ([]Observation, error) {
 	peers := n.peerList()
 	if p := n.peerOf(n.Leader()); p != nil {
 		peers = []*peer{p}
-	} else if n.raft != nil {
+	} else if n.raft.Load() != nil {
 		return nil, ErrNoLeader
 	}
 	var last error

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -52,7 +53,8 @@ type Node struct {
 	port      *port
 	rpcServer *http.Server
 	store     *store
-	raft      *raft.Raft
+	// raft is nil until the group is joined, and on a node that is no voter.
+	raft      atomic.Pointer[raft.Raft]
 	transport *raft.NetworkTransport
 	notify    chan bool
 
@@ -344,8 +346,8 @@ func (n *Node) closeAll(ctx context.Context) error {
 	if n.store != nil {
 		n.store.closed.Store(true)
 	}
-	if n.raft != nil {
-		errs = append(errs, waitFuture(ctx, n.raft.Shutdown()))
+	if r := n.raft.Load(); r != nil {
+		errs = append(errs, waitFuture(ctx, r.Shutdown()))
 		_ = n.transport.Close()
 	}
 	done := make(chan struct{})
