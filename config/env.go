@@ -18,7 +18,7 @@ const envPrefix = "HOLDFAST_"
 // have such a name; a test holds the tree to that.
 var foreignEnv = regexp.MustCompile(
 	`^HOLDFAST_(.+_)?(PORT|PORT_[0-9].*|SERVICE_HOST|SERVICE_PORT|SERVICE_PORT_.*)$` +
-		`|^HOLDFAST_(TEST|REQUIRE|DEMO)_.*$|^HOLDFAST_CONFIG$`)
+		`|^HOLDFAST_(TEST|REQUIRE|DEMO)_.*$|^HOLDFAST_(CONFIG|BINARY)$`)
 
 // walkEnv checks the variables of our keys and returns the lists among them, which viper cannot
 // decode; it reads the others itself. An empty variable counts as none.
