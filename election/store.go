@@ -95,7 +95,7 @@ func (s *store) keepTrying(what string, write func() error) error {
 				zap.Error(err))
 			s.onSilent()
 		}
-		time.Sleep(storeRetry)
+		time.Sleep(storeRetry) // nothing needs to interrupt it: raft's goroutine waits for the disk
 	}
 }
 
