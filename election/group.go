@@ -30,7 +30,7 @@ func (n *Node) startRaft() error {
 		Stream: layer, MaxPool: raftPoolMax, MaxRPCsInFlight: 1,
 		Timeout: n.timing.Heartbeat * 5, Logger: raftLogger(n.log),
 	})
-	n.store.onSilent = n.transport.CloseStreams
+	n.store.onSilent = n.closeStreams
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, raftLogger(n.log))
 	if err != nil {
 		return fmt.Errorf("open snapshots in %s: %w", n.cfg.Dir, err)
@@ -44,6 +44,12 @@ func (n *Node) startRaft() error {
 	}
 	n.raft.Store(r)
 	return nil
+}
+
+// closeStreams ends Raft's connections both ways.
+func (n *Node) closeStreams() {
+	n.transport.CloseStreams()
+	n.port.inbound.closeAll()
 }
 
 // raftConfig sets the times of the profile.
@@ -125,6 +131,8 @@ func (n *Node) askPeers() (formed bool, err error) {
 	for range n.peers {
 		r := <-replies
 		if r.err != nil {
+			// Not up yet, or the wrong one: the error tells.
+			n.log.Warn("node does not answer", zap.String("peer", r.name), zap.Error(r.err))
 			continue
 		}
 		if r.answer.Cluster != n.cfg.Cluster {
