@@ -349,6 +349,7 @@ func (n *Node) closeAll(ctx context.Context) error {
 	if r := n.raft.Load(); r != nil {
 		errs = append(errs, waitFuture(ctx, r.Shutdown()))
 		_ = n.transport.Close()
+		n.closeStreams()
 	}
 	done := make(chan struct{})
 	go func() {

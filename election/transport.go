@@ -34,9 +34,55 @@ type port struct {
 	isNode   func(name string) bool
 
 	raft, rpc *handoff
+	inbound   connSet // Raft's connections from other nodes
 	slots     chan struct{}
 	work      sync.WaitGroup
 	closeOnce sync.Once
+}
+
+// connSet knows the open connections that were accepted for Raft, whose transport blocks in
+// reading them and does not close them by itself when it is closed.
+type connSet struct {
+	mu    sync.Mutex
+	conns map[*trackedConn]struct{}
+}
+
+// trackedConn leaves its set when it is closed.
+type trackedConn struct {
+	net.Conn
+	set *connSet
+}
+
+func (s *connSet) add(c net.Conn) net.Conn {
+	t := &trackedConn{Conn: c, set: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conns == nil {
+		s.conns = make(map[*trackedConn]struct{})
+	}
+	s.conns[t] = struct{}{}
+	return t
+}
+
+// Close implements net.Conn.
+func (t *trackedConn) Close() error {
+	t.set.mu.Lock()
+	delete(t.set.conns, t)
+	t.set.mu.Unlock()
+	return t.Conn.Close()
+}
+
+// closeAll closes what is open.
+func (s *connSet) closeAll() {
+	s.mu.Lock()
+	conns := make([]*trackedConn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		_ = c.Close()
+	}
 }
 
 // handoff is a net.Listener that is fed with connections.
@@ -137,7 +183,7 @@ func (p *port) runHandshake(c net.Conn) {
 	case st.NegotiatedProtocol == protoRPC:
 		p.rpc.give(t)
 	case st.NegotiatedProtocol == protoRaft && p.isNode(peerName(&st)):
-		p.raft.give(t)
+		p.raft.give(p.inbound.add(t))
 	default:
 		p.log.Warn("node connection refused", zap.String("peer", c.RemoteAddr().String()),
 			zap.String("name", peerName(&st)))
