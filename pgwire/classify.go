@@ -168,7 +168,7 @@ func (b *bodyScan) token() {
 	case tokWord:
 		w := p.text(t)
 		switch {
-		case fold(w, "atomic") && b.last.kind == tokWord && fold(p.text(b.last), "begin"):
+		case fold(w, "atomic") && p.isCreate() && b.last.kind == tokWord && fold(p.text(b.last), "begin"):
 			b.depth++
 		case b.depth > 0 && fold(w, "case"):
 			b.depth++
