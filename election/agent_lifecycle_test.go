@@ -49,6 +49,16 @@ func TestAgentBootstrapCloneFailover(t *testing.T) {
 	}
 	xid := c.on(busy, "BEGIN; INSERT INTO t VALUES (0); SELECT pg_current_xact_id()")
 	c.sql("n1", "INSERT INTO t VALUES (101)")
+	// Nothing waits for the standbys here: that they have the row must be seen before the kill.
+	for _, n := range []string{"n2", "n3"} {
+		deadline := time.Now().Add(5 * time.Second)
+		for c.sql(n, "SELECT count(*) FROM t") != "101" {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s does not get the row", n)
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
 	old := c.pid("n1")
 	begin := time.Now()
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
