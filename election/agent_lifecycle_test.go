@@ -51,13 +51,7 @@ func TestAgentBootstrapCloneFailover(t *testing.T) {
 	xid := c.on(busy, "BEGIN; INSERT INTO t VALUES (0); SELECT pg_current_xact_id()")
 	c.sql("n1", "INSERT INTO t VALUES (101)")
 	// Nothing waits for the standbys here: that they have the row must be seen before the kill.
-	lsn, err := pgwire.ParseLSN(c.sql("n1", "SELECT pg_current_wal_insert_lsn()"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range []string{"n2", "n3"} {
-		c.wait(n, "the row", func(s election.MemberStatus) bool { return s.LSN >= lsn })
-	}
+	c.awaitReceived("n1", "n2", "n3")
 	old := c.pid("n1")
 	begin := time.Now()
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
@@ -87,6 +81,18 @@ func TestAgentBootstrapCloneFailover(t *testing.T) {
 		c.wait(n, "two slots and no problem", func(s election.MemberStatus) bool {
 			return len(s.Slots) == 2 && s.Problem == "" && s.Timeline == 2
 		})
+	}
+}
+
+// awaitReceived waits until the standbys have what the primary has written by now.
+func (c *agentCluster) awaitReceived(primary string, standbys ...string) {
+	c.t.Helper()
+	lsn, err := pgwire.ParseLSN(c.sql(primary, "SELECT pg_current_wal_insert_lsn()"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, n := range standbys {
+		c.wait(n, "the WAL", func(s election.MemberStatus) bool { return s.LSN >= lsn })
 	}
 }
 
