@@ -1,7 +1,6 @@
 package pgwire
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/jackc/pgproto3/v2"
@@ -261,10 +260,4 @@ func (r *body) arguments(n int) {
 	for ; n > 0 && !r.bad; n-- {
 		r.bytes(int(int32(r.u32())))
 	}
-}
-
-// nulEnd cuts a C string at its end, for traces.
-func nulEnd(b []byte) []byte {
-	out, _, _ := bytes.Cut(b, []byte{0})
-	return out
 }

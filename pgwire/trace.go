@@ -80,7 +80,7 @@ func TraceServer(typ byte, b []byte) string {
 	case *pgproto3.RowDescription:
 		names := make([]string, len(m.Fields))
 		for i := range m.Fields {
-			names[i] = string(nulEnd(m.Fields[i].Name))
+			names[i] = string(m.Fields[i].Name)
 		}
 		return fmt.Sprintf("RowDescription %q", names)
 	case *pgproto3.DataRow:
