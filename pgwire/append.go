@@ -186,11 +186,12 @@ func AppendCommandComplete(dst []byte, tag string) []byte {
 	return end(cstring(dst, tag), at)
 }
 
-// AppendNegotiateProtocol appends a NegotiateProtocolVersion with the newest minor version
-// spoken here and the options that are not known.
-func AppendNegotiateProtocol(dst []byte, minor uint32, opts []string) []byte {
+// AppendNegotiateProtocol appends a NegotiateProtocolVersion with the newest version spoken here
+// and the options that are not known. The manual calls the field a minor version; PostgreSQL and
+// libpq have the whole one in it, as in Protocol3.
+func AppendNegotiateProtocol(dst []byte, version uint32, opts []string) []byte {
 	dst, at := begin(dst, SrvNegotiateProtocol)
-	dst = binary.BigEndian.AppendUint32(dst, minor)
+	dst = binary.BigEndian.AppendUint32(dst, version)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(opts)))
 	for _, o := range opts {
 		dst = cstring(dst, o)
@@ -234,8 +235,7 @@ func AppendNotice(dst []byte, e *Error) []byte { return appendFields(dst, SrvNot
 
 func appendFields(dst []byte, typ byte, e *Error) []byte {
 	dst, at := begin(dst, typ)
-	for i := range e.fields() {
-		f := e.fields()[i]
+	for _, f := range e.fields() {
 		if f.value != "" {
 			dst = cstring(append(dst, f.code), f.value)
 		}

@@ -18,9 +18,11 @@ func (p *classifier) decide(h []token) {
 	switch {
 	case is(0, "select"), is(0, "values"), is(0, "table"), is(0, "with"):
 		s.Kind = KindSelect
-		s.CreatesTemp = p.intoTemp
+		s.CreatesTemp = p.seen.temp || p.seen.into && p.seen.pgTemp
+		s.HasSetConfig = s.HasSetConfig || is(0, "with") && p.seen.pgSettings
 	case is(0, "insert"), is(0, "update"), is(0, "delete"), is(0, "merge"):
 		s.Kind = KindWrite
+		s.HasSetConfig = s.HasSetConfig || p.seen.pgSettings
 	case p.decideTransaction(h, is), p.decideSetting(h, is), p.decidePrepared(h, is),
 		p.decideCursor(h, is):
 	case is(0, "copy"):
@@ -30,12 +32,14 @@ func (p *classifier) decide(h []token) {
 	case is(0, "do"):
 		s.Kind = KindDo
 	case is(0, "explain"):
-		s.Kind = KindExplain
+		s.Kind = KindExplain // with ANALYZE it does what it explains
+		s.CreatesTemp = p.seen.temp || p.seen.pgTemp
+		s.HasSetConfig = s.HasSetConfig || p.seen.pgSettings
 	case is(0, "lock"):
 		s.Kind = KindLock
 	default:
 		s.Kind = KindUtility
-		p.createTemp(is)
+		s.CreatesTemp = is(0, "create") && (p.seen.temp || p.seen.pgTemp)
 	}
 }
 
@@ -73,7 +77,11 @@ func (p *classifier) decideTransaction(h []token, is func(int, string) bool) boo
 		s.Name = p.nameAt(h, 1)
 	case is(0, "release"):
 		s.Kind = KindRelease
-	case is(0, "prepare") && is(1, "transaction"):
+		if i = 1; is(1, "savepoint") && len(h) > 2 {
+			i = 2
+		}
+		s.Name = p.nameAt(h, i)
+	case is(0, "prepare") && is(1, "transaction") && len(h) > 2 && h[2].kind == tokString:
 		s.Kind = KindPrepareTransaction
 		s.Name = p.nameAt(h, 2)
 	default:
@@ -91,12 +99,15 @@ func (p *classifier) decideSetting(h []token, is func(int, string) bool) bool {
 	case is(0, "reset"):
 		s.Kind, s.All = KindReset, is(1, "all")
 		switch {
-		case is(1, "role"):
-			s.Kind = KindSetRole
 		case is(1, "session") && is(2, "authorization"):
 			s.Kind = KindSetSessionAuthorization
+		case is(1, "time") && is(2, "zone"):
+			s.Name = "timezone"
+		case is(1, "transaction") && is(2, "isolation"):
+			s.Name = "transaction_isolation"
 		default:
 			s.Name = p.settingAt(h, 1)
+			p.special()
 		}
 	case is(0, "show"):
 		s.Kind = KindShow
@@ -109,7 +120,7 @@ func (p *classifier) decideSetting(h []token, is func(int, string) bool) bool {
 	case is(0, "unlisten"):
 		s.Kind = KindUnlisten
 		s.Name = p.nameAt(h, 1)
-		s.All = s.Name == "*"
+		s.All = s.Name == "*" && h[1].kind == tokOperator
 	case is(0, "notify"):
 		s.Kind = KindNotify
 		s.Name = p.nameAt(h, 1)
@@ -119,32 +130,60 @@ func (p *classifier) decideSetting(h []token, is func(int, string) bool) bool {
 	return true
 }
 
-// decideSet reads SET in its many forms.
+// decideSet reads SET in its many forms. A keyword with a dot behind it is a setting's name, as
+// in SET session.user_id = '5'.
 func (p *classifier) decideSet(h []token, is func(int, string) bool) {
 	s := &p.s
+	key := func(i int, w string) bool {
+		return is(i, w) && (i+1 >= len(h) || h[i+1].kind != tokDot)
+	}
 	i := 1
-	s.Local = is(1, "local")
-	session := is(1, "session")
-	if s.Local || session {
+	s.Local = key(1, "local")
+	if s.Local || key(1, "session") && !is(2, "authorization") && !is(2, "characteristics") {
 		i = 2
 	}
 	switch {
-	case is(1, "transaction"), is(1, "constraints"), is(i, "transaction"):
+	case key(1, "constraints"):
+		s.Kind, s.fires = KindSetTransaction, true
+	case key(i, "transaction"):
 		s.Kind = KindSetTransaction
-	case session && is(2, "characteristics"):
+	case key(i, "session") && is(i+1, "characteristics"):
 		s.Kind, s.Name = KindSet, "default_transaction_isolation"
-	case session && is(2, "authorization"), is(i, "session") && is(i+1, "authorization"):
+		if is(i+4, "read") {
+			s.Name = "default_transaction_read_only"
+		} else if is(i+4, "deferrable") || is(i+4, "not") {
+			s.Name = "default_transaction_deferrable"
+		}
+	case key(i, "session") && is(i+1, "authorization"):
 		s.Kind = KindSetSessionAuthorization
-	case is(i, "role"):
+	case key(i, "role"):
 		s.Kind = KindSetRole
 	case is(i, "time") && is(i+1, "zone"):
 		s.Kind, s.Name = KindSet, "timezone"
-	case is(i, "names"):
+	case is(i, "xml") && is(i+1, "option"):
+		s.Kind, s.Name = KindSet, "xmloption"
+	case key(i, "names"):
 		s.Kind, s.Name = KindSet, "client_encoding"
-	case is(i, "schema"):
+	case key(i, "schema"):
 		s.Kind, s.Name = KindSet, "search_path"
 	default:
 		s.Kind, s.Name = KindSet, p.settingAt(h, i)
+		p.special()
+	}
+}
+
+// special gives the settings that have commands of their own the kind of those.
+func (p *classifier) special() {
+	s := &p.s
+	switch s.Name {
+	case "role":
+		s.Kind, s.Name = KindSetRole, ""
+	case "session_authorization":
+		s.Kind, s.Name = KindSetSessionAuthorization, ""
+	case "transaction_isolation", "transaction_read_only", "transaction_deferrable":
+		if s.Kind == KindSet {
+			s.Kind, s.Name = KindSetTransaction, ""
+		}
 	}
 }
 
@@ -176,9 +215,7 @@ func (p *classifier) decideCursor(h []token, is func(int, string) bool) bool {
 	switch {
 	case is(0, "declare"):
 		s.Kind, s.Name = KindDeclare, p.nameAt(h, 1)
-		for i := 2; i+1 < len(h); i++ {
-			s.WithHold = s.WithHold || is(i, "with") && is(i+1, "hold")
-		}
+		s.WithHold = p.seen.withHold
 	case is(0, "fetch"), is(0, "move"):
 		s.Kind = KindFetch
 	case is(0, "close"):
@@ -196,29 +233,13 @@ func (p *classifier) nameAt(h []token, i int) string {
 	return p.name(h[i])
 }
 
-// settingAt reads the name of a setting, which may have a dot in it.
+// settingAt reads the name of a setting, which may have a dot in it and has no case, quoted or
+// not.
 func (p *classifier) settingAt(h []token, i int) string {
 	name := p.nameAt(h, i)
 	for i+2 < len(h) && h[i+1].kind == tokDot {
 		name += "." + p.name(h[i+2])
 		i += 2
 	}
-	return name
-}
-
-// createTemp finds CREATE [OR REPLACE] [LOCAL | GLOBAL] TEMP[ORARY] ...
-func (p *classifier) createTemp(is func(int, string) bool) {
-	if !is(0, "create") {
-		return
-	}
-	for i := 1; i < wordsMax-1; i++ {
-		switch {
-		case is(i, "temp"), is(i, "temporary"):
-			p.s.CreatesTemp = true
-			return
-		case is(i, "or"), is(i, "replace"), is(i, "local"), is(i, "global"):
-		default:
-			return
-		}
-	}
+	return lower(name)
 }

@@ -134,7 +134,7 @@ func (l *lexer) next() token {
 	return token{kind, start, l.pos}
 }
 
-// word reads an identifier, or a string constant with a prefix: E”, B”, X”, N”, U&”.
+// word reads an identifier, or a constant or identifier with a prefix: E, B, X, N, U&.
 func (l *lexer) word(start int) token {
 	c, n := l.sql[start]|0x20, l.at(start+1)
 	switch {
@@ -156,15 +156,46 @@ func (l *lexer) word(start int) token {
 	return token{tokWord, start, l.pos}
 }
 
-// number reads a number roughly: letters that follow belong to it, which errs to one token.
+// number reads a number. A letter behind it begins a word, as PostgreSQL up to 14 has it; newer
+// versions refuse that.
 func (l *lexer) number(start int) token {
-	for l.pos < len(l.sql) && (isIdent(l.sql[l.pos]) || l.sql[l.pos] == '.') {
+	if l.sql[start] == '0' && isHexDigit(l.at(start+2)) {
+		if c := l.at(start+1) | 0x20; c == 'x' || c == 'o' || c == 'b' {
+			l.pos += 2
+			l.digits(isHexDigit)
+			return token{tokNumber, start, l.pos}
+		}
+	}
+	l.digits(isDigit)
+	if l.at(l.pos) == '.' && l.at(l.pos+1) != '.' {
 		l.pos++
+		l.digits(isDigit)
+	}
+	if l.at(l.pos)|0x20 == 'e' {
+		i := l.pos + 1
+		if c := l.at(i); c == '+' || c == '-' {
+			i++
+		}
+		if isDigit(l.at(i)) {
+			l.pos = i
+			l.digits(isDigit)
+		}
 	}
 	return token{tokNumber, start, l.pos}
 }
 
-// quoted reads up to the closing quote at or behind open; a doubled quote does not close.
+// digits passes digits, and underscores between them.
+func (l *lexer) digits(is func(byte) bool) {
+	for is(l.at(l.pos)) || l.at(l.pos) == '_' && is(l.at(l.pos+1)) {
+		l.pos++
+	}
+}
+
+func isHexDigit(c byte) bool {
+	return isDigit(c) || c|0x20 >= 'a' && c|0x20 <= 'f'
+}
+
+// quoted reads up to the quote that closes the one at open; a doubled quote does not close.
 func (l *lexer) quoted(start, open int, q byte, backslash bool, kind tokenKind) token {
 	l.pos = open + 1
 	for l.pos < len(l.sql) {
@@ -175,12 +206,36 @@ func (l *lexer) quoted(start, open int, q byte, backslash bool, kind tokenKind) 
 			l.pos++
 		case c == q && l.at(l.pos) == q:
 			l.pos++
-		case c == q:
+		case c == q && (q == '"' || !l.continues()):
 			return token{kind, start, l.pos}
 		}
 	}
 	l.pos = len(l.sql)
 	return token{tokUnfinished, start, l.pos}
+}
+
+// continues passes what is between two parts of a string constant: white space with a line break
+// in it, and comments to the end of the line (quotecontinue in scan.l). The second part has the
+// rules of the first, so that a backslash in it may escape.
+func (l *lexer) continues() bool {
+	broken := false
+	for i := l.pos; i < len(l.sql); i++ {
+		switch c := l.sql[i]; {
+		case c == '\n' || c == '\r':
+			broken = true
+		case isSpace(c):
+		case c == '-' && l.at(i+1) == '-':
+			for l.at(i+1) != '\n' && l.at(i+1) != '\r' && i+1 < len(l.sql) {
+				i++
+			}
+		case c == '\'' && broken:
+			l.pos = i + 1
+			return true
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // dollar reads $1, or a dollar-quoted string.

@@ -34,9 +34,12 @@ type ServerInfo struct {
 	TxStatus byte
 }
 
-// errNoPassword is a method that needs the password where only a ClientKey is known.
-var errNoPassword = errors.New("log in: the server asks for a password that is not known; " +
-	"scram-sha-256 is needed")
+// serverParamsMax bounds what a server may tell at login; PostgreSQL tells about 15.
+const serverParamsMax = 1000
+
+// errNoPassword is a method that needs the password where it is not known; a ClientKey is of use
+// for scram-sha-256 alone.
+var errNoPassword = errors.New("log in: the server asks for a password that is not known")
 
 // Login logs in as a client on a fresh connection. The caller owns conn and sets its deadline. A
 // server's ErrorResponse is returned as *Error.
@@ -71,6 +74,9 @@ func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerIn
 			var p Param
 			p.Name, p.Value, err = ParseParameterStatus(b)
 			info.Params = append(info.Params, p)
+			if len(info.Params) > serverParamsMax {
+				return info, protocolError("too many parameters during login")
+			}
 		case SrvBackendKeyData:
 			info.PID, info.Key, err = ParseBackendKeyData(b)
 		case SrvReadyForQuery:
@@ -131,7 +137,7 @@ func (a *authenticator) answer(b []byte) error {
 		if a.scram == nil {
 			return protocolError("unexpected authentication request")
 		}
-		final, err := a.scram.Continue(r.b)
+		final, err := a.scram.Continue(r.b) // refuses to be asked twice
 		if err != nil {
 			return err
 		}
@@ -148,6 +154,9 @@ func (a *authenticator) answer(b []byte) error {
 
 // start begins SCRAM if the server offers it.
 func (a *authenticator) start(mechs []byte) error {
+	if a.cred.Password == "" && a.cred.ClientKey == nil {
+		return errNoPassword
+	}
 	for m := range bytes.SplitSeq(mechs, []byte{0}) {
 		if string(m) != "SCRAM-SHA-256" {
 			continue

@@ -188,10 +188,10 @@ func ParseDataRow(b []byte) ([][]byte, error) {
 	return cols, r.err("DataRow")
 }
 
-// ParseNegotiateProtocol reads a NegotiateProtocolVersion.
-func ParseNegotiateProtocol(b []byte) (minor uint32, opts []string, err error) {
+// ParseNegotiateProtocol reads a NegotiateProtocolVersion, whose version is as in Protocol3.
+func ParseNegotiateProtocol(b []byte) (version uint32, opts []string, err error) {
 	r := body{b: b}
-	minor = r.u32()
+	version = r.u32()
 	n := int(r.u32())
 	if n < 0 || n > len(r.b) {
 		r.bad = true
@@ -199,7 +199,7 @@ func ParseNegotiateProtocol(b []byte) (minor uint32, opts []string, err error) {
 	for i := 0; i < n && !r.bad; i++ {
 		opts = append(opts, string(r.cstring()))
 	}
-	return minor, opts, r.err("NegotiateProtocolVersion")
+	return version, opts, r.err("NegotiateProtocolVersion")
 }
 
 // ParseSASLInitial reads a SASLInitialResponse; data aliases b and is nil if there is none.

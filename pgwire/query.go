@@ -5,15 +5,20 @@ import (
 	"net"
 )
 
+// queryBytesMax bounds the rows of a SimpleQuery.
+const queryBytesMax = 16 << 20
+
 // SimpleQuery runs one statement on an idle connection that the caller owns, and returns its
 // rows as text; NULL is nil. A server's ErrorResponse is returned as *Error after the connection
-// is ready again, unless it was FATAL.
+// is ready again, unless it was FATAL. After any other error the connection cannot be used any
+// more. Rows over 16 MiB are an error, and so is COPY.
 func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 	if _, err := conn.Write(AppendQuery(nil, sql)); err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
 	var rows [][][]byte
 	var failed *Error
+	size := 0
 	for {
 		typ, b, err := r.ReadMessage()
 		if err != nil {
@@ -25,6 +30,10 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 			if err != nil {
 				return nil, err
 			}
+			// A row of no columns takes memory too.
+			if size += len(b) + 24*(len(cols)+1); size > queryBytesMax {
+				return nil, NewError(CodeProgramLimit, "result is too large")
+			}
 			rows = append(rows, cloneRow(cols))
 		case SrvError:
 			if failed, err = ParseError(b); err != nil {
@@ -33,6 +42,8 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 			if failed.Severity == "FATAL" || failed.Severity == "PANIC" {
 				return nil, failed
 			}
+		case SrvCopyInResponse, SrvCopyOutResponse, SrvCopyBothResponse:
+			return nil, NewError(CodeFeatureNotSupported, "query: copy is not supported")
 		case SrvReadyForQuery:
 			if failed != nil {
 				return nil, failed

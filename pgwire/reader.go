@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -23,7 +24,7 @@ func NewReader(r io.Reader, bodyMax int) *Reader {
 }
 
 // ReadMessage blocks for the next message. The body is valid until the next call. After an error
-// the stream cannot be used any more.
+// the stream cannot be used any more. The error is io.EOF only between two messages (I4).
 func (r *Reader) ReadMessage() (typ byte, body []byte, err error) {
 	var head [HeaderLen]byte
 	if _, err := io.ReadFull(r.r, head[:]); err != nil {
@@ -42,7 +43,8 @@ func (r *Reader) ReadMessage() (typ byte, body []byte, err error) {
 	return typ, r.body, nil
 }
 
-// fill reads n bytes into body. The buffer grows with what arrives, not with what is claimed.
+// fill reads n bytes into body. The buffer grows with what arrives, not with what is claimed
+// (I3).
 func (r *Reader) fill(n int) error {
 	const step = 64 << 10
 	r.body = r.body[:0]
@@ -51,6 +53,9 @@ func (r *Reader) fill(n int) error {
 		at := len(r.body)
 		r.body = append(r.body, make([]byte, part)...)
 		if _, err := io.ReadFull(r.r, r.body[at:]); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF // a message was begun (I4)
+			}
 			return fmt.Errorf("read message: %w", err)
 		}
 	}

@@ -91,6 +91,15 @@ func mac(key []byte, msg string) []byte {
 	return h.Sum(nil)
 }
 
+// newNonce makes the random part of a nonce.
+func newNonce() string {
+	nonce := make([]byte, 18)
+	if _, err := rand.Read(nonce); err != nil {
+		panic("BUG: no random bytes: " + err.Error()) // crypto/rand never returns one
+	}
+	return base64.StdEncoding.EncodeToString(nonce)
+}
+
 func xor(a, b []byte) []byte {
 	out := make([]byte, len(a))
 	subtle.XORBytes(out, a, b)
@@ -112,11 +121,15 @@ type ScramServer struct {
 	secret ScramSecret
 	ok     bool
 
+	stage     int // how many messages were taken (I7)
 	firstBare string
 	first     string
 	nonce     string
 	gs2       string
 }
+
+// errScramOrder is a message out of order: each may come once (I7).
+var errScramOrder = errors.New("scram: message out of order")
 
 // NewScramServer starts an exchange. With ok false the client goes through the same steps and
 // fails at the end, as with a wrong password.
@@ -133,6 +146,10 @@ func NewScramServer(user string, secret ScramSecret, ok bool) *ScramServer {
 
 // First takes the client-first-message and returns the server-first-message.
 func (s *ScramServer) First(msg []byte) ([]byte, error) {
+	if s.stage != 0 {
+		return nil, errScramOrder
+	}
+	s.stage = -1 // nothing goes on after an error
 	text := string(msg)
 	parts := strings.SplitN(text, ",", 3)
 	if len(parts) != 3 {
@@ -156,13 +173,10 @@ func (s *ScramServer) First(msg []byte) ([]byte, error) {
 		!strings.HasPrefix(attrs[1], "r=") || len(attrs[1]) < 3 || len(attrs[1]) > 1024 {
 		return nil, protocolError("malformed SCRAM message")
 	}
-	nonce := make([]byte, 18)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("make nonce: %w", err)
-	}
-	s.nonce = attrs[1][2:] + base64.StdEncoding.EncodeToString(nonce)
+	s.nonce = attrs[1][2:] + newNonce()
 	s.first = fmt.Sprintf("r=%s,s=%s,i=%d", s.nonce,
 		base64.StdEncoding.EncodeToString(s.secret.Salt), s.secret.Iterations)
+	s.stage = 1
 	return []byte(s.first), nil
 }
 
@@ -172,6 +186,10 @@ var ErrScramFailed = errors.New("scram: authentication failed")
 // Final takes the client-final-message. It returns the server-final-message and the ClientKey,
 // with which one can log in wherever the same secret is stored.
 func (s *ScramServer) Final(msg []byte) (reply, clientKey []byte, err error) {
+	if s.stage != 1 {
+		return nil, nil, errScramOrder
+	}
+	s.stage = -1 // one proof for each nonce
 	text := string(msg)
 	at := strings.LastIndex(text, ",p=")
 	if at < 0 {
@@ -206,18 +224,23 @@ type ScramClient struct {
 
 // NewScramClient starts an exchange and returns it with the client-first-message. PostgreSQL
 // takes the user's name from the StartupMessage.
+//
+// A ClientKey needs the ServerKey beside it: HMAC under an empty key is no proof of a server (I9).
 func NewScramClient(cred Credentials) (*ScramClient, []byte, error) {
-	nonce := make([]byte, 18)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, nil, fmt.Errorf("make nonce: %w", err)
+	if cred.ClientKey != nil &&
+		(len(cred.ClientKey) != sha256.Size || len(cred.ServerKey) != sha256.Size) {
+		return nil, nil, errors.New("scram: client key and server key must have 32 bytes each")
 	}
-	c := &ScramClient{cred: cred, nonce: base64.StdEncoding.EncodeToString(nonce)}
+	c := &ScramClient{cred: cred, nonce: newNonce()}
 	c.firstBare = "n=,r=" + c.nonce
 	return c, []byte("n,," + c.firstBare), nil
 }
 
 // Continue takes the server-first-message and returns the client-final-message.
 func (c *ScramClient) Continue(msg []byte) ([]byte, error) {
+	if c.sig != nil {
+		return nil, errScramOrder // a second salt would get a second proof to guess from
+	}
 	attrs := strings.Split(string(msg), ",")
 	if len(attrs) < 3 || !strings.HasPrefix(attrs[0], "r="+c.nonce) ||
 		!strings.HasPrefix(attrs[1], "s=") || !strings.HasPrefix(attrs[2], "i=") ||
