@@ -29,6 +29,7 @@ type backend struct {
 	passing  int   // bytes of a message larger than the relay's buffer
 	passHide bool
 	taken    int
+	isLast   bool // what was taken ends the last unit of work of a proxy that is closing
 
 	done      chan struct{} // closed when the deliverer ended
 	closed    chan struct{} // closed by close

@@ -49,6 +49,9 @@ func (b *backend) deliver(s *session, until func() bool) error {
 		if err != nil {
 			return err
 		}
+		if b.isLast {
+			s.interrupt()
+		}
 	}
 }
 
@@ -102,6 +105,7 @@ func (b *backend) consume(s *session) ([]byte, error) {
 	if s.watching {
 		s.notify()
 	}
+	b.isLast = s.closing && s.flow.isSafePoint()
 	b.taken = pos
 	return data[:out], err
 }

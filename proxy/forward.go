@@ -77,7 +77,11 @@ func (s *session) gate(ctx context.Context) error {
 		s.mu.Lock()
 		b, start := s.backend, s.flow.isSafePoint()
 		ok := b != nil && !s.lost
+		closing := s.closing && start
 		s.mu.Unlock()
+		if closing {
+			return errClosing
+		}
 		if !ok {
 			return errBackendLost
 		}
