@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -223,10 +224,26 @@ func testTerminate(t *testing.T, c *holdfast.Cluster) {
 	n := c.Node(st.Primary)
 	pid := n.Postmaster()
 	prober := newProber(t, away(t, c))
+	// A transaction through the node's own proxy that is open when the signal comes.
+	conn := connect(t, e2eDSN(n))
+	exec1(t, conn, "CREATE TABLE drained (i int)")
+	exec1(t, conn, "BEGIN")
+	exec1(t, conn, "INSERT INTO drained VALUES (1)")
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	code, err := n.Terminate(ctx)
+	if err := n.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	waitUntil(t, begin.Add(500*time.Millisecond))
+	exec1(t, conn, "INSERT INTO drained VALUES (2)")
+	exec1(t, conn, "COMMIT")
+	var pe *pgconn.PgError
+	if _, err := conn.Exec(ctx, "SELECT 1"); err == nil || errors.As(err, &pe) &&
+		pe.Code != "57P01" {
+		t.Errorf("after the drained transaction: %v, want an end of the session", err)
+	}
+	code, err := n.Wait(ctx)
 	if err != nil || code != 0 {
 		t.Fatalf("exit code %d, %v; the log ends with:\n%s", code, err, n.LogTail(10))
 	}
@@ -245,6 +262,10 @@ func testTerminate(t *testing.T, c *holdfast.Cluster) {
 	}
 	if got := n.Postmaster(); got != pid {
 		t.Errorf("postmaster was %d, is %d after the restart", pid, got)
+	}
+	conn = connect(t, e2eDSN(n))
+	if got := queryText(t, conn, "SELECT count(*)::text FROM drained"); got != "2" {
+		t.Errorf("of the drained transaction %s rows are there, want 2", got)
 	}
 	prober.Stop()
 	t.Logf("longest time without a commit: %d ms",
