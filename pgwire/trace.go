@@ -33,9 +33,9 @@ func TraceClient(typ byte, b []byte) string {
 			m.PreparedStatement, traceValues(m.Parameters), m.ParameterFormatCodes,
 			m.ResultFormatCodes)
 	case *pgproto3.Describe:
-		return fmt.Sprintf("Describe %c %q", m.ObjectType, m.Name)
+		return fmt.Sprintf("Describe %s %q", traceWord(string(m.ObjectType)), m.Name)
 	case *pgproto3.Close:
-		return fmt.Sprintf("Close %c %q", m.ObjectType, m.Name)
+		return fmt.Sprintf("Close %s %q", traceWord(string(m.ObjectType)), m.Name)
 	case *pgproto3.Execute:
 		return fmt.Sprintf("Execute %q max=%d", m.Portal, m.MaxRows)
 	case *pgproto3.FunctionCall:
@@ -74,9 +74,9 @@ func TraceServer(typ byte, b []byte) string {
 	case *pgproto3.AuthenticationSASL:
 		return fmt.Sprintf("AuthenticationSASL %q", m.AuthMechanisms)
 	case *pgproto3.ParameterStatus:
-		return fmt.Sprintf("ParameterStatus %s=%s", m.Name, traceText(m.Value))
+		return fmt.Sprintf("ParameterStatus %s=%s", traceWord(m.Name), traceText(m.Value))
 	case *pgproto3.ReadyForQuery:
-		return fmt.Sprintf("ReadyForQuery %c", m.TxStatus)
+		return "ReadyForQuery " + traceWord(string(m.TxStatus))
 	case *pgproto3.RowDescription:
 		names := make([]string, len(m.Fields))
 		for i := range m.Fields {
@@ -107,7 +107,8 @@ func traceError(typ byte, b []byte) string {
 	if typ == SrvNotice {
 		name = "NoticeResponse"
 	}
-	return fmt.Sprintf("%s %s %s %s", name, e.Severity, e.Code, traceText(e.Message))
+	return fmt.Sprintf("%s %s %s %s", name, traceWord(e.Severity), traceWord(e.Code),
+		traceText(e.Message))
 }
 
 func traceBad(typ byte, b []byte) string {
@@ -117,6 +118,16 @@ func traceBad(typ byte, b []byte) string {
 // messageName is the name of the protocol's manual.
 func messageName(msg any) string {
 	return strings.TrimPrefix(fmt.Sprintf("%T", msg), "*pgproto3.")
+}
+
+// traceWord shows a plain word as it is, and anything else in quotes.
+func traceWord(s string) string {
+	for _, c := range []byte(s) {
+		if !isIdent(c) || c >= 0x80 {
+			return traceText(s)
+		}
+	}
+	return s
 }
 
 func traceText(s string) string {
