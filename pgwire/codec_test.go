@@ -65,7 +65,9 @@ func panics(f func()) (yes bool) {
 
 // TestDecodeEndlessLoop: pgproto3 never comes back from this list of mechanisms.
 func TestDecodeEndlessLoop(t *testing.T) {
-	for _, list := range []string{"", "SCRAM", "\x00SCRAM\x00\x00", "SCRAM\x00", "A\x00\x00B\x00\x00"} {
+	for _, list := range []string{
+		"", "SCRAM", "\x00SCRAM\x00\x00", "SCRAM\x00", "A\x00\x00B\x00\x00",
+	} {
 		_, err := pgwire.DecodeServer('R', []byte("\x00\x00\x00\x0a"+list))
 		wantCode(t, err, pgwire.CodeProtocolViolation)
 	}
