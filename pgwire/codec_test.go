@@ -167,3 +167,36 @@ func TestTraceIsBounded(t *testing.T) {
 		t.Errorf("%d bytes", len(got))
 	}
 }
+
+// TestDecodeKnowsEveryType: each type of messages.go decodes in its plainest form; 'v' has a
+// parser only.
+func TestDecodeKnowsEveryType(t *testing.T) {
+	const count = "\x00\x00"
+	for typ, b := range map[byte]string{
+		'Q': "\x00", 'P': "\x00\x00" + count, 'B': "\x00\x00" + count + count + count, 'D': "S\x00",
+		'E': "\x00\x00\x00\x00\x00", 'C': "P\x00", 'S': "", 'H': "", 'X': "", 'p': "x", 'd': "x",
+		'c': "", 'f': "\x00", 'F': "\x00\x00\x00\x01" + count + count + count,
+	} {
+		msg, err := pgwire.DecodeClient(typ, []byte(b))
+		if trace := pgwire.TraceClient(typ, []byte(b)); err != nil || msg == nil ||
+			strings.HasPrefix(trace, "malformed") {
+			t.Errorf("client %q: %v, %s", typ, err, trace)
+		}
+	}
+	for typ, b := range map[byte]string{
+		'R': "\x00\x00\x00\x00", 'S': "\x00\x00", 'K': "12345678", 'Z': "I", 'T': count, 'D': count,
+		'C': "\x00", 'I': "", 'E': "\x00", 'N': "\x00", 'A': "1234\x00\x00", '1': "", '2': "", '3': "",
+		'n': "", 's': "", 't': count, 'G': "\x00" + count, 'H': "\x00" + count, 'W': "\x00" + count,
+		'd': "x", 'c': "", 'V': "\x00\x00\x00\x01x",
+	} {
+		msg, err := pgwire.DecodeServer(typ, []byte(b))
+		if trace := pgwire.TraceServer(typ, []byte(b)); err != nil || msg == nil ||
+			strings.HasPrefix(trace, "malformed") {
+			t.Errorf("server %q: %v, %s", typ, err, trace)
+		}
+		if len(b) == 0 {
+			_, err := pgwire.DecodeServer(typ, []byte("x"))
+			wantCode(t, err, pgwire.CodeProtocolViolation)
+		}
+	}
+}
