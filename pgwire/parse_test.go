@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"holdfast/pgwire"
@@ -176,6 +177,25 @@ func TestHeader(t *testing.T) {
 			wantCode(t, err, pgwire.CodeProtocolViolation)
 		} else if err != nil || n != c.n || typ != 'Q' {
 			t.Errorf("%q: %q %d %v", c.b, typ, n, err)
+		}
+	}
+}
+
+// TestParseMemoryFollowsBytes: a count that nothing follows costs no memory (I3).
+func TestParseMemoryFollowsBytes(t *testing.T) {
+	for _, c := range []struct{ parser, body string }{
+		{"Parse", "a\x00b\x00\xff\xff"},
+		{"DataRow", "\xff\xff"},
+		{"NegotiateProtocol", "\x00\x00\x00\x00\x7f\xff\xff\xff"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range 10 {
+			_, _ = parsers[c.parser]([]byte(c.body))
+		}
+		runtime.ReadMemStats(&after)
+		if n := (after.TotalAlloc - before.TotalAlloc) / 10; n > 64<<10 {
+			t.Errorf("%s: %d bytes for %d", c.parser, n, len(c.body))
 		}
 	}
 }
