@@ -22,7 +22,7 @@ const raftPoolMax = 3
 // configured nodes.
 func (n *Node) startRaft() error {
 	layer := &streamLayer{
-		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.store.silent.Load,
+		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.store.isSilent,
 	}
 	// The address that others know, not the one that is listened on.
 	layer.handoff.addr = raftAddr(n.cfg.Self().Address)

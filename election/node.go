@@ -347,7 +347,7 @@ func (n *Node) closeAll(ctx context.Context) error {
 		n.store.closed.Store(true)
 	}
 	if r := n.raft.Load(); r != nil {
-		errs = append(errs, waitFuture(ctx, r.Shutdown()))
+		errs = append(errs, waitClosed(ctx, "raft", r.Shutdown().Error))
 		_ = n.transport.Close()
 		n.closeStreams()
 	}
@@ -362,7 +362,7 @@ func (n *Node) closeAll(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("close node: %w", ctx.Err()))
 	}
 	if n.store != nil {
-		errs = append(errs, n.store.Close())
+		errs = append(errs, waitClosed(ctx, "raft store", n.store.Close))
 	}
 	for _, p := range n.peers {
 		p.close()
@@ -370,14 +370,15 @@ func (n *Node) closeAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// waitFuture waits for a future of Raft, but not beyond ctx.
-func waitFuture(ctx context.Context, f raft.Future) error {
+// waitClosed closes something, but does not wait beyond ctx: a disk that hangs must not keep the
+// process from ending.
+func waitClosed(ctx context.Context, what string, closeIt func() error) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- closeIt() }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("stop raft: %w", ctx.Err())
+		return fmt.Errorf("close %s: %w", what, ctx.Err())
 	}
 }

@@ -53,8 +53,16 @@ func (g *gate) hasCut(epoch uint64) bool {
 
 func startGroup(t *testing.T, n int) (*electiontest.Group, map[string]*gate) {
 	t.Helper()
+	return startGroupWith(t, n, nil)
+}
+
+// startGroupWith starts a group; made sees each node before it starts.
+func startGroupWith(t *testing.T, n int, made func(string, *election.Node),
+) (*electiontest.Group, map[string]*gate) {
+	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	g := electiontest.NewGroup(t, n)
+	g.Made = made
 	gates := make(map[string]*gate)
 	g.Change = func(cfg *election.Config, deps *election.Deps) {
 		gates[cfg.Name] = &gate{}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,22 +16,36 @@ import (
 	"go.uber.org/zap"
 )
 
+// diskStore is what the store wraps.
+type diskStore interface {
+	raft.LogStore
+	raft.StableStore
+	Close() error
+}
+
 // store wraps the log and stable store on disk. hashicorp/raft panics when the stable store
-// fails; here a failing write is repeated, and until it succeeds the node is silent: its
-// transport takes and makes no connection, the others go on without it, and the proxy of this
-// process lives on through the other voters (DESIGN.md I6).
+// fails, and a leader whose disk hangs goes on with its heartbeats, so that nobody is elected in
+// its place. Here a write to the stable store that fails is repeated, and as long as one fails or
+// does not return the node is silent: its transport takes and makes no connection, the others go
+// on without it, and the proxy of this process lives on through the other voters (DESIGN.md I6).
 type store struct {
-	*raftboltdb.BoltStore
-	log    *zap.Logger
-	silent atomic.Bool
-	closed atomic.Bool
+	diskStore
+	log *zap.Logger
+	// stall is from when on a write that has not returned silences the node, retry the pause
+	// before one that failed is repeated.
+	stall, retry time.Duration
+	closed       atomic.Bool
 	// onSilent is called when the node falls silent.
 	onSilent func()
+
+	mu  sync.Mutex
+	bad int // writes under way that failed or hang
 }
 
 var (
-	_ raft.LogStore    = (*store)(nil)
-	_ raft.StableStore = (*store)(nil)
+	_ raft.LogStore          = (*store)(nil)
+	_ raft.StableStore       = (*store)(nil)
+	_ raft.MonotonicLogStore = (*store)(nil)
 )
 
 // openStore opens the store in dir, or says what to do about it.
@@ -50,9 +65,16 @@ func openStore(dir string, log *zap.Logger) (*store, error) {
 			"already?", path)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, fmt.Errorf("open %s: %w; if it is damaged, remove this node's raft directory "+
+			"as a whole and let it join anew", path, err)
 	}
-	return &store{BoltStore: b, log: log, onSilent: func() {}}, nil
+	return newStore(b, log), nil
+}
+
+func newStore(inner diskStore, log *zap.Logger) *store {
+	return &store{
+		diskStore: inner, log: log, stall: stallTime, retry: storeRetry, onSilent: func() {},
+	}
 }
 
 // probeDir writes a file of some size and removes it, so that a full or read-only file system is
@@ -70,43 +92,102 @@ func probeDir(dir string) error {
 // slowWrite is from when on a write is worth a line in the log.
 const slowWrite = 500 * time.Millisecond
 
+// stallTime is from when on a write counts as stalled. Falling silent costs no more than an
+// election, which no client notices.
+const stallTime = 2 * time.Second
+
 // storeRetry is the pause before a write that failed is repeated.
 const storeRetry = time.Second
 
+// errStalled is a write that does not return.
+var errStalled = errors.New("write has not returned")
+
+// isSilent tells whether a write is failing or hanging now.
+func (s *store) isSilent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bad > 0
+}
+
+// diskWrite is one write, from its start until it landed or was given up.
+type diskWrite struct {
+	what  string
+	isBad bool // guarded by store.mu
+	ended bool // guarded by store.mu
+}
+
+// markBad makes the node silent until the write ends.
+func (s *store) markBad(w *diskWrite, cause error) {
+	s.mu.Lock()
+	first := false
+	if !w.isBad && !w.ended {
+		w.isBad = true
+		s.bad++
+		first = s.bad == 1
+	}
+	s.mu.Unlock()
+	if first {
+		s.log.Error("raft disk failed, node is silent", zap.String("write", w.what),
+			zap.Error(cause))
+		s.onSilent()
+	}
+}
+
+// end takes the write out of the count.
+func (s *store) end(w *diskWrite) {
+	s.mu.Lock()
+	last := false
+	w.ended = true
+	if w.isBad {
+		s.bad--
+		last = s.bad == 0
+	}
+	s.mu.Unlock()
+	if last {
+		s.log.Info("raft disk works again, node takes part again")
+	}
+}
+
+// try writes once and watches the time. A write is never abandoned: it may still land, and what
+// follows must not overtake it.
+func (s *store) try(w *diskWrite, write func() error) error {
+	start := time.Now()
+	t := time.AfterFunc(s.stall, func() { s.markBad(w, errStalled) })
+	defer t.Stop()
+	err := write()
+	if d := time.Since(start); d > slowWrite {
+		s.log.Warn("raft disk is slow", zap.String("write", w.what), zap.Duration("took", d))
+	}
+	return err
+}
+
 // keepTrying repeats a write to the stable store until it lands.
 func (s *store) keepTrying(what string, write func() error) error {
+	w := &diskWrite{what: what}
 	for {
-		start := time.Now()
-		err := write()
-		if d := time.Since(start); d > slowWrite {
-			s.log.Warn("raft disk is slow", zap.String("write", what), zap.Duration("took", d))
-		}
+		err := s.try(w, write)
 		if err == nil {
-			if s.silent.CompareAndSwap(true, false) {
-				s.log.Info("raft disk works again, node takes part again")
-			}
+			s.end(w)
 			return nil
 		}
+		s.markBad(w, err)
 		if s.closed.Load() {
-			return nil // the transport is closed: nothing can come of it any more
+			// Raft must go on to end. The node stays silent for good: nothing may leave that
+			// rests on this write.
+			return nil
 		}
-		if s.silent.CompareAndSwap(false, true) {
-			s.log.Error("raft disk failed, node is silent", zap.String("write", what),
-				zap.Error(err))
-			s.onSilent()
-		}
-		time.Sleep(storeRetry) // nothing needs to interrupt it: raft's goroutine waits for the disk
+		time.Sleep(s.retry) // nothing needs to interrupt it: raft's goroutine waits for the disk
 	}
 }
 
 // Set implements raft.StableStore.
 func (s *store) Set(key, val []byte) error {
-	return s.keepTrying("set", func() error { return s.BoltStore.Set(key, val) })
+	return s.keepTrying("set", func() error { return s.diskStore.Set(key, val) })
 }
 
 // SetUint64 implements raft.StableStore.
 func (s *store) SetUint64(key []byte, val uint64) error {
-	return s.keepTrying("set", func() error { return s.BoltStore.SetUint64(key, val) })
+	return s.keepTrying("set", func() error { return s.diskStore.SetUint64(key, val) })
 }
 
 // StoreLog implements raft.LogStore.
@@ -115,14 +196,18 @@ func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l})
 // StoreLogs implements raft.LogStore. An error is raft's to handle: a leader steps down, a
 // follower refuses the entries.
 func (s *store) StoreLogs(logs []*raft.Log) error {
-	start := time.Now()
-	err := s.BoltStore.StoreLogs(logs)
-	if d := time.Since(start); d > slowWrite {
-		s.log.Warn("raft disk is slow", zap.String("write", "log"), zap.Duration("took", d))
-	}
+	w := &diskWrite{what: "log"}
+	defer s.end(w)
+	err := s.try(w, func() error { return s.diskStore.StoreLogs(logs) })
 	if err != nil {
 		s.log.Error("raft log could not be written", zap.Error(err))
 		return fmt.Errorf("write raft log: %w", err)
 	}
 	return nil
+}
+
+// IsMonotonic implements raft.MonotonicLogStore with what the wrapped store says.
+func (s *store) IsMonotonic() bool {
+	m, ok := s.diskStore.(raft.MonotonicLogStore)
+	return ok && m.IsMonotonic()
 }

@@ -23,6 +23,8 @@ type Group struct {
 	// Change edits a node's configuration or dependencies before it is made; nil changes
 	// nothing.
 	Change func(cfg *election.Config, deps *election.Deps)
+	// Made sees a node between New and Start; nil does nothing.
+	Made func(name string, n *election.Node)
 
 	Running map[string]*election.Node
 }
@@ -95,6 +97,9 @@ func (g *Group) Start(name string) *election.Node {
 	n, err := election.New(cfg, deps)
 	if err != nil {
 		g.t.Fatalf("make %s: %v", name, err)
+	}
+	if g.Made != nil {
+		g.Made(name, n)
 	}
 	if err := n.Start(context.Background()); err != nil {
 		g.t.Fatalf("start %s: %v", name, err)

@@ -1,0 +1,74 @@
+package election_test
+
+import (
+	"testing"
+	"time"
+
+	"holdfast/election"
+	"holdfast/election/electiontest"
+)
+
+// startGroupOnDisks starts a group with a disk for each node that can fail.
+func startGroupOnDisks(t *testing.T) (*electiontest.Group, map[string]*election.Disk) {
+	t.Helper()
+	disks := make(map[string]*election.Disk)
+	g, _ := startGroupWith(t, 3, func(name string, n *election.Node) {
+		disks[name] = n.UseFaultyDisk()
+	})
+	return g, disks
+}
+
+// failLeadersDisk takes the leader's disk away and shows what must go on without it (I6).
+func failLeadersDisk(t *testing.T, fail func(*election.Disk) (heal func())) {
+	t.Helper()
+	g, disks := startGroupOnDisks(t)
+	epoch := change(t, g, election.IntentBootstrap, "node1")
+	waitGranted(t, g, epoch)
+	old := waitLeader(t, g)
+	heal := fail(disks[old])
+	defer func() { heal() }()
+
+	// A disk is written to at an election or by an entry: a change of the state is one.
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = g.Running[old].Apply(t.Context(), election.Command{
+			Kind: election.CommandRegister, Register: &election.RegisterMembers{
+				Cluster: "test", Members: g.Nodes[:2],
+			},
+		})
+	}()
+	var others []*election.Node
+	for name, n := range g.Running {
+		if name != old {
+			others = append(others, n)
+		}
+	}
+	electiontest.Wait(t, "another leader", 20*time.Second, func() bool {
+		l := others[0].Leader()
+		return l != "" && l != old && l == others[1].Leader()
+	})
+	// The leases of the process with the broken disk go on: they need no log.
+	start := g.Running[old].Lease().Until()
+	electiontest.Wait(t, "renewed lease", 5*time.Second, func() bool {
+		return g.Running[old].Lease().Until() > start
+	})
+	heal()
+	heal = func() {}
+	<-written
+	electiontest.Wait(t, "old leader follows", 20*time.Second, func() bool {
+		l := g.Running[old].Leader()
+		return !g.Running[old].IsSilent() && l != "" && l == others[0].Leader()
+	})
+}
+
+func TestGroupGoesOnWhenTheLeadersDiskFails(t *testing.T) {
+	failLeadersDisk(t, func(d *election.Disk) func() {
+		d.Fail(true)
+		return func() { d.Fail(false) }
+	})
+}
+
+func TestGroupGoesOnWhenTheLeadersDiskHangs(t *testing.T) {
+	failLeadersDisk(t, func(d *election.Disk) func() { return d.Hang() })
+}

@@ -1,0 +1,23 @@
+package election
+
+// Disk is the Raft disk of a node under test.
+type Disk struct{ disk *faultyDisk }
+
+// UseFaultyDisk puts a disk that can fail under the node's Raft log; before Start only.
+func (n *Node) UseFaultyDisk() *Disk {
+	d := &faultyDisk{diskStore: n.store.diskStore}
+	n.store.diskStore = d
+	return &Disk{d}
+}
+
+// Fail makes writes fail from now on, or lets them work again.
+func (d *Disk) Fail(fails bool) { d.disk.fails.Store(fails) }
+
+// Hang makes writes hang until the returned function is called.
+func (d *Disk) Hang() (goOn func()) {
+	d.disk.mu.Lock()
+	return d.disk.mu.Unlock
+}
+
+// IsSilent tells whether the node's Raft takes part.
+func (n *Node) IsSilent() bool { return n.store.isSilent() }
