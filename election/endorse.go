@@ -9,40 +9,40 @@ import (
 	"path/filepath"
 )
 
-// endorsement is what a voter must not forget: the highest epoch it endorsed.
+// endorsement is what a voter must not forget: the highest epoch it endorsed, and the one below
+// which it promises nothing because it may have endorsed that before its disk was lost.
 type endorsement struct {
 	V        int    `json:"v"`
 	Endorsed uint64 `json:"endorsed"`
+	Floor    uint64 `json:"floor,omitempty"`
 }
 
 // endorsementFile keeps the endorsement of a voter on disk, apart from the Raft log.
 type endorsementFile struct{ path string }
 
-// load reads the file; first tells that there was none, so that this voter has never promised
-// anything.
-func (f endorsementFile) load() (epoch uint64, first bool, err error) {
+// load reads the file; blank tells that there was none.
+func (f endorsementFile) load() (e endorsement, blank bool, err error) {
 	b, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, true, nil
+		return e, true, nil
 	}
 	if err != nil {
-		return 0, false, fmt.Errorf("read endorsement: %w", err)
+		return e, false, fmt.Errorf("read endorsement: %w", err)
 	}
-	var e endorsement
 	if err := json.Unmarshal(b, &e); err != nil || e.V < 1 {
-		return 0, false, fmt.Errorf("read endorsement: %s is damaged; restore it, or remove "+
+		return e, false, fmt.Errorf("read endorsement: %s is damaged; restore it, or remove "+
 			"this node's raft directory as a whole and let it join anew", f.path)
 	}
 	if e.V > Version {
-		return 0, false, fmt.Errorf("read endorsement: %s is of version %d, newer than %d",
+		return e, false, fmt.Errorf("read endorsement: %s is of version %d, newer than %d",
 			f.path, e.V, Version)
 	}
-	return e.Endorsed, false, nil
+	return e, false, nil
 }
 
-// save makes the epoch durable before it returns.
-func (f endorsementFile) save(epoch uint64) error {
-	b, err := json.Marshal(endorsement{V: Version, Endorsed: epoch})
+// save makes it durable before it returns.
+func (f endorsementFile) save(e endorsement) error {
+	b, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("write endorsement: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -113,13 +114,32 @@ func (n *Node) formGroup(snaps raft.SnapshotStore) error {
 // askPeers finds out whether the group is formed, and refuses to start among nodes that have
 // another idea of it. Nodes that do not answer are not waited for.
 func (n *Node) askPeers() (formed bool, err error) {
+	for name, a := range n.sayHello(n.ctx, true) {
+		if a.Cluster != n.cfg.Cluster {
+			return false, fmt.Errorf("node %s belongs to cluster %q and this one to %q: "+
+				"check group.cluster and group.nodes", name, a.Cluster, n.cfg.Cluster)
+		}
+		if !reflect.DeepEqual(a.Nodes, n.cfg.Nodes) {
+			return false, fmt.Errorf("node %s has another group.nodes than this one: the list "+
+				"must be the same on all nodes", name)
+		}
+		formed = formed || a.Formed
+	}
+	return formed, nil
+}
+
+// helloTimeout bounds a round of questions to the other nodes.
+const helloTimeout = 2 * time.Second
+
+// sayHello asks the other nodes who they are and returns what answered within helloTimeout.
+func (n *Node) sayHello(ctx context.Context, warn bool) map[string]helloAnswer {
 	type reply struct {
 		name   string
 		answer helloAnswer
 		err    error
 	}
 	replies := make(chan reply, len(n.peers))
-	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
 	for name, p := range n.peers {
 		go func() {
@@ -128,24 +148,17 @@ func (n *Node) askPeers() (formed bool, err error) {
 			replies <- reply{name, a, err}
 		}()
 	}
+	answers := make(map[string]helloAnswer)
 	for range n.peers {
 		r := <-replies
-		if r.err != nil {
+		if r.err == nil {
+			answers[r.name] = r.answer
+		} else if warn {
 			// Not up yet, or the wrong one: the error tells.
 			n.log.Warn("node does not answer", zap.String("peer", r.name), zap.Error(r.err))
-			continue
 		}
-		if r.answer.Cluster != n.cfg.Cluster {
-			return false, fmt.Errorf("node %s belongs to cluster %q and this one to %q: "+
-				"check group.cluster and group.nodes", r.name, r.answer.Cluster, n.cfg.Cluster)
-		}
-		if !reflect.DeepEqual(r.answer.Nodes, n.cfg.Nodes) {
-			return false, fmt.Errorf("node %s has another group.nodes than this one: the list "+
-				"must be the same on all nodes", r.name)
-		}
-		formed = formed || r.answer.Formed
 	}
-	return formed, nil
+	return answers
 }
 
 // hello tells another node who this one is.
@@ -154,8 +167,42 @@ func (n *Node) hello() helloAnswer {
 	if n.fsm != nil {
 		s, _ := n.fsm.State()
 		a.Formed = s.Lock != nil
+		a.Epoch, a.Blank = n.voter.memory()
+		a.Epoch = max(a.Epoch, s.LastEpoch)
 	}
 	return a
+}
+
+// admitPause is the pause between two rounds of questions to the other voters, admitWarn after
+// how many of them that did not suffice the log says so.
+const (
+	admitPause = 100 * time.Millisecond
+	admitWarn  = 50
+)
+
+// runAdmission gives this node's voter the memory of the others, if it has none of its own. Until
+// enough of them answer, this voter takes no part in leases.
+func (n *Node) runAdmission(ctx context.Context) {
+	for round := 1; ctx.Err() == nil; round++ {
+		answers := n.sayHello(ctx, false)
+		maps.DeleteFunc(answers, func(_ string, a helloAnswer) bool {
+			return a.Cluster != n.cfg.Cluster
+		})
+		epoch, ok := mayAdmit(len(n.cfg.Nodes), answers)
+		if ok {
+			err := n.voter.admit(ctx, epoch)
+			if err == nil {
+				n.log.Info("voter takes part in leases", zap.Uint64("epoch", epoch))
+				return
+			}
+			n.log.Error("voter could not write what the others know", zap.Error(err))
+		}
+		if round%admitWarn == 0 {
+			n.log.Warn("voter takes no part in leases yet: too few of the others answer",
+				zap.Int("answers", len(answers)), zap.Int("others", len(n.peers)))
+		}
+		pauseFor(ctx, admitPause)
+	}
 }
 
 // raftLogger passes Raft's warnings on. A peer that is away makes Raft repeat itself several times

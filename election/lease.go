@@ -49,6 +49,7 @@ type Promises struct {
 	timing   Timing
 	silent   int64  // promises and endorses nothing before this time
 	endorsed uint64 // highest epoch endorsed; durable elsewhere before it is answered
+	floor    uint64 // promises nothing below this epoch
 	byLessee map[lesseeKey]promise
 }
 
@@ -65,6 +66,10 @@ func NewPromises(t Timing, now int64, endorsed uint64, first bool) *Promises {
 // Endorsed is the highest epoch that was endorsed.
 func (p *Promises) Endorsed() uint64 { return p.endorsed }
 
+// Forbid keeps the voter from promising anything below the epoch, which it may have endorsed and
+// forgotten. That is no endorsement: what it promised may still stand.
+func (p *Promises) Forbid(epoch uint64) { p.floor = max(p.floor, epoch) }
+
 // Renew promises for T_P from now, which is when the message was received.
 func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
 	a := RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: p.endorsed}
@@ -73,7 +78,7 @@ func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
 	switch {
 	case now < p.silent:
 		a.Reason = "voter has just started"
-	case r.Epoch < p.endorsed:
+	case r.Epoch < max(p.endorsed, p.floor):
 		a.Reason = "a higher epoch is endorsed"
 	case r.Seq <= old.released:
 		a.Reason = "released meanwhile"

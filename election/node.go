@@ -195,6 +195,9 @@ func (n *Node) startVoter() error {
 	}
 	n.work.Add(1)
 	go n.runLeadership(n.ctx)
+	if _, blank := n.voter.memory(); blank {
+		n.goRun(n.runAdmission)
+	}
 	return nil
 }
 
@@ -360,6 +363,9 @@ func (n *Node) closeAll(ctx context.Context) error {
 	case <-done:
 	case <-ctx.Done():
 		errs = append(errs, fmt.Errorf("close node: %w", ctx.Err()))
+	}
+	if n.voter != nil {
+		errs = append(errs, waitClosed(ctx, "endorsement", n.voter.close))
 	}
 	if n.store != nil {
 		errs = append(errs, waitClosed(ctx, "raft store", n.store.Close))

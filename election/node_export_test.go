@@ -21,3 +21,7 @@ func (d *Disk) Hang() (goOn func()) {
 
 // IsSilent tells whether the node's Raft takes part.
 func (n *Node) IsSilent() bool { return n.store.isSilent() }
+
+// VoterMemory is the highest epoch that the node's voter knows of, and whether it may have
+// forgotten one.
+func (n *Node) VoterMemory() (epoch uint64, blank bool) { return n.voter.memory() }

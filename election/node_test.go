@@ -323,3 +323,22 @@ func TestBadIdentities(t *testing.T) {
 		}
 	}
 }
+
+// TestNodeThatLostItsDiskComesBack: it takes over what the others know before it promises.
+func TestNodeThatLostItsDiskComesBack(t *testing.T) {
+	g, _ := startGroup(t, 3)
+	change(t, g, election.IntentBootstrap, "node1")
+	epoch := change(t, g, election.IntentFailover, "node2")
+	waitGranted(t, g, epoch)
+	g.Stop("node3")
+	if err := os.RemoveAll(g.Config("node3").Dir); err != nil {
+		t.Fatal(err)
+	}
+	g.Start("node3")
+	electiontest.Wait(t, "state on a new disk", 20*time.Second, func() bool {
+		s, _ := g.Running["node3"].State()
+		e, blank := g.Running["node3"].VoterMemory()
+		return s.Lock != nil && s.Lock.Epoch == epoch && e == epoch && !blank
+	})
+	waitGranted(t, g, change(t, g, election.IntentFailover, "node3"))
+}

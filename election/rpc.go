@@ -34,6 +34,10 @@ type (
 		// Formed tells that the group has a log already.
 		Formed bool     `json:"formed"`
 		Nodes  []Member `json:"nodes"`
+		// Epoch is the highest epoch of which the node knows that it was begun; Blank tells
+		// that it has no memory of its own.
+		Epoch uint64 `json:"epoch"`
+		Blank bool   `json:"blank,omitempty"`
 	}
 	switchoverRequest struct {
 		V  int    `json:"v"`

@@ -3,10 +3,7 @@ package election
 import (
 	"encoding/json"
 	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 )
@@ -109,44 +106,5 @@ func TestCommandSurvivesTheLog(t *testing.T) {
 	}
 	if got, err := decodeCommand(b); err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%v: %+v", err, got)
-	}
-}
-
-// TestVoterEndorsesOnlyWhatItsLogHas shows I2 (DESIGN 10.1).
-func TestVoterEndorsesOnlyWhatItsLogHas(t *testing.T) {
-	f := newFSM()
-	tm, _ := TimingOf(ProfileLAN)
-	path := filepath.Join(t.TempDir(), "endorsed.json")
-	v, err := newVoter(path, tm, f, bootNow)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if wait, _, err := v.tryEndorse(1); err != nil || wait == 0 {
-		t.Fatalf("endorsed an epoch whose intent is not there: wait %s, %v", wait, err)
-	}
-	s, r := begin(f.state, "a", IntentFailover, "x")
-	f.publishLocked(s, 1)
-	if wait, _, err := v.tryEndorse(r.Epoch); err != nil || wait != 0 {
-		t.Fatalf("not endorsed: wait %s, %v", wait, err)
-	}
-	s, _ = begin(f.state, "b", IntentFailover, "x")
-	f.publishLocked(s, 2)
-	if _, _, err := v.tryEndorse(r.Epoch); err == nil {
-		t.Error("an intent that was overtaken is still endorsed")
-	}
-	// What was endorsed is on disk, and a voter that comes back keeps silent first (I3).
-	again, err := newVoter(path, tm, f, bootNow)
-	if err != nil || again.promises.Endorsed() != r.Epoch {
-		t.Fatalf("after a restart: %v", err)
-	}
-	if again.renew(Renewal{Lessee: "a", Seq: 1, Epoch: r.Epoch}).Granted {
-		t.Error("a voter promised at once after its start")
-	}
-	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := newVoter(path, tm, f, bootNow); err == nil ||
-		!strings.Contains(err.Error(), "damaged") {
-		t.Errorf("damaged endorsement: %v", err)
 	}
 }

@@ -256,7 +256,7 @@ func TestEndorsementFileSaysWhatIsWrong(t *testing.T) {
 		})
 	}
 	f := endorsementFile{path: filepath.Join(t.TempDir(), "missing", "endorsed.json")}
-	wantError(t, f.save(1), "write endorsement", "no such file")
+	wantError(t, f.save(endorsement{V: 1}), "write endorsement", "no such file")
 }
 
 // TestSilentStreamsNeitherDialNorAccept is the other half of I6.

@@ -8,41 +8,92 @@ import (
 )
 
 // voter is this node's part in leases: it promises, and endorses once its promises allow it. It
-// is independent of who leads Raft, and of whether anybody does.
+// is independent of who leads Raft, and of whether anybody does. No lock is held while the disk
+// is written to, so that promises go on while it hangs.
 type voter struct {
-	file   endorsementFile
 	source StateSource
 	now    func() int64
+	timing Timing
+	save   func(endorsement) error
+
+	saving chan struct{} // holds one token while the file is written
+	disk   endorsement   // what the file has; guarded by the token
 
 	mu       sync.Mutex
 	promises *Promises
-	changed  chan struct{} // closed at the next release
+	// blank is a voter without a memory: it is new, or has lost its disk and may have endorsed
+	// anything. It neither promises nor endorses until admit.
+	blank   bool
+	changed chan struct{} // closed at the next release
 }
 
 // newVoter reads what the disk remembers.
 func newVoter(path string, t Timing, source StateSource, now func() int64) (*voter, error) {
-	v := &voter{
-		file: endorsementFile{path: path}, source: source, now: now,
-		changed: make(chan struct{}),
-	}
-	epoch, first, err := v.file.load()
+	file := endorsementFile{path: path}
+	e, blank, err := file.load()
 	if err != nil {
 		return nil, err
 	}
-	if first {
-		// From here on a restart is known as one, and keeps silent.
-		if err := v.file.save(0); err != nil {
-			return nil, err
+	v := &voter{
+		source: source, now: now, timing: t, save: file.save, saving: make(chan struct{}, 1),
+		disk: e, promises: NewPromises(t, now(), e.Endorsed, false), blank: blank,
+		changed: make(chan struct{}),
+	}
+	v.promises.Forbid(e.Floor)
+	return v, nil
+}
+
+// memory is the highest epoch that this voter has endorsed or may not fall behind any more, and
+// whether it may have forgotten one.
+func (v *voter) memory() (epoch uint64, blank bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return max(v.promises.Endorsed(), v.promises.floor), v.blank
+}
+
+// admit gives a blank voter what the others remember: the highest epoch that was begun. Whatever
+// this voter endorsed before it lost its memory, it was not above that, so it promises nothing
+// below. If no epoch was ever begun nobody was promised anything, so that the silence after a
+// start has no purpose (DESIGN.md I3).
+func (v *voter) admit(ctx context.Context, floor uint64) error {
+	if err := v.persist(ctx, endorsement{Floor: floor}); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.blank {
+		return nil
+	}
+	v.blank = false
+	if floor == 0 {
+		v.promises = NewPromises(v.timing, v.now(), 0, true)
+	}
+	v.promises.Forbid(floor)
+	return nil
+}
+
+// mayAdmit tells whether the answers of the other voters suffice for a blank one, and the highest
+// epoch that they know of. As long as no majority has lost its disk, a majority that endorsed an
+// epoch has a member among these answers.
+func mayAdmit(voters int, answers map[string]helloAnswer) (epoch uint64, ok bool) {
+	remember := 0
+	for _, a := range answers {
+		epoch = max(epoch, a.Epoch)
+		if !a.Blank {
+			remember++
 		}
 	}
-	v.promises = NewPromises(t, now(), epoch, first)
-	return v, nil
+	majority := voters/2 + 1
+	return epoch, len(answers) == voters-1 || remember > voters-majority
 }
 
 // renew answers a renewal.
 func (v *voter) renew(r Renewal) RenewalAnswer {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.blank {
+		return RenewalAnswer{V: Version, Seq: r.Seq, Reason: "voter has no memory yet"}
+	}
 	return v.promises.Renew(v.now(), r)
 }
 
@@ -65,8 +116,11 @@ const endorsePoll = 50 * time.Millisecond
 func (v *voter) endorse(ctx context.Context, epoch uint64) error {
 	for {
 		wait, released, err := v.tryEndorse(epoch)
-		if err != nil || wait == 0 {
+		if err != nil {
 			return err
+		}
+		if wait == 0 {
+			return v.persist(ctx, endorsement{Endorsed: epoch})
 		}
 		_, newer := v.source.State()
 		t := time.NewTimer(min(wait, endorsePoll))
@@ -82,7 +136,8 @@ func (v *voter) endorse(ctx context.Context, epoch uint64) error {
 	}
 }
 
-// tryEndorse endorses if it may now; else it tells how long to wait at most.
+// tryEndorse endorses in memory if it may now, which ends all promises of older epochs; else it
+// tells how long to wait at most. The endorsement counts once it is durable.
 func (v *voter) tryEndorse(epoch uint64) (time.Duration, <-chan struct{}, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -97,14 +152,51 @@ func (v *voter) tryEndorse(epoch uint64) (time.Duration, <-chan struct{}, error)
 		}
 		return endorsePoll, v.changed, nil // this voter's log is behind
 	}
+	if v.blank {
+		return endorsePoll, v.changed, nil
+	}
 	if wait := v.promises.MayEndorse(v.now(), epoch); wait > 0 {
 		return wait, v.changed, nil
 	}
-	if v.promises.Endorsed() < epoch {
-		if err := v.file.save(epoch); err != nil {
-			return 0, nil, err
-		}
-		v.promises.Endorse(epoch)
-	}
+	v.promises.Endorse(epoch)
 	return 0, nil, nil
+}
+
+// persist returns once what is given is durable. If ctx ends first the write goes on, and the
+// next one waits for it.
+func (v *voter) persist(ctx context.Context, e endorsement) error {
+	select {
+	case v.saving <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("write endorsement: %w", ctx.Err())
+	}
+	done := make(chan error, 1)
+	go v.runSave(e, done)
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("write endorsement: %w", ctx.Err())
+	}
+}
+
+// runSave writes with the token that persist took, and gives it back; close waits for it.
+func (v *voter) runSave(e endorsement, done chan<- error) {
+	e.V = Version
+	e.Endorsed = max(e.Endorsed, v.disk.Endorsed)
+	e.Floor = max(e.Floor, v.disk.Floor)
+	var err error
+	if e != v.disk {
+		if err = v.save(e); err == nil {
+			v.disk = e
+		}
+	}
+	<-v.saving
+	done <- err
+}
+
+// close waits for a write that is under way.
+func (v *voter) close() error {
+	v.saving <- struct{}{}
+	return nil
 }
