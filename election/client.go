@@ -66,19 +66,36 @@ func (p *peer) call(ctx context.Context, path string, in, out any) error {
 		return fmt.Errorf("call %s of %s: %w", path, p.member.Name, err)
 	}
 	defer resp.Body.Close()
-	r := io.LimitReader(resp.Body, rpcBytesMax)
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, rpcBytesMax+1))
+	if err != nil {
+		return fmt.Errorf("call %s of %s: read answer: %w", path, p.member.Name, err)
+	}
 	if resp.StatusCode != http.StatusOK {
 		var e rpcError
-		if err := json.NewDecoder(r).Decode(&e); err != nil || e.Error == "" {
+		if err := json.Unmarshal(answer, &e); err != nil || e.Error == "" {
 			e.Error = resp.Status
 		}
 		return fmt.Errorf("call %s of %s: %w: %s", path, p.member.Name, errRemote, e.Error)
 	}
-	if err := json.NewDecoder(r).Decode(out); err != nil {
+	if err := readAnswer(answer, out); err != nil {
 		return fmt.Errorf("call %s of %s: read answer: %w", path, p.member.Name, err)
 	}
-	_, _ = io.Copy(io.Discard, r) // so that the connection can be used again
 	return nil
+}
+
+// readAnswer decodes an answer unless it is too large or of a newer release.
+func readAnswer(b []byte, out any) error {
+	if len(b) > rpcBytesMax {
+		return fmt.Errorf("larger than %d bytes", rpcBytesMax)
+	}
+	var v versioned
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	if v.V > Version {
+		return fmt.Errorf("version %d is newer than %d: upgrade this node", v.V, Version)
+	}
+	return json.Unmarshal(b, out)
 }
 
 // name implements voterClient.

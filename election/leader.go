@@ -145,7 +145,11 @@ func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	f := n.raft.Load().Apply(b, applyTimeout)
+	r := n.raft.Load()
+	if r == nil {
+		return Result{}, errNotLeader // this node is still joining
+	}
+	f := r.Apply(b, applyTimeout)
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"time"
 
@@ -62,14 +63,8 @@ func (n *Node) handler() http.Handler {
 	mux := http.NewServeMux()
 	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
 	if n.voter != nil {
-		mux.HandleFunc("POST /v1/renew", rpc(func(_ context.Context, r Renewal,
-		) (RenewalAnswer, error) {
-			return n.voter.renew(r), nil
-		}))
-		mux.HandleFunc("POST /v1/release", rpc(func(_ context.Context, r Renewal,
-		) (RenewalAnswer, error) {
-			return n.voter.release(r), nil
-		}))
+		mux.HandleFunc("POST /v1/renew", rpc(ofItself(n.voter.renew)))
+		mux.HandleFunc("POST /v1/release", rpc(ofItself(n.voter.release)))
 		mux.HandleFunc("POST /v1/endorse", voters(rpc(func(ctx context.Context,
 			r endorseRequest,
 		) (empty, error) {
@@ -117,6 +112,20 @@ func (n *Node) onlyNodes(h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
+// peerKey is the context's key for the name in the caller's certificate.
+type peerKey struct{}
+
+// ofItself lets a lessee speak for itself only.
+func ofItself(f func(Renewal) RenewalAnswer) func(context.Context, Renewal,
+) (RenewalAnswer, error) {
+	return func(ctx context.Context, r Renewal) (RenewalAnswer, error) {
+		if name, _ := ctx.Value(peerKey{}).(string); name != r.Lessee {
+			return RenewalAnswer{}, fmt.Errorf("%q speaks for lessee %q", name, r.Lessee)
+		}
+		return f(r), nil
+	}
+}
+
 // rpc turns a function into a handler: it checks size and version, and writes errors as JSON.
 func rpc[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -140,7 +149,11 @@ func rpc[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerFunc
 			writeRPCError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
 			return
 		}
-		out, err := f(r.Context(), in)
+		ctx := r.Context()
+		if r.TLS != nil {
+			ctx = context.WithValue(ctx, peerKey{}, peerName(r.TLS))
+		}
+		out, err := f(ctx, in)
 		if err != nil {
 			writeRPCError(w, http.StatusConflict, err)
 			return
@@ -166,7 +179,7 @@ func (n *Node) serveState(ctx context.Context, r stateRequest) (stateAnswer, err
 	defer cancel()
 	for {
 		s, index, changed := n.fsm.at()
-		if index != r.Index || ctx.Err() != nil {
+		if index > r.Index || ctx.Err() != nil {
 			return stateAnswer{Version, index, s}, nil
 		}
 		select {
@@ -186,10 +199,20 @@ func (n *Node) startRPC() {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          zap.NewStdLog(zap.NewNop()),
-		BaseContext:       nil,
+		ConnState:         n.countConn,
 	}
 	n.work.Add(1)
 	go n.runRPC()
+}
+
+// countConn lets Close wait for the goroutines of connections: the server does not.
+func (n *Node) countConn(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		n.work.Add(1) // runRPC, which holds a count itself, is the caller
+	case http.StateClosed:
+		n.work.Done()
+	}
 }
 
 func (n *Node) runRPC() {

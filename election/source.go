@@ -36,13 +36,14 @@ func (r *remoteSource) State() (*State, <-chan struct{}) {
 }
 
 // remoteWait is how long one long-poll may wait.
-const remoteWait = 5 * time.Second
+const remoteWait = 2 * time.Second
 
-// run polls until ctx ends; a voter that does not answer is left for the next one.
+// run polls until ctx ends. A voter that does not answer, or has nothing new, is left for the next
+// one: it may be cut off from the others.
 func (r *remoteSource) run(ctx context.Context) {
 	for i := 0; ctx.Err() == nil; {
 		p := r.peers[i%len(r.peers)]
-		one, cancel := context.WithTimeout(ctx, 2*remoteWait)
+		one, cancel := context.WithTimeout(ctx, remoteWait+time.Second)
 		var a stateAnswer
 		err := p.call(one, "/v1/state", stateRequest{
 			V: Version, Index: r.index, WaitMS: remoteWait.Milliseconds(),
@@ -54,20 +55,23 @@ func (r *remoteSource) run(ctx context.Context) {
 			pauseFor(ctx, 100*time.Millisecond)
 			continue
 		}
-		r.take(a)
+		if !r.take(a) {
+			i++
+		}
 	}
 }
 
 // take publishes what is newer; a voter that lags behind another one changes nothing.
-func (r *remoteSource) take(a stateAnswer) {
+func (r *remoteSource) take(a stateAnswer) (isNewer bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if a.State == nil || a.Index <= r.index {
-		return
+		return false
 	}
 	r.state, r.index = a.State, a.Index
 	close(r.changed)
 	r.changed = make(chan struct{})
+	return true
 }
 
 // pauseFor waits for d or the end of ctx.

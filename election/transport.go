@@ -36,6 +36,9 @@ type port struct {
 	raft, rpc *handoff
 	inbound   connSet // Raft's connections from other nodes
 	slots     chan struct{}
+	patience  time.Duration // of a handshake
+	ctx       context.Context
+	cancel    context.CancelFunc // ends handshakes
 	work      sync.WaitGroup
 	closeOnce sync.Once
 }
@@ -131,11 +134,13 @@ func listenPort(addr string, id *identity, isNode func(string) bool, log *zap.Lo
 	if err != nil {
 		return nil, fmt.Errorf("listen for nodes on %s (address in group.nodes): %w", addr, err)
 	}
-	return &port{
+	p := &port{
 		listener: l, tls: id.server(), log: log, isNode: isNode,
 		raft: newHandoff(l.Addr()), rpc: newHandoff(l.Addr()),
-		slots: make(chan struct{}, handshakesMax),
-	}, nil
+		slots: make(chan struct{}, handshakesMax), patience: handshakeTimeout,
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p, nil
 }
 
 // start accepts until close.
@@ -168,7 +173,7 @@ func (p *port) runAccept() {
 func (p *port) runHandshake(c net.Conn) {
 	defer p.work.Done()
 	t := tls.Server(c, p.tls)
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	ctx, cancel := context.WithTimeout(p.ctx, p.patience)
 	err := t.HandshakeContext(ctx)
 	cancel()
 	<-p.slots
@@ -202,6 +207,7 @@ func peerName(st *tls.ConnectionState) string {
 // close ends accepting and waits.
 func (p *port) close() {
 	p.closeOnce.Do(func() {
+		p.cancel()
 		_ = p.listener.Close()
 		_ = p.raft.Close()
 		_ = p.rpc.Close()
