@@ -2,6 +2,7 @@ package election
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -90,9 +91,12 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if err := json.NewDecoder(io.LimitReader(r, snapshotBytesMax)).Decode(&b); err != nil {
 		return fmt.Errorf("read snapshot: %w", err)
 	}
-	if b.V > Version || b.State == nil {
+	if b.V > Version {
 		return fmt.Errorf("read snapshot: version %d is newer than %d; upgrade this node", b.V,
 			Version)
+	}
+	if b.State == nil {
+		return errors.New("read snapshot: it holds no state")
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

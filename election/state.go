@@ -11,6 +11,12 @@ const historyMax = 500
 // membersMax bounds the members of a cluster.
 const membersMax = 100
 
+// phasesMax bounds the phases of a change.
+const phasesMax = 50
+
+// textBytesMax bounds a text that a command brings into the state.
+const textBytesMax = 2000
+
 // apply carries a command out on a copy; s is never changed, so readers of it need no lock.
 func apply(s *State, c Command) (*State, Result) {
 	switch {
@@ -49,6 +55,14 @@ func applyRegister(s *State, c *RegisterMembers) (*State, Result) {
 
 // applyBegin gives the intent an epoch from a counter that is never reused (DESIGN.md I1).
 func applyBegin(s *State, c *BeginIntent) (*State, Result) {
+	switch c.Kind {
+	case IntentBootstrap, IntentFailover, IntentSwitchover, IntentRestart:
+	default:
+		return s, refuse("an intent of kind %q is not known", c.Kind)
+	}
+	if max(len(c.Request), len(c.Cause), len(c.From), len(c.To)) > textBytesMax {
+		return s, refuse("a text is longer than %d bytes", textBytesMax)
+	}
 	if i := s.Intent; i != nil && c.Request != "" && i.Request == c.Request {
 		return s, Result{V: Version, Epoch: i.Epoch}
 	}
@@ -75,6 +89,9 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 }
 
 func applyTarget(s *State, c *SetTarget) (*State, Result) {
+	if c.To == "" || len(c.To) > textBytesMax {
+		return s, refuse("a target needs a name of at most %d bytes", textBytesMax)
+	}
 	i := s.Intent
 	if i == nil || i.Epoch != c.Epoch {
 		return s, refuse("the intent of epoch %d is no longer current", c.Epoch)
@@ -100,9 +117,14 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 	if i == nil || i.Epoch != c.Lock.Epoch {
 		return s, refuse("the intent of epoch %d is no longer current", c.Lock.Epoch)
 	}
-	if i.To != c.Lock.Holder {
+	if i.To != c.Lock.Holder || i.To == "" {
 		return s, refuse("the intent of epoch %d is for %q, not %q", i.Epoch, i.To,
 			c.Lock.Holder)
+	}
+	if len(c.SystemID) > textBytesMax || len(c.Lock.Incarnation) > textBytesMax ||
+		len(c.PhasesMS) > phasesMax {
+		return s, refuse("a text is longer than %d bytes, or there are more than %d phases",
+			textBytesMax, phasesMax)
 	}
 	if c.SystemID != "" && s.SystemID != "" && c.SystemID != s.SystemID {
 		return s, refuse("the system identifier is %s, not %s", s.SystemID, c.SystemID)

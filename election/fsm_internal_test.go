@@ -1,0 +1,144 @@
+package election
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// checkRoundTrip takes a state through a snapshot.
+func checkRoundTrip(s *State) error {
+	f, g := newFSM(), newFSM()
+	f.publishLocked(s, 42)
+	snap, err := f.Snapshot()
+	if err != nil {
+		return err
+	}
+	var sink memorySink
+	if err := snap.Persist(&sink); err != nil {
+		return err
+	}
+	_, changed := g.State()
+	if err := g.Restore(io.NopCloser(&sink.Buffer)); err != nil {
+		return err
+	}
+	select {
+	case <-changed:
+	default:
+		return errors.New("a restored state was not published")
+	}
+	got, index, _ := g.at()
+	if index != 42 || !reflect.DeepEqual(got, s) {
+		return fmt.Errorf("restored %+v at %d, saved %+v", got, index, s)
+	}
+	return nil
+}
+
+// memorySink is a raft.SnapshotSink in memory.
+type memorySink struct {
+	bytes.Buffer
+	fail                error
+	cancelled, isClosed bool
+}
+
+var _ raft.SnapshotSink = (*memorySink)(nil)
+
+func (m *memorySink) Write(p []byte) (int, error) {
+	if m.fail != nil {
+		return 0, m.fail
+	}
+	return m.Buffer.Write(p)
+}
+
+func (m *memorySink) ID() string { return "test" }
+
+func (m *memorySink) Cancel() error {
+	m.cancelled = true
+	return nil
+}
+
+func (m *memorySink) Close() error {
+	m.isClosed = true
+	return nil
+}
+
+func TestFSMSnapshotErrors(t *testing.T) {
+	f := newFSM()
+	snap, err := f.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := &memorySink{fail: errDisk}
+	if err := snap.Persist(full); !errors.Is(err, errDisk) || !full.cancelled || full.isClosed {
+		t.Errorf("on a full disk: %v, %+v", err, full)
+	}
+	before, _ := f.State()
+	for text, words := range map[string]string{
+		`{"v":1,"index":3,"state":`:     "read snapshot",
+		`{"v":2,"state":{"v":2}}`:       "newer than 1; upgrade",
+		`{"v":1,"index":3}`:             "no state",
+		`{"v":1,"index":"x","state":0}`: "read snapshot",
+	} {
+		wantError(t, f.Restore(io.NopCloser(strings.NewReader(text))), words)
+		if s, _ := f.State(); s != before {
+			t.Errorf("%s took effect", text)
+		}
+	}
+}
+
+func TestFSMAppliesTheLog(t *testing.T) {
+	f := newFSM()
+	_, changed := f.State()
+	b, err := encodeCommand(beginCommand(f.state, "a", IntentBootstrap, "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, ok := f.Apply(&raft.Log{Index: 7, Data: b}).(applied)
+	if !ok || a.err != nil || a.result.Epoch != 1 {
+		t.Fatalf("%+v", a)
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("nobody was told")
+	}
+	s, index, changed := f.at()
+	if s.LastEpoch != 1 || index != 7 {
+		t.Errorf("state %+v at %d", s, index)
+	}
+	// What changes nothing wakes nobody, and garbage is an error and not a panic.
+	if a, _ := f.Apply(&raft.Log{Index: 8, Data: b}).(applied); a.result.Epoch != 1 {
+		t.Errorf("repeated: %+v", a)
+	}
+	for _, data := range []string{"", "{", `{"v":9,"kind":"begin"}`} {
+		if a, _ := f.Apply(&raft.Log{Index: 9, Data: []byte(data)}).(applied); a.err == nil {
+			t.Errorf("%q was taken", data)
+		}
+	}
+	select {
+	case <-changed:
+		t.Error("somebody was told of nothing")
+	default:
+	}
+}
+
+func TestCommandSurvivesTheLog(t *testing.T) {
+	c := Command{V: Version, Kind: CommandCommitLock, Commit: &CommitLock{
+		Lock:     Lock{Epoch: 3, Holder: "a", XidLo: 1, XidHi: 2, PromotionLSN: 77},
+		PhasesMS: map[string]int64{"promote": 5}, At: time.Unix(5, 0).UTC(),
+	}}
+	b, err := encodeCommand(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := decodeCommand(b); err != nil || !reflect.DeepEqual(got, c) {
+		t.Errorf("%v: %+v", err, got)
+	}
+}
