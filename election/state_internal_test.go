@@ -374,9 +374,10 @@ func checkStep(s, next *State, c Command, res Result, owner map[uint64]string,
 // TestStatesShareNothingThatChanges: two steps from one state do not see each other.
 func TestStatesShareNothingThatChanges(t *testing.T) {
 	base := stateWith(t, "a", "b", "c", "d", "e")
-	base, _ = begin(base, "t1", IntentFailover, "x")
-	base, _ = begin(base, "t2", IntentFailover, "y")
-	base, r := begin(base, "t3", IntentFailover, "z")
+	var r Result
+	for _, to := range []string{"t", "u", "v", "w", "x", "y", "z"} { // leaves a slice room
+		base, r = begin(base, to, IntentFailover, to)
+	}
 	one, _ := apply(base, commitCommand(r.Epoch, "z"))
 	c := commitCommand(r.Epoch, "z")
 	c.Commit.Lock.XidLo = 9
