@@ -118,11 +118,18 @@ func TestTallyCountsMajorities(t *testing.T) {
 	if got := grant("b", first); got != 200+int64(tm.Lease) {
 		t.Errorf("an older renewal moved the lease to %d", got)
 	}
+	if y.Begin(1); grant("c", 99999) == 0 {
+		t.Error("the same epoch again ended its lease")
+	}
 	for range 40 {
 		y.Send(300)
 	}
 	if got := grant("a", 99999); got != 200+int64(tm.Lease) {
 		t.Errorf("an answer to nothing moved the lease to %d", got)
+	}
+	y.Begin(2)
+	if doubt, until := y.Deadlines(); doubt != 0 || until != 0 {
+		t.Error("the lease of one epoch holds for the next")
 	}
 }
 
