@@ -30,7 +30,7 @@ func (c *Controller) beginIntent(
 	return epoch, nil
 }
 
-// setTarget makes the choice durable; only then the order to promote may be given (D3).
+// setTarget makes the choice durable; only then the order to promote may be given (DESIGN.md I19).
 func (c *Controller) setTarget(ctx context.Context, epoch uint64, to string) error {
 	cmd := Command{Kind: CommandTarget, Target: &SetTarget{Epoch: epoch, To: to}}
 	if _, err := c.apply(ctx, cmd); err != nil {

@@ -57,7 +57,7 @@ type Choice struct {
 
 // Choose picks the member to promote: the furthest timeline, then the furthest position, then sync
 // set, priority and name. In synchronous mode it picks only a member that surely has every
-// acknowledged commit (invariants D4 to D6).
+// acknowledged commit (DESIGN.md I20 to I22).
 func Choose(sel Selection) Choice {
 	var c Choice
 	var eligible, known []Recruit

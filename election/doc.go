@@ -17,6 +17,9 @@
 //
 //	T_P(1-r) >= T_L(1+r) + d
 //
+// The worst case is a renewal that arrives at once. If it takes longer the promise begins later,
+// and the lease, which counts from the start, does not: the margin only grows.
+//
 // r is how much two hosts' clocks may differ in rate (clockRate), d the time from the end of a
 // lease until nothing more can reach a client or the old primary (reachTime). A voter that has
 // just started knows nothing of its promises and keeps silent for T_P; what it endorsed is on
@@ -25,8 +28,16 @@
 //
 // Assumptions. Clocks are CLOCK_BOOTTIME; only durations travel. A virtual machine whose clock
 // stands still while it is frozen breaks the lease (not the recruiting of standbys, which needs
-// no clock). No more than a minority of voters loses its disk at once.
+// no clock). What is under way when a lease ends arrives within d: a process that is paused between
+// its look at the clock and its write breaks that, and synchronous replication does not rest on it.
+// A disk keeps what was synced. No more than a minority of voters loses its disk at once, and while
+// one is lost the others are up; a voter without its memory takes no part in leases until the others
+// have told it what was begun.
+//
+// What may fail without anybody noticing: a minority of voters, their disks, the Raft leader, and
+// the network between any two nodes for less than T_L. What is held, not broken: everything else.
 //
 // Bounds. Every RPC, wait and list has a limit; see the constants beside them. Non-goals: what
-// is relayed (package proxy), and adding or removing voters at run time.
+// is relayed (package proxy), adding or removing voters at run time, and clients that connect to
+// PostgreSQL past the proxies.
 package election

@@ -22,7 +22,7 @@ type voter struct {
 	mu       sync.Mutex
 	promises *Promises
 	// blank is a voter without a memory: it is new, or has lost its disk and may have endorsed
-	// anything. It neither promises nor endorses until admit.
+	// anything. It neither promises nor endorses until admit (DESIGN.md I8).
 	blank   bool
 	changed chan struct{} // closed at the next release
 }
