@@ -31,11 +31,11 @@
 // no clock). What is under way when a lease ends arrives within d: a process that is paused between
 // its look at the clock and its write breaks that, and synchronous replication does not rest on it.
 // A disk keeps what was synced. No more than a minority of voters loses its disk at once, and while
-// one is lost the others are up; a voter without its memory takes no part in leases until the others
-// have told it what was begun.
+// one is lost the others are up; a voter without its memory takes no part in leases until the
+// others have told it what was begun.
 //
-// What may fail without anybody noticing: a minority of voters, their disks, the Raft leader, and
-// the network between any two nodes for less than T_L. What is held, not broken: everything else.
+// What may fail without any lease being lost: a minority of voters, their disks, the Raft leader,
+// and the network for less than T_L minus an interval. All else is a hold.
 //
 // Bounds. Every RPC, wait and list has a limit; see the constants beside them. Non-goals: what
 // is relayed (package proxy), adding or removing voters at run time, and clients that connect to

@@ -335,6 +335,8 @@ func TestLesseeRepeatsItsRelease(t *testing.T) {
 		l.set(locked(1))
 		l.set(intended(1, 2, IntentFailover))
 		time.Sleep(time.Minute)
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		dead, alive := l.voters[0].releases, l.voters[1].releases
 		if len(alive) != 1 || len(dead) < 10 || len(dead) > 50 {
 			t.Errorf("%d releases to one that hears, %d to one that does not", len(alive),
