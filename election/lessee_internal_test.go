@@ -62,6 +62,11 @@ func (w *wireVoter) renew(ctx context.Context, r Renewal) (RenewalAnswer, error)
 	w.mu.Lock()
 	a, delay := w.promises.Renew(bubbleNow(), r), w.delay
 	w.mu.Unlock()
+	// Timers of a bubble that are due at once, in several goroutines, share one state of the race
+	// detector, which crashes on it (Go 1.26).
+	if delay == 0 {
+		return a, nil
+	}
 	select {
 	case <-time.After(delay):
 		return a, nil
@@ -89,6 +94,10 @@ type slowGate struct {
 
 func (g *slowGate) Drain(ctx context.Context, epoch uint64) {
 	g.diary.add("drain %d", epoch)
+	if g.takes == 0 {
+		g.diary.add("drained %d", epoch)
+		return
+	}
 	select {
 	case <-time.After(g.takes):
 		g.diary.add("drained %d", epoch)
@@ -166,6 +175,13 @@ func intended(lock, epoch uint64, kind IntentKind) *State {
 	return s
 }
 
+// pass lets time go by and whatever became due at its end be done: a timer of the test and one of
+// the lessee that end at the same moment have no order.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func (l *lesseeTest) holds() bool { return bubbleNow() < l.view.Until() }
 
 func TestLesseeKeepsItsLease(t *testing.T) {
@@ -173,7 +189,7 @@ func TestLesseeKeepsItsLease(t *testing.T) {
 		l.start(t)
 		l.set(locked(1))
 		for range 40 {
-			time.Sleep(l.timing.Interval)
+			pass(l.timing.Interval)
 			if !l.holds() || l.view.Epoch() != 1 {
 				t.Fatal("the lease was lost although all voters answer")
 			}
@@ -184,11 +200,11 @@ func TestLesseeKeepsItsLease(t *testing.T) {
 			v.delay = time.Hour
 		}
 		l.mu.Unlock()
-		time.Sleep(l.timing.Doubt + l.timing.Interval)
+		pass(l.timing.Doubt + l.timing.Interval)
 		if bubbleNow() < l.view.Doubt() || !l.holds() {
 			t.Error("no doubt before the end")
 		}
-		if time.Sleep(l.timing.Lease - l.timing.Doubt); l.holds() {
+		if pass(l.timing.Lease - l.timing.Doubt); l.holds() {
 			t.Error("a lease without answers")
 		}
 		l.mu.Lock()
@@ -196,7 +212,7 @@ func TestLesseeKeepsItsLease(t *testing.T) {
 			v.delay = 0
 		}
 		l.mu.Unlock()
-		if time.Sleep(l.timing.Interval); !l.holds() {
+		if pass(l.timing.Interval); !l.holds() {
 			t.Error("the lease does not come back")
 		}
 		if l.first("cut 1") >= 0 {
@@ -219,9 +235,9 @@ func TestLesseeCutsThenReleases(t *testing.T) {
 			t.Errorf("order: %v", l.lines)
 		}
 		renewals := l.last("renew 1")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		l.set(intended(1, 3, IntentFailover)) // the intent is replaced
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if l.last("renew 1") != renewals {
 			t.Error("an epoch that was given up is renewed")
 		}
@@ -241,7 +257,7 @@ func TestLesseeIgnoresAnswersAfterItsRelease(t *testing.T) {
 		l.set(locked(1))
 		l.set(intended(1, 2, IntentFailover)) // the renewals are still under way
 		for range 50 {
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 			if l.view.Until() != 0 || l.granted != 0 {
 				t.Fatal("a late answer brought the lease back")
 			}
@@ -254,7 +270,7 @@ func TestLesseeThatStartsUnderAnIntent(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lesseeTest) {
 		l.set(intended(4, 5, IntentSwitchover))
 		l.start(t)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if l.view.Until() != 0 || l.first("cut 4") < 0 || l.first("release 4") < 0 {
 			t.Errorf("until %d: %v", l.view.Until(), l.lines)
 		}
@@ -285,14 +301,14 @@ func TestLesseeDrainsUnderItsLease(t *testing.T) {
 		l.set(locked(1))
 		l.set(intended(1, 2, IntentSwitchover))
 		for range 7 {
-			if time.Sleep(500 * time.Millisecond); !l.holds() {
+			if pass(500 * time.Millisecond); !l.holds() {
 				t.Fatal("the lease was lost while draining")
 			}
 		}
 		if l.first("cut 1") >= 0 || l.first("release 1") >= 0 {
 			t.Fatalf("cut before it was drained: %v", l.lines)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		drained, cut, release := l.first("drained 1"), l.first("cut 1"), l.first("release 1")
 		if drained < 0 || cut < drained || release < cut || l.holds() {
 			t.Errorf("order: %v", l.lines)
@@ -302,7 +318,7 @@ func TestLesseeDrainsUnderItsLease(t *testing.T) {
 
 func TestLesseeDrainIsBounded(t *testing.T) {
 	for name, end := range map[string]func(*lesseeTest){
-		"by its time":     func(l *lesseeTest) { time.Sleep(l.drain + time.Second) },
+		"by its time":     func(l *lesseeTest) { pass(l.drain + time.Second) },
 		"by a failover":   func(l *lesseeTest) { l.set(intended(1, 3, IntentFailover)) },
 		"by the new lock": func(l *lesseeTest) { l.set(locked(2)) },
 	} {
@@ -312,7 +328,7 @@ func TestLesseeDrainIsBounded(t *testing.T) {
 				l.start(t)
 				l.set(locked(1))
 				l.set(intended(1, 2, IntentSwitchover))
-				time.Sleep(time.Second)
+				pass(time.Second)
 				if l.first("cut 1") >= 0 {
 					t.Fatal("not drained at all")
 				}
@@ -334,7 +350,7 @@ func TestLesseeRepeatsItsRelease(t *testing.T) {
 		l.start(t)
 		l.set(locked(1))
 		l.set(intended(1, 2, IntentFailover))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		dead, alive := l.voters[0].releases, l.voters[1].releases
