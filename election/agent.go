@@ -98,7 +98,7 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 		kick:    make(chan struct{}, 1),
 		work:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
-		status:  MemberStatus{Name: cfg.Name, Phase: PhaseStopped, Problem: "not looked at yet"},
+		status:  MemberStatus{Name: cfg.Name, Phase: PhaseUnknown, Problem: "not looked at yet"},
 	}
 	var err error
 	if a.secrets, err = loadAgentSecrets(cfg.SecretsDir); err != nil {

@@ -4,11 +4,11 @@ import "golang.org/x/sys/unix"
 
 // KillServerForTest ends a server and all that is left of it.
 func KillServerForTest(pid int, dataDir string) {
-	if live, _ := pgPostmaster(dataDir); live == pid {
+	if live, _, _ := pgPostmaster(dataDir); live == pid {
 		pgSignal(pid, unix.SIGKILL, dataDir)
 	}
 	for range 100 {
-		pids := pgOrphans(dataDir)
+		pids, _ := pgOrphans(dataDir)
 		if len(pids) == 0 {
 			return
 		}

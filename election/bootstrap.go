@@ -22,6 +22,9 @@ func (a *PostgresAgent) orderBootstrap(ctx context.Context, o Order) (OrderResul
 		return OrderResult{}, fmt.Errorf("%w: the cluster has a primary already", ErrAgentRole)
 	}
 	kind, why := a.inspectDir()
+	if kind == pgDirUnknown {
+		return OrderResult{}, errors.New(why)
+	}
 	if kind == pgDirForeign {
 		return OrderResult{}, fmt.Errorf("%w: %s", ErrAgentForeign, why)
 	}

@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,6 +47,8 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	switch kind {
 	case pgDirForeign:
 		return fmt.Errorf("%w: %s", ErrAgentForeign, why)
+	case pgDirUnknown:
+		return errors.New(why)
 	case pgDirOurs:
 		if err := a.keepOneLost(epoch); err != nil {
 			return err

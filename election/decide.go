@@ -100,7 +100,7 @@ func decideBootstrap(in Input, p Policy) Decision {
 	for _, m := range DataMembers(in.State.Members) {
 		o, ok := freshReport(in, p, m.Name)
 		switch {
-		case !ok || o.Member.Phase == "":
+		case !ok || o.Member.Phase == "" || o.Member.Phase == PhaseUnknown:
 			wait = append(wait, m.Name+" has not reported")
 		case o.Member.Phase == PhaseForeign:
 			wrong = append(wrong, m.Name+" has data that this cluster did not make")

@@ -139,6 +139,9 @@ type pgDirKind int
 const (
 	pgDirEmpty pgDirKind = iota
 	pgDirForeign
+	// pgDirUnknown cannot be read now (a failing disk, no file descriptors left): what is there
+	// is not known, so nothing is done to it and nothing is concluded from it.
+	pgDirUnknown
 	pgDirOurs
 )
 
@@ -150,13 +153,16 @@ func (a *PostgresAgent) inspectDir() (pgDirKind, string) {
 	case errors.Is(err, os.ErrNotExist):
 		return pgDirEmpty, ""
 	case err != nil:
-		return pgDirForeign, fmt.Sprintf("data directory cannot be read: %v", err)
+		return pgDirUnknown, fmt.Sprintf("data directory cannot be read: %v", err)
 	case len(entries) == 0:
 		return pgDirEmpty, ""
 	}
 	const remedy = ": holdfast does not touch it; move it away, or set another data_dir, " +
 		"or set adopt_foreign to have it put aside"
 	b, err := os.ReadFile(filepath.Join(dir, pgMarkerName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return pgDirUnknown, fmt.Sprintf("data directory cannot be read: %v", err)
+	}
 	if err != nil {
 		return pgDirForeign, dir + " holds data that holdfast did not make" + remedy
 	}

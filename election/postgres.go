@@ -191,7 +191,9 @@ const logBytesMax = 32 << 20
 // waits until it answers. The caller has written the configuration and ended the orphans. A
 // server that still recovers when ctx ends or StartTimeout has passed is left to go on.
 func (a *PostgresAgent) startServer(ctx context.Context) error {
-	if pid, _ := a.postmaster(); pid != 0 {
+	if pid, _, err := a.postmaster(); err != nil {
+		return fmt.Errorf("start: %w", err)
+	} else if pid != 0 {
 		return a.waitReady(ctx, nil)
 	}
 	a.closeConn()
@@ -211,7 +213,7 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 		_, err := a.run(context.WithoutCancel(ctx), "pg_ctl", "start", "-s", "-w",
 			"-t", "30", "-D", a.cfg.DataDir, "-l", a.logFile(),
 			"-o", "-c restart_after_crash=off -c logging_collector=off")
-		if pid, _ := a.postmaster(); err != nil && pid == 0 {
+		if pid, _, _ := a.postmaster(); err != nil && pid == 0 {
 			failed <- err
 		}
 		close(failed)
@@ -228,7 +230,7 @@ func (a *PostgresAgent) waitReady(ctx context.Context, failed <-chan error) erro
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.StartTimeout)
 	defer cancel()
 	for {
-		_, word := a.postmaster()
+		_, word, _ := a.postmaster()
 		if word == "ready" || word == "standby" {
 			if _, err := a.exec(ctx, "SELECT 1"); err == nil {
 				return nil
@@ -246,7 +248,7 @@ func (a *PostgresAgent) waitReady(ctx context.Context, failed <-chan error) erro
 		case <-ctx.Done():
 			return fmt.Errorf("the server does not answer yet (state %q): %w", word, ctx.Err())
 		}
-		if pid, _ := a.postmaster(); pid == 0 && failed == nil {
+		if pid, _, err := a.postmaster(); err == nil && pid == 0 && failed == nil {
 			return errors.New("the server ended while it was starting")
 		}
 	}
@@ -280,7 +282,10 @@ func (a *PostgresAgent) logSince(offset int64) string {
 // caller that went away is no reason to stop less gently.
 func (a *PostgresAgent) stopServer(ctx context.Context, bound time.Duration) (bool, error) {
 	ctx = context.WithoutCancel(ctx)
-	pid, _ := a.postmaster()
+	pid, _, err := a.postmaster()
+	if err != nil {
+		return false, fmt.Errorf("stop: %w", err)
+	}
 	if pid == 0 {
 		return false, a.endOrphans(ctx)
 	}

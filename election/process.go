@@ -192,12 +192,18 @@ func pgSyncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// pgProc tells about the process pid. alive is false for none and for a zombie: it is dead
-// though its pid is still taken (DESIGN 10.11a).
+// pgIsGone tells that the error of a look at /proc says that the process does not exist; any
+// other one (no file descriptors left, no memory) says nothing about it.
+func pgIsGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH)
+}
+
+// pgProc tells about the process pid. alive is false only if it is proven: there is none, or a
+// zombie, which is dead though its pid is still taken (DESIGN 10.11a).
 func pgProc(pid int) (alive bool, ppid int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false, 0
+		return !pgIsGone(err), 0
 	}
 	// The name is in parentheses and may hold anything; what follows the last one is fields.
 	i := bytes.LastIndexByte(b, ')')
@@ -211,13 +217,24 @@ func pgProc(pid int) (alive bool, ppid int) {
 
 // pgServesDir tells whether pid is a postgres process whose working directory is dir. PostgreSQL's
 // processes change to PGDATA; the name in the process title is never asked. A zombie has neither.
-func pgServesDir(pid int, dir os.FileInfo) bool {
+// An error says that it cannot be told.
+func pgServesDir(pid int, dir os.FileInfo) (bool, error) {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	if err != nil || filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
-		return false
+	if err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) != "postgres" {
+		return false, nil
 	}
-	cwd, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
-	return err == nil && os.SameFile(cwd, dir)
+	var cwd os.FileInfo
+	if err == nil {
+		cwd, err = os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	}
+	if err != nil {
+		// A process that may not be looked at belongs to another account (pgMayLook).
+		if pgIsGone(err) || errors.Is(err, os.ErrPermission) {
+			return false, nil
+		}
+		return false, fmt.Errorf("look at process %d: %w", pid, err)
+	}
+	return os.SameFile(cwd, dir), nil
 }
 
 // pgMayLook checks that processes of PostgreSQL's account can be told apart at all: without it a
@@ -244,58 +261,82 @@ func pgMayLook(c *pgAccount) error {
 
 // postmaster gives the pid of the live postmaster of the data directory, 0 if there is none, and
 // the state word that the postmaster writes into its file (starting, ready, standby, stopping).
-func (a *PostgresAgent) postmaster() (pid int, word string) {
-	return pgPostmaster(a.cfg.DataDir)
+// An error says that it cannot be told, which is never taken for "there is none".
+func (a *PostgresAgent) postmaster() (pid int, word string, err error) {
+	pid, word, err = pgPostmaster(a.cfg.DataDir)
+	if err == nil && pid == 0 && a.watchedLives() {
+		err = errPostmasterFile
+	}
+	return pid, word, err
 }
 
-func pgPostmaster(dataDir string) (pid int, word string) {
+func pgPostmaster(dataDir string) (pid int, word string, err error) {
 	b, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
-	if err != nil || len(b) > 4096 {
-		return 0, ""
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, "", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("look for the postmaster: %w", err)
 	}
 	lines := strings.Split(string(b), "\n")
 	pid, err = strconv.Atoi(strings.TrimSpace(lines[0]))
-	if err != nil || pid < 2 { // negative: single-user mode
-		return 0, ""
+	if err != nil || pid < 2 || len(b) > 4096 { // negative: single-user mode
+		return 0, "", nil
 	}
 	dir, err := os.Stat(dataDir)
 	if err != nil {
-		return 0, ""
+		return 0, "", fmt.Errorf("look for the postmaster: %w", err)
 	}
-	if alive, _ := pgProc(pid); !alive || !pgServesDir(pid, dir) {
-		return 0, ""
+	if alive, _ := pgProc(pid); !alive {
+		return 0, "", nil
+	}
+	if is, err := pgServesDir(pid, dir); err != nil || !is {
+		return 0, "", err
 	}
 	if len(lines) > 7 {
 		word = strings.TrimSpace(lines[7])
 	}
-	return pid, word
+	return pid, word, nil
 }
 
 // pgOrphans are the live postgres processes of the data directory.
-func pgOrphans(dataDir string) []int {
+func pgOrphans(dataDir string) ([]int, error) {
 	dir, err := os.Stat(dataDir)
-	if err != nil {
-		return nil
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
 	}
-	entries, _ := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("look for orphans: %w", err)
+	}
 	var pids []int
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
-		if err != nil || !pgServesDir(pid, dir) {
+		if err != nil {
+			continue
+		}
+		if is, err := pgServesDir(pid, dir); err != nil {
+			return nil, err
+		} else if !is {
 			continue
 		}
 		if alive, _ := pgProc(pid); alive {
 			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, nil
 }
 
 // endOrphans ends the processes that outlived their postmaster: they block a start, and may
 // still write. The caller holds ops, so no postmaster of ours is just starting; one that
 // somebody else starts shows its file within the pause.
 func (a *PostgresAgent) endOrphans(ctx context.Context) error {
-	if len(pgOrphans(a.cfg.DataDir)) == 0 {
+	if pids, err := pgOrphans(a.cfg.DataDir); err != nil {
+		return err
+	} else if len(pids) == 0 {
 		return a.clearDeadLocks()
 	}
 	begin := time.Now()
@@ -303,10 +344,15 @@ func (a *PostgresAgent) endOrphans(ctx context.Context) error {
 		if err := pgSleep(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
-		if pid, _ := a.postmaster(); pid != 0 {
+		if pid, _, err := a.postmaster(); err != nil {
+			return fmt.Errorf("end orphans: %w", err)
+		} else if pid != 0 {
 			return fmt.Errorf("end orphans: postmaster %d lives", pid)
 		}
-		pids := pgOrphans(a.cfg.DataDir)
+		pids, err := pgOrphans(a.cfg.DataDir)
+		if err != nil {
+			return fmt.Errorf("end orphans: %w", err)
+		}
 		if len(pids) == 0 {
 			a.log.Info("orphans of a dead postmaster ended")
 			return a.clearDeadLocks()
@@ -344,7 +390,8 @@ func (a *PostgresAgent) clearDeadLocks() error {
 		if err != nil || filepath.Clean(dir) != filepath.Clean(a.cfg.DataDir) {
 			continue // not a file of this data directory: PostgreSQL's error tells
 		}
-		if live, _ := a.postmaster(); live != 0 || unix.Kill(max(pid, -pid), 0) != nil {
+		live, _, err := a.postmaster()
+		if err != nil || live != 0 || unix.Kill(max(pid, -pid), 0) != nil {
 			continue // alive, or gone for good: PostgreSQL handles both itself
 		}
 		a.log.Info("lock file of a dead postmaster removed", zap.String("path", path),
@@ -364,13 +411,13 @@ func pgSignal(pid int, sig unix.Signal, dataDir string) {
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		if errors.Is(err, unix.ENOSYS) && pgServesDir(pid, dir) {
+		if is, _ := pgServesDir(pid, dir); is && errors.Is(err, unix.ENOSYS) {
 			_ = unix.Kill(pid, sig)
 		}
 		return
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if pgServesDir(pid, dir) {
+	if is, _ := pgServesDir(pid, dir); is {
 		_ = unix.PidfdSendSignal(fd, sig, nil, 0)
 	}
 }

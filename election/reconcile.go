@@ -91,14 +91,21 @@ func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *t
 	step := agentStep{lock: st.Lock, mine: st.Lock.Holder == a.cfg.Name}
 	step.holder = a.memberNamed(st.Lock.Holder)
 	kind, why := a.inspectDir()
+	if kind != pgDirOurs && kind != pgDirUnknown && a.watchedLives() {
+		return errPostmasterFile // it was renamed or unmounted: nothing may take its place
+	}
 	switch kind {
 	case pgDirForeign:
 		return a.reconcileForeign(ctx, step, why)
 	case pgDirEmpty:
 		return a.reconcileEmpty(ctx, step)
+	case pgDirUnknown:
+		return errors.New(why)
 	case pgDirOurs:
 	}
-	if pid, word := a.postmaster(); pid == 0 {
+	if pid, word, err := a.postmaster(); err != nil {
+		return err
+	} else if pid == 0 {
 		return a.reconcileStopped(ctx, step)
 	} else if word != "ready" && word != "standby" {
 		return nil // starting or stopping
@@ -126,8 +133,9 @@ func (a *PostgresAgent) cancelOnNewLock(ctx context.Context, cancel func(), epoc
 }
 
 func (a *PostgresAgent) reconcileForeign(ctx context.Context, s agentStep, why string) error {
-	if pid, _ := a.postmaster(); !a.cfg.AdoptForeign || pid != 0 || s.holder == nil {
-		return nil // the sample shows the problem
+	pid, _, err := a.postmaster()
+	if err != nil || !a.cfg.AdoptForeign || pid != 0 || s.holder == nil {
+		return err // without one, the sample shows the problem
 	}
 	a.log.Warn("foreign data is put aside as configured", zap.String("why", why))
 	if err := a.setAside(a.cfg.DataDir + ".foreign"); err != nil {

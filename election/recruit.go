@@ -280,6 +280,8 @@ func (a *PostgresAgent) needOurs() error {
 		return fmt.Errorf("%w: no data", ErrAgentDown)
 	case pgDirForeign:
 		return fmt.Errorf("%w: %s", ErrAgentForeign, why)
+	case pgDirUnknown:
+		return errors.New(why)
 	case pgDirOurs:
 		if a.record().Rewinding {
 			return fmt.Errorf("%w: a rewind was interrupted", ErrAgentBusy)
@@ -290,8 +292,8 @@ func (a *PostgresAgent) needOurs() error {
 
 // isRunning tells whether there is a postmaster, and waits until it answers if so.
 func (a *PostgresAgent) isRunning(ctx context.Context) (bool, error) {
-	if pid, _ := a.postmaster(); pid == 0 {
-		return false, nil
+	if pid, _, err := a.postmaster(); err != nil || pid == 0 {
+		return false, err
 	}
 	return true, a.waitReady(ctx, nil)
 }

@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"strconv"
@@ -62,7 +63,14 @@ func (s *agentSampler) once(ctx context.Context) {
 func (s *agentSampler) look(ctx context.Context) MemberStatus {
 	a := s.a
 	kind, why := a.inspectDir()
-	pid, word := a.postmaster()
+	pid, word, err := a.postmaster()
+	if err == nil && kind == pgDirUnknown {
+		err = errors.New(why)
+	}
+	if err != nil && s.conn != nil && a.watchedLives() {
+		// The files cannot be looked at, but the server can be asked.
+		kind, pid, err = pgDirOurs, s.pid, nil
+	}
 	if pid == 0 {
 		pgClose(s.conn)
 		s.conn, s.pid, s.badFrom = nil, 0, time.Time{}
@@ -71,6 +79,8 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 		return MemberStatus{Phase: *p, Pid: pid}
 	}
 	switch {
+	case err != nil:
+		return MemberStatus{Phase: PhaseUnknown, Problem: err.Error()}
 	case kind == pgDirForeign:
 		return MemberStatus{Phase: PhaseForeign, Problem: why}
 	case kind == pgDirEmpty:
@@ -92,7 +102,7 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 		s.badFrom = time.Now()
 	}
 	old := a.Status()
-	if again, _ := a.postmaster(); again != pid {
+	if again, _, err2 := a.postmaster(); err2 == nil && again == 0 {
 		return s.lookStopped(ctx)
 	}
 	phase := PhaseStarting
@@ -114,7 +124,9 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 // write. While an order or a step runs, that one ends them, and the server counts as starting.
 func (s *agentSampler) lookStopped(ctx context.Context) MemberStatus {
 	a := s.a
-	if len(pgOrphans(a.cfg.DataDir)) > 0 {
+	if pids, err := pgOrphans(a.cfg.DataDir); err != nil {
+		return MemberStatus{Phase: PhaseUnknown, Problem: err.Error()}
+	} else if len(pids) > 0 {
 		select {
 		case a.ops <- struct{}{}:
 			err := a.endOrphans(ctx)
@@ -251,6 +263,22 @@ func agentSameForDecision(x, y MemberStatus) bool {
 		x.Upstream == y.Upstream && x.Pledged == y.Pledged && x.Problem == y.Problem &&
 		x.CheckpointTimeline == y.CheckpointTimeline &&
 		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots)
+}
+
+// errPostmasterFile says that the files of the server and its process do not fit each other.
+var errPostmasterFile = errors.New("the postmaster lives, but postmaster.pid is not its own")
+
+// watchedLives tells that the postmaster that was last seen has not ended, whatever its files say
+// (a directory renamed or unmounted under it).
+func (a *PostgresAgent) watchedLives() bool {
+	a.mu.Lock()
+	pid := a.watched
+	a.mu.Unlock()
+	if pid == 0 {
+		return false
+	}
+	alive, _ := pgProc(pid)
+	return alive
 }
 
 // watch makes sure that one goroutine waits for the death of pid.

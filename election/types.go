@@ -98,6 +98,8 @@ type MemberPhase string
 
 // The phases of a member.
 const (
+	// PhaseUnknown is proof of nothing: not looked at yet, or it cannot be looked at now.
+	PhaseUnknown  MemberPhase = "unknown"
 	PhaseEmpty    MemberPhase = "empty"    // no data directory
 	PhaseForeign  MemberPhase = "foreign"  // data that this cluster did not make
 	PhaseStopped  MemberPhase = "stopped"  // data, no postmaster

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	holdfast "holdfast/cmd/holdfast"
 )
 
@@ -48,8 +50,8 @@ func TestE2ENodeUnit(t *testing.T) {
 	}
 	makeDatabase(t, c)
 	prober := newProber(t, c.Node("node2"))
+	waitCommits(t, prober, 20)
 	pid := unit.Postmaster()
-	started := startTime(t, pid)
 	// Otherwise this would show nothing: the unit's default, which ends the whole group, would
 	// not reach PostgreSQL.
 	for _, p := range []int{unit.Pid(), pid} {
@@ -58,37 +60,82 @@ func TestE2ENodeUnit(t *testing.T) {
 		}
 	}
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		begin := time.Now()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		if err := unit.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := unit.Wait(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		if got := unit.Postmaster(); got != pid {
-			t.Fatalf("after %v the postmaster is %d, was %d", sig, got, pid)
-		}
-		if err := unit.StartIn(group); err != nil {
-			t.Fatal(err)
-		}
-		after := waitHealthy(t, c)
-		if got := unit.Postmaster(); got != pid || startTime(t, pid) != started {
-			t.Errorf("after %v and a restart the postmaster is %d, was %d", sig, got, pid)
-		}
-		if after.Epoch != before.Epoch {
-			t.Errorf("after %v and a restart the epoch is %d, was %d: %+v", sig, after.Epoch,
-				before.Epoch, after.Last)
-		}
-		if !slices.Contains(cgroupPids(t, group), pid) {
-			t.Errorf("after %v the postmaster left the control group", sig)
-		}
-		t.Logf("%v and restart: longest time without a commit through %s: %d ms", sig,
-			"another proxy", prober.Gap(begin, time.Now()).Milliseconds())
+		restartUnit(t, c, unit, group, sig, prober)
 	}
 	prober.Stop()
 	checkProber(t, prober)
+	if t.Failed() {
+		t.Log(unit.LogTail(200))
+	}
+}
+
+// restartUnit ends the node's main process, starts it again, and checks that nothing else changed.
+func restartUnit(t *testing.T, c *holdfast.Cluster, unit *holdfast.ClusterNode, group string,
+	sig syscall.Signal, prober *holdfast.Prober,
+) {
+	t.Helper()
+	before := waitHealthy(t, c)
+	pid := unit.Postmaster()
+	started := startTime(t, pid)
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	if err := unit.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unit.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if got := unit.Postmaster(); got != pid {
+		t.Log(unit.LogTail(200))
+		t.Fatalf("after %v the postmaster is %d, was %d", sig, got, pid)
+	}
+	if err := unit.StartIn(group); err != nil {
+		t.Fatal(err)
+	}
+	// Until it serves again, what the others say of it may be of before.
+	waitServing(t, unit)
+	waitCommits(t, prober, 20)
+	after := waitHealthy(t, c)
+	if got := unit.Postmaster(); got != pid || startTime(t, pid) != started {
+		t.Errorf("after %v and a restart the postmaster is %d, was %d", sig, got, pid)
+	}
+	if after.Epoch != before.Epoch {
+		t.Errorf("after %v and a restart the epoch is %d, was %d: %+v", sig, after.Epoch,
+			before.Epoch, after.Last)
+	}
+	if !slices.Contains(cgroupPids(t, group), pid) {
+		t.Errorf("after %v the postmaster left the control group", sig)
+	}
+	t.Logf("%v and restart: longest time without a commit through %s: %d ms", sig,
+		"another proxy", prober.Gap(begin, time.Now()).Milliseconds())
+}
+
+// waitCommits waits until the prober has so many commits more than now.
+func waitCommits(t *testing.T, p *holdfast.Prober, more int64) {
+	t.Helper()
+	for end, until := p.Commits()+more, time.Now().Add(time.Minute); p.Commits() < end; {
+		if time.Now().After(until) {
+			t.Fatalf("%d commits, want %d; last error: %v", p.Commits(), end, p.LastError())
+		}
+		time.Sleep(10 * time.Millisecond) // polls, with an end
+	}
+}
+
+// waitServing waits until the node's proxy takes a session.
+func waitServing(t *testing.T, n *holdfast.ClusterNode) {
+	t.Helper()
+	for until := time.Now().Add(time.Minute); ; {
+		conn, err := pgx.Connect(t.Context(), e2eDSN(n))
+		if err == nil {
+			_ = conn.Close(t.Context())
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond) // polls, with an end
+	}
 }
 
 // makeCgroup makes a control group, of version 2 or 1, whichever can be written.
