@@ -3,6 +3,7 @@ package election_test
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -341,4 +342,28 @@ func TestNodeThatLostItsDiskComesBack(t *testing.T) {
 		return s.Lock != nil && s.Lock.Epoch == epoch && e == epoch && !blank
 	})
 	waitGranted(t, g, change(t, g, election.IntentFailover, "node3"))
+}
+
+// TestAnotherListOfNodesIsTold: a node whose list is not that of the group says so.
+func TestAnotherListOfNodesIsTold(t *testing.T) {
+	g, _ := startGroup(t, 3)
+	change(t, g, election.IntentBootstrap, "node1")
+	if got := g.Running["node2"].Problems(); len(got) > 0 {
+		t.Fatalf("problems of a sound node: %q", got)
+	}
+	for _, name := range []string{"node1", "node2", "node3"} {
+		g.Stop(name)
+	}
+	old := g.Change
+	g.Change = func(cfg *election.Config, deps *election.Deps) {
+		old(cfg, deps)
+		cfg.Nodes = slices.Clone(cfg.Nodes)
+		cfg.Nodes[2].Name = "node4"
+	}
+	got := strings.Join(g.Start("node2").Problems(), "\n")
+	for _, want := range []string{"node4 at", "node3 at", "only in the group", "group.nodes"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want something with %q", got, want)
+		}
+	}
 }

@@ -234,6 +234,9 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
 	}
+	for _, p := range n.election.Problems() {
+		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
+	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
 	st.RaftIndex = n.election.AppliedIndex()
 	st.Lease = leaseStatus(n.election)
