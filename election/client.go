@@ -115,6 +115,21 @@ func (p *peer) release(ctx context.Context, r Renewal) (RenewalAnswer, error) {
 	return a, err
 }
 
+// relayClient is how a borrower reaches the relay beside a voter.
+type relayClient struct{ *peer }
+
+func (r relayClient) renew(ctx context.Context, m Renewal) (RenewalAnswer, error) {
+	var a RenewalAnswer
+	err := r.call(ctx, "/v1/borrow", m, &a)
+	return a, err
+}
+
+func (r relayClient) release(ctx context.Context, m Renewal) (RenewalAnswer, error) {
+	var a RenewalAnswer
+	err := r.call(ctx, "/v1/return", m, &a)
+	return a, err
+}
+
 // localVoter is this node's own voter as a lessee sees it.
 type localVoter struct {
 	node  string

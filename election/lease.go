@@ -25,6 +25,10 @@ type RenewalAnswer struct {
 	// Endorsed is the highest epoch that the voter has endorsed.
 	Endorsed uint64 `json:"endorsed"`
 	Reason   string `json:"reason,omitempty"`
+	// Left and DoubtLeft are of a relay only (Relay): how long, in nanoseconds, its own lease
+	// lasts, and until it is in doubt, which may be over.
+	Left      int64 `json:"left,omitempty"`
+	DoubtLeft int64 `json:"doubt_left,omitempty"`
 }
 
 // promise is what a voter promised to one incarnation of a lessee.
@@ -72,6 +76,11 @@ func (p *Promises) Forbid(epoch uint64) { p.floor = max(p.floor, epoch) }
 
 // Renew promises for T_P from now, which is when the message was received.
 func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
+	return p.renewFor(now, r, int64(p.timing.Promise))
+}
+
+// renewFor promises for that long, in nanoseconds.
+func (p *Promises) renewFor(now int64, r Renewal, long int64) RenewalAnswer {
 	a := RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: p.endorsed}
 	key := lesseeKey{r.Lessee, r.Incarnation}
 	old, known := p.byLessee[key]
@@ -90,8 +99,7 @@ func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
 		// A lessee that asks for another epoch has given the one before up for good
 		// (Tally.Begin), so one promise to it is enough.
 		next := promise{
-			epoch: r.Epoch, until: now + int64(p.timing.Promise), seq: max(r.Seq, old.seq),
-			released: old.released,
+			epoch: r.Epoch, until: now + long, seq: max(r.Seq, old.seq), released: old.released,
 		}
 		if r.Epoch == old.epoch {
 			next.until = max(next.until, old.until)
@@ -156,6 +164,10 @@ type Tally struct {
 	released uint64 // renewals up to this one are void
 	pending  []round
 	sent     int64 // when the newest renewal that a majority granted was sent; 0 if none
+
+	// Of a borrower only: it asks one relay at a time, and has what that one says is left.
+	isBorrower   bool
+	doubt, until int64
 }
 
 // round is one renewal that was sent to all voters.
@@ -171,10 +183,14 @@ const roundsMax = 16
 // NewTally counts for a group of that many voters.
 func NewTally(t Timing, voters int) *Tally { return &Tally{timing: t, majority: voters/2 + 1} }
 
+// NewBorrowerTally counts for a lessee that asks relays instead of voters.
+func NewBorrowerTally(t Timing) *Tally { return &Tally{timing: t, majority: 1, isBorrower: true} }
+
 // Begin turns to another epoch; what was granted for the one before is void.
 func (t *Tally) Begin(epoch uint64) {
 	if epoch != t.epoch {
 		t.epoch, t.sent, t.pending = epoch, 0, nil
+		t.doubt, t.until = 0, 0
 		t.released = t.seq
 	}
 }
@@ -202,8 +218,17 @@ func (t *Tally) Answer(voter string, a RenewalAnswer) {
 		r.granted[voter] = true
 		if len(r.granted) >= t.majority {
 			t.sent = max(t.sent, r.sent)
+			t.borrow(r.sent, a)
 		}
 		return
+	}
+}
+
+// borrow takes what a relay lent, at most what a lease of its own could be. Two relays are
+// answerable for their loans independently, so the longer one holds.
+func (t *Tally) borrow(sent int64, a RenewalAnswer) {
+	if until := sent + min(a.Left, int64(t.timing.Lease)); t.isBorrower && until > t.until {
+		t.until, t.doubt = until, sent+min(a.DoubtLeft, int64(t.timing.Doubt))
 	}
 }
 
@@ -213,6 +238,7 @@ func (t *Tally) Release() (seq uint64) {
 	t.seq++
 	t.released = t.seq
 	t.sent, t.pending = 0, nil
+	t.doubt, t.until = 0, 0
 	return t.seq
 }
 
@@ -221,6 +247,9 @@ func (t *Tally) Release() (seq uint64) {
 func (t *Tally) Deadlines() (doubt, until int64) {
 	if t.sent == 0 {
 		return 0, 0
+	}
+	if t.isBorrower {
+		return t.doubt, t.until
 	}
 	return t.sent + int64(t.timing.Doubt), t.sent + int64(t.timing.Lease)
 }

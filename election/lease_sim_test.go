@@ -67,6 +67,9 @@ type simLessee struct {
 	given       uint64
 	cheat       int64 // deadline by bugLeaseFromAnswer, 0 if none
 	effect      int64 // true time until which something of the epoch may arrive
+	relay       *election.Relay
+	release     func() // sends the release that waits for what was lent
+	left        int64  // end of the lease that was given up, for bugRelayOn
 }
 
 type simMsg struct {
@@ -83,6 +86,7 @@ type leaseSim struct {
 	bug     leaseBug
 	voters  []*simVoter
 	lessees []*simLessee
+	sides   []*simLessee // sidecars, which borrow from the lessees
 	queue   []simMsg
 	begun   uint64                  // epoch of the newest intent
 	yes     map[uint64]map[int]bool // voters that have answered an endorsement of the epoch
@@ -107,6 +111,12 @@ func newLeaseSim(seed int, bug leaseBug) *leaseSim {
 	for i := range 2 {
 		s.lessees = append(s.lessees, s.newLessee(fmt.Sprintf("p%d", i)))
 	}
+	for i := range 2 {
+		l := s.newLessee(fmt.Sprintf("side%d", i))
+		l.tally = election.NewBorrowerTally(s.t)
+		l.tally.Begin(l.epoch)
+		s.sides = append(s.sides, l)
+	}
 	return s
 }
 
@@ -129,7 +139,7 @@ func (s *leaseSim) startVoter(v *simVoter, first bool) {
 func (s *leaseSim) newLessee(name string) *simLessee {
 	l := &simLessee{
 		simClock: s.newClock(), name: name, incarnation: s.r.Uint64(),
-		tally: election.NewTally(s.t, 3), epoch: s.locks[s.r.IntN(len(s.locks))],
+		tally: election.NewTally(s.t, 3), relay: election.NewRelay(s.t), epoch: s.locks[s.r.IntN(len(s.locks))],
 	}
 	if s.bug == bugFormerSelf {
 		l.incarnation = 1
@@ -229,20 +239,27 @@ func (s *leaseSim) answer(l *simLessee, voter int, a election.RenewalAnswer) {
 // release gives the epoch up after the gate is closed: nothing of it is under way any more.
 func (s *leaseSim) release(l *simLessee) {
 	l.given = l.epoch
+	_, l.left = l.tally.Deadlines()
+	l.relay.Close(l.epoch)
 	seq := l.tally.Release()
 	l.cheat, l.effect = 0, 0
 	r := election.Renewal{Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: l.epoch}
-	for _, v := range s.voters {
-		s.send(func() {
-			r := r
-			if s.bug == bugReleaseNewer {
-				r.Seq = max(r.Seq, v.newest[r.Incarnation])
-			}
-			v.Release(v.at(s.now), r)
-			if p := v.perLessee[r.Incarnation]; p != nil {
-				p.Release(v.at(s.now), r)
-			}
-		})
+	l.release = func() {
+		for _, v := range s.voters {
+			s.send(func() { s.takeRelease(v, r) })
+		}
+	}
+	s.releaseWhenClear(l)
+}
+
+// takeRelease is a voter's Release, with the mistakes.
+func (s *leaseSim) takeRelease(v *simVoter, r election.Renewal) {
+	if s.bug == bugReleaseNewer {
+		r.Seq = max(r.Seq, v.newest[r.Incarnation])
+	}
+	v.Release(v.at(s.now), r)
+	if p := v.perLessee[r.Incarnation]; p != nil {
+		p.Release(v.at(s.now), r)
 	}
 }
 
@@ -307,7 +324,8 @@ func (s *leaseSim) step() error {
 	}
 	l := s.lessees[s.r.IntN(len(s.lessees))]
 	current := s.locks[len(s.locks)-1]
-	switch s.r.IntN(40) {
+	side := s.sides[s.r.IntN(len(s.sides))]
+	switch s.r.IntN(60) {
 	case 0, 1:
 		s.restart(s.voters[s.r.IntN(3)])
 	case 2:
@@ -338,6 +356,18 @@ func (s *leaseSim) step() error {
 			l.epoch = current
 			l.tally.Begin(l.epoch)
 		}
+	case 21, 22:
+		if side.epoch < s.begun && side.given < side.epoch {
+			s.giveBack(side)
+		}
+	case 23, 24, 25:
+		if side.epoch < current {
+			s.giveBack(side)
+			side.epoch = current
+			side.tally.Begin(side.epoch)
+		}
+	case 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38:
+		s.borrow(side)
 	default:
 		s.renew(l)
 	}
@@ -347,7 +377,7 @@ func (s *leaseSim) step() error {
 // check is the invariant: while something of an epoch may still arrive, no majority has endorsed
 // a higher one.
 func (s *leaseSim) check() error {
-	for _, l := range s.lessees {
+	for _, l := range slices.Concat(s.lessees, s.sides) {
 		for e := l.epoch + 1; e <= s.begun; e++ {
 			if s.now < l.effect && len(s.yes[e]) >= 2 {
 				return fmt.Errorf("%s may use epoch %d though %d is endorsed", l.name, l.epoch, e)

@@ -32,7 +32,8 @@ type voterClient interface {
 }
 
 // lessee keeps this process's lease: it renews the epoch of the committed lock with all voters at
-// once, and gives it up when the state shows that it is to end. It owns its goroutines.
+// once, or borrows from one relay at a time, and gives it up when the state shows that it is to
+// end. It lends to others what is left of its lease. It owns its goroutines.
 type lessee struct {
 	name        string
 	incarnation uint64
@@ -47,6 +48,9 @@ type lessee struct {
 
 	mu      sync.Mutex
 	tally   *Tally
+	relay   *Relay        // what this lessee lent
+	free    chan struct{} // closed when something that was lent is released
+	asks    int           // of a borrower: which of voters it asks now
 	given   uint64        // epochs up to this one are given up for good
 	granted uint64        // newest epoch that a majority granted
 	changed chan struct{} // closed when granted changes
@@ -61,7 +65,41 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 		name: name, incarnation: rand.Uint64(), timing: t, drain: drain, voters: voters,
 		source: source, gate: gate, log: log, now: now,
 		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
+		relay: NewRelay(t), free: make(chan struct{}),
 	}
+}
+
+// borrow makes the lessee ask the relays that run beside the voters, one at a time, beginning
+// with any: the voters' load then does not grow with the number of such lessees.
+func (l *lessee) borrow() {
+	l.tally = NewBorrowerTally(l.timing)
+	l.asks = rand.IntN(len(l.voters))
+}
+
+// lend answers a borrower.
+func (l *lessee) lend(r Renewal) RenewalAnswer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	doubt, until := l.tally.Deadlines()
+	return l.relay.Renew(l.now(), r, l.tally.epoch, doubt, until)
+}
+
+// takeBack notes that a borrower has released.
+func (l *lessee) takeBack(r Renewal) RenewalAnswer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.relay.Release(l.now(), r)
+	close(l.free)
+	l.free = make(chan struct{})
+	return a
+}
+
+// outstanding is how long something lent of the epoch may still be in use, and a channel that is
+// closed when something is released.
+func (l *lessee) outstanding(epoch uint64) (time.Duration, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.relay.Outstanding(l.now(), epoch), l.free
 }
 
 // state returns the newest epoch that was granted, and a channel that is closed at the next.
@@ -126,6 +164,7 @@ func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
 	}
 	l.mu.Lock()
 	l.given = epoch
+	l.relay.Close(epoch)
 	seq := l.tally.Release()
 	l.view.until.Store(0)
 	l.view.doubt.Store(0)
@@ -133,6 +172,28 @@ func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
 	l.log.Info("lease given up", zap.Uint64("epoch", epoch))
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
+	}
+	l.work.Add(1)
+	go l.runReleases(ctx, r)
+}
+
+// runReleases tells the voters once what was lent is back or has run out.
+func (l *lessee) runReleases(ctx context.Context, r Renewal) {
+	defer l.work.Done()
+	for {
+		wait, free := l.outstanding(r.Epoch)
+		if wait == 0 {
+			break
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-free:
+		case <-t.C:
+		}
+		t.Stop()
 	}
 	for _, v := range l.voters {
 		l.work.Add(1)
@@ -154,15 +215,26 @@ func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
 	}()
 	t := time.NewTicker(l.timing.Interval)
 	defer t.Stop()
-	for {
+	for isDone := false; ; {
 		s, newer := l.source.State()
 		if intentEpoch(s) != intent {
 			cancel()
 		}
 		l.renewAll(ctx, epoch)
+		// Those that this lessee lends to drain at the same time, and need the lease for it.
+		wait, free := l.outstanding(epoch)
+		if isDone && (wait == 0 || ctx.Err() != nil) {
+			return
+		}
+		ended := ctx.Done()
+		if !isDone {
+			free, ended = nil, nil
+		}
 		select {
 		case <-done:
-			return
+			done, isDone = nil, true
+		case <-ended:
+		case <-free:
 		case <-newer:
 		case <-t.C:
 		}
@@ -191,7 +263,7 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 	}
 }
 
-// renewAll sends one renewal to every voter; it does not wait for the answers.
+// renewAll sends one renewal to every voter, or to the relay; it does not wait for the answers.
 func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
@@ -205,23 +277,39 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
 	}
-	for _, v := range l.voters {
+	voters := l.voters
+	if l.tally.isBorrower {
+		l.mu.Lock()
+		i := l.asks % len(voters)
+		l.mu.Unlock()
+		voters = voters[i : i+1]
+	}
+	for _, v := range voters {
 		l.work.Add(1)
 		go l.runRenew(ctx, v, r)
 	}
 }
 
-// runRenew asks one voter. The answer is of no use once the lease would have ended.
+// runRenew asks one voter. The answer is of no use once the lease would have ended, and a
+// borrower looks for another relay well before.
 func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	defer l.work.Done()
-	ctx, cancel := context.WithTimeout(ctx, l.timing.Lease)
+	limit := l.timing.Lease
+	if l.tally.isBorrower {
+		limit = l.timing.Interval
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	a, err := v.renew(ctx, r)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := l.asks % len(l.voters); (err != nil || !a.Granted) && l.tally.isBorrower &&
+		l.voters[i] == v {
+		l.asks++
+	}
 	if err != nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.tally.Answer(v.name(), a)
 	if l.tally.epoch != r.Epoch {
 		return

@@ -110,6 +110,9 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	}
 	n.lessee = newLessee(cfg.Name, timing, cfg.DrainTimeout, n.voterClients(), n, deps.Gate,
 		n.log, n.now)
+	if !cfg.Voter {
+		n.lessee.borrow()
+	}
 	if deps.Loop == nil {
 		deps.Loop = func(c Coordinator) LeaderLoop { return newControllerFor(c, cfg) }
 	}
@@ -144,7 +147,9 @@ func (n *Node) peerList() []*peer {
 func (n *Node) voterClients() []voterClient {
 	var out []voterClient
 	for _, m := range n.cfg.Nodes {
-		if p := n.peers[m.Name]; p != nil {
+		if p := n.peers[m.Name]; p != nil && !n.cfg.Voter {
+			out = append(out, relayClient{p})
+		} else if p != nil {
 			out = append(out, p)
 		} else if n.voter != nil {
 			out = append(out, localVoter{m.Name, n.voter})

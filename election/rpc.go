@@ -63,8 +63,10 @@ func (n *Node) handler() http.Handler {
 	mux := http.NewServeMux()
 	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
 	if n.voter != nil {
-		mux.HandleFunc("POST /v1/renew", rpc(ofItself(n.voter.renew)))
-		mux.HandleFunc("POST /v1/release", rpc(ofItself(n.voter.release)))
+		mux.HandleFunc("POST /v1/renew", voters(rpc(ofItself(n.voter.renew))))
+		mux.HandleFunc("POST /v1/release", voters(rpc(ofItself(n.voter.release))))
+		mux.HandleFunc("POST /v1/borrow", rpc(ofItself(n.lessee.lend)))
+		mux.HandleFunc("POST /v1/return", rpc(ofItself(n.lessee.takeBack)))
 		mux.HandleFunc("POST /v1/endorse", voters(rpc(func(ctx context.Context,
 			r endorseRequest,
 		) (empty, error) {
