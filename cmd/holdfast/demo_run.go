@@ -232,6 +232,9 @@ func (d *demo) runFaults(ctx context.Context) {
 
 func (d *demo) oneFault(ctx context.Context, kind faultKind) {
 	ch := d.fault(ctx, kind)
+	if ctx.Err() != nil && ch.Error == "" {
+		return // the end came in the middle of it: there is no result to tell
+	}
 	d.mu.Lock()
 	d.changes = append(d.changes, ch)
 	from := d.checked
