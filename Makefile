@@ -16,6 +16,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 FUZZTIME := 30s
 # How often `make bench` measures each kind of change.
 ROUNDS := 3
+# Which lines of the failure table `make faults` runs: all, or a part of their names.
+FAULTS := all
 # Which tool builds images, and its flags.
 IMAGE_TOOL := buildah
 IMAGE := holdfast
@@ -65,6 +67,12 @@ fuzz-short:
 .PHONY: e2e
 e2e: setup build ## three nodes, pgbench, failovers and a switchover
 	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 20m -v
+
+.PHONY: faults
+faults: setup build ## the failure table in network namespaces (as root), report in bench/results
+	$(NEED_ALL) HOLDFAST_BINARY=$(CURDIR)/bin/holdfast HOLDFAST_FAULTS="$(FAULTS)" \
+	    HOLDFAST_FAULTS_REPORT=$(CURDIR)/bench/results \
+	    $(GOTEST) ./cmd/holdfast -run '^TestE2EFaults$$' -count 1 -timeout 45m -v
 
 .PHONY: bench
 bench: setup build ## micro-benchmarks, then the time without a commit by kind of change

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demo need beside Go: PostgreSQL's server and tools, iproute2,
-# procps, and a C compiler for the race detector. What is there already is left alone. As a plain
-# user with something missing it says what to install, in one line, and exits 1.
+# procps, what the fault lab's disks need, and a C compiler for the race detector. What is there
+# already is left alone. As a plain user with something missing it says what to install, in one
+# line, and exits 1.
 set -euo pipefail
 
 # pg_bin prints the newest directory that has every program the agent and the tests run.
@@ -23,6 +24,9 @@ missing=()
 pg_bin >/dev/null || missing+=(postgresql)
 command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
 command -v ps >/dev/null || missing+=(procps)
+[[ -x /sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
+[[ -x /sbin/fsfreeze ]] || missing+=(util-linux)
+command -v mount >/dev/null || missing+=(mount)
 command -v gcc >/dev/null || missing+=(gcc libc6-dev)
 command -v git >/dev/null || missing+=(git)
 [[ ${#missing[@]} -gt 0 ]] || exit 0

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -31,6 +32,11 @@ type ClusterConfig struct {
 	Keep bool
 	// Settings are PostgreSQL settings beside the cluster's own.
 	Settings []string
+	// Hosts are the nodes' addresses; empty chooses loopback ones.
+	Hosts []string
+	// Inside runs f where the node of that name lives, such as in a network namespace of its own:
+	// its process is started there, and its HTTP interface is reached from there. Empty is here.
+	Inside func(node string, f func() error) error
 }
 
 // Cluster is three nodes as processes of their own on this machine, each with a PostgreSQL server
@@ -71,9 +77,10 @@ func StartCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 // NewCluster makes directory, keys and configurations of a cluster; no node runs yet. After an
 // error nothing is left.
 func NewCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
-	c := &Cluster{cfg: cfg, client: &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true},
-	}}
+	c := &Cluster{cfg: cfg}
+	c.client = &http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: c.dial},
+	}
 	if err := c.prepare(); err != nil {
 		return nil, err
 	}
@@ -133,9 +140,12 @@ func (c *Cluster) makeDir() error {
 
 // makeNodes makes keys and configurations.
 func (c *Cluster) makeNodes(ctx context.Context) error {
-	hosts, ports, err := chooseAddresses(clusterSize)
-	if err != nil {
-		return err
+	hosts, ports := c.cfg.Hosts, usualPorts
+	if len(hosts) == 0 {
+		var err error
+		if hosts, ports, err = chooseAddresses(clusterSize); err != nil {
+			return err
+		}
 	}
 	args := []string{"init", "--dir", c.pkiDir()}
 	for i, host := range hosts {
@@ -188,6 +198,31 @@ func nodeEnv() []string {
 		}
 	}
 	return env
+}
+
+// inside runs f where the node lives.
+func (c *Cluster) inside(node string, f func() error) error {
+	if c.cfg.Inside == nil {
+		return f()
+	}
+	return c.cfg.Inside(node, f)
+}
+
+// dial connects to a node's HTTP interface from where the node lives.
+func (c *Cluster) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	for _, n := range c.Nodes {
+		if n.HTTP != addr {
+			continue
+		}
+		var conn net.Conn
+		err := c.inside(n.Name, func() (err error) {
+			conn, err = d.DialContext(ctx, network, addr)
+			return err
+		})
+		return conn, err
+	}
+	return d.DialContext(ctx, network, addr)
 }
 
 // Node returns the node of a name; nil if there is none.

@@ -79,7 +79,7 @@ func (n *ClusterNode) start(cmd *exec.Cmd) error {
 	cmd.Dir, cmd.Env = n.Dir, nodeEnv()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	err = cmd.Start()
+	err = n.cluster.inside(n.Name, cmd.Start)
 	_ = log.Close() // the process has its own
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -66,6 +67,7 @@ func reap(spec reapSpec) error {
 		return removeUnmarked(spec.Dir)
 	}
 	freeSharedMemory(spec.Dir)
+	unmountUnder(spec.Dir)
 	if spec.Keep {
 		return nil
 	}
@@ -73,6 +75,20 @@ func reap(spec reapSpec) error {
 		return fmt.Errorf("remove directory: %w", err)
 	}
 	return nil
+}
+
+// unmountUnder takes away the file systems that a fault lab mounted in the directory; without
+// any, as everywhere else, it does nothing. What cannot be unmounted shows when it is removed.
+func unmountUnder(dir string) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+			_ = unix.Unmount(f[1], unix.MNT_DETACH)
+		}
+	}
 }
 
 // removeUnmarked removes what a crash between making the directory and marking it left: an empty

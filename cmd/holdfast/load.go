@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // LoadConfig says what a Load does.
@@ -47,6 +50,8 @@ type Load struct {
 	changed chan struct{}  // closed at the next change of the primary
 	runs    map[string]int // how often each proxy was killed
 	drops   []string       // why sessions were lost, the first few
+	codes   map[string]int // of errors that sessions were told, how often each
+	told    []string       // the first few of them
 
 	connected, dropped, cut   atomic.Int64
 	everLost                  atomic.Int64 // sessions, not losses
@@ -75,6 +80,10 @@ type LoadStats struct {
 	StateChecks int64    `json:"state_checks"`
 	StateWrong  int64    `json:"state_wrong"`
 	Drops       []string `json:"drops,omitempty"`
+	// Codes counts the errors that sessions were told, by SQLSTATE.
+	Codes map[string]int `json:"codes,omitempty"`
+	// Told are the first few of those errors.
+	Told []string `json:"told,omitempty"`
 }
 
 // NewLoad makes a load; Setup and Start follow.
@@ -82,6 +91,7 @@ func NewLoad(cfg LoadConfig) *Load {
 	l := &Load{
 		cfg: cfg, clock: NewCommitClock(), stop: make(chan struct{}),
 		changed: make(chan struct{}), runs: make(map[string]int),
+		codes: make(map[string]int),
 	}
 	for i := range cfg.Sessions {
 		l.sessions = append(l.sessions, &loadSession{load: l, id: i + 1, kind: kindOf(i),
@@ -238,13 +248,29 @@ func (l *Load) noteDrop(format string, args ...any) {
 	}
 }
 
+// noteError counts an error that a server or proxy told a session.
+func (l *Load) noteError(err error) {
+	var pe *pgconn.PgError
+	if !errors.As(err, &pe) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.codes[pe.Code]++
+	if len(l.told) < dropsMax {
+		l.told = append(l.told, fmt.Sprintf("%s: %s %s (%s)", time.Now().Format(time.StampMilli),
+			pe.Code, pe.Message, pe.Detail))
+	}
+}
+
 // Clock tells when commits were acknowledged.
 func (l *Load) Clock() *CommitClock { return l.clock }
 
 // Stats returns the counters.
 func (l *Load) Stats() LoadStats {
 	l.mu.Lock()
-	drops := append([]string(nil), l.drops...)
+	drops, codes := slices.Clone(l.drops), maps.Clone(l.codes)
+	told := slices.Clone(l.told)
 	l.mu.Unlock()
 	return LoadStats{
 		Sessions: l.cfg.Sessions, Connected: l.connected.Load(), Dropped: l.dropped.Load(),
@@ -252,6 +278,7 @@ func (l *Load) Stats() LoadStats {
 		Cut:  l.cut.Load(), Commits: l.clock.Total(), Retried: l.retried.Load(),
 		Refused: l.refused.Load(), InDoubt: l.inDoubt.Load(),
 		StateChecks: l.stateChecks.Load(), StateWrong: l.stateWrong.Load(), Drops: drops,
+		Codes: codes, Told: told,
 	}
 }
 

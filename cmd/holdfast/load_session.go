@@ -67,6 +67,7 @@ func (s *loadSession) run(ctx context.Context) {
 		}
 		err := s.step(ctx)
 		s.steps++
+		s.load.noteError(err)
 		if s.conn.IsClosed() {
 			s.lost(err)
 			continue

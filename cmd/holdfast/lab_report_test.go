@@ -1,0 +1,189 @@
+package main_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestE2EFaults runs the failure table: a bounded part of it, or with HOLDFAST_FAULTS=all every
+// line, and then writes the report to HOLDFAST_FAULTS_REPORT. HOLDFAST_FAULTS may also be part of
+// a fault's name.
+func TestE2EFaults(t *testing.T) {
+	needCluster(t)
+	if os.Getenv(labInside) == "" && os.Getenv("HOLDFAST_BINARY") == "" {
+		if !enterLab(t, "HOLDFAST_BINARY="+buildBinary(t)) {
+			return
+		}
+	}
+	if !enterLab(t) {
+		return
+	}
+	byProfile := map[string][]*labFault{}
+	for i := range labFaults {
+		f := &labFaults[i]
+		if f.profile == "" {
+			f.profile = "cloud"
+		}
+		if isWanted(f, os.Getenv("HOLDFAST_FAULTS")) {
+			byProfile[f.profile] = append(byProfile[f.profile], f)
+		}
+	}
+	var report labReport
+	for _, profile := range slices.Sorted(maps.Keys(byProfile)) {
+		runFaults(t, profile, byProfile[profile], &report)
+	}
+	t.Logf("the failure table:\n%s", report.table())
+}
+
+func isWanted(f *labFault, which string) bool {
+	switch which {
+	case "":
+		return f.isBounded && f.known == ""
+	case "all":
+		return true
+	}
+	return strings.Contains(f.name, which)
+}
+
+// runFaults runs faults on one cluster as long as it recovers, and on a new one otherwise.
+func runFaults(t *testing.T, profile string, faults []*labFault, report *labReport) {
+	var l *lab
+	end := func() {
+		if l == nil {
+			return
+		}
+		if err := l.close(); err != nil {
+			t.Errorf("end of the lab: %v", err)
+		}
+		l = nil
+	}
+	defer end()
+	for _, f := range faults {
+		if l == nil {
+			var err error
+			if l, err = startLab(t, os.Getenv("HOLDFAST_BINARY"), profile); err != nil {
+				t.Fatalf("start the lab: %v", err)
+			}
+		}
+		out, err := l.do(t.Context(), f)
+		if err != nil {
+			out.fail("%v", err)
+			out.Passed = false
+		}
+		report.add(t, out)
+		if out.Passed {
+			t.Logf("ok: %s", out.line())
+			continue
+		}
+		t.Errorf("FAILED: %s\n    %s\n    errors: %s", out.line(), strings.Join(out.Failures,
+			"\n    "), strings.Join(out.Errors, "\n            "))
+		for _, n := range l.cluster.Nodes {
+			t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(labLogLines()))
+		}
+		end()
+	}
+}
+
+func labLogLines() int {
+	if os.Getenv("HOLDFAST_LAB_KEEP") != "" {
+		return 5
+	}
+	return 25
+}
+
+// labReport is what the long target writes, anew after each fault.
+type labReport struct {
+	Command string          `json:"command"`
+	When    string          `json:"when"`
+	Faults  []*labOutcomeOf `json:"faults"`
+}
+
+func (r *labReport) add(t *testing.T, o *labOutcomeOf) {
+	t.Helper()
+	r.Command, r.When = "make faults", time.Now().UTC().Format(time.RFC3339)
+	r.Faults = append(r.Faults, o)
+	dir := os.Getenv("HOLDFAST_FAULTS_REPORT")
+	if dir == "" {
+		return
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = errors.Join(
+			os.WriteFile(filepath.Join(dir, "faults.json"), append(text, '\n'), 0o644),
+			os.WriteFile(filepath.Join(dir, "faults.md"), []byte(r.markdown()), 0o644))
+	}
+	if err != nil {
+		t.Fatalf("write report: %v", err)
+	}
+}
+
+func (o *labOutcomeOf) verdict() string {
+	switch {
+	case o.Passed:
+		return "ok"
+	case o.Known != "":
+		return "FAILED (known)"
+	}
+	return "FAILED"
+}
+
+func (o *labOutcomeOf) line() string {
+	return fmt.Sprintf("%s (%s): %s; %d sessions lost, %d cut with their proxy, errors %s, "+
+		"%d ms without a commit (by proxy %v), healthy %d ms after, %d commits, direct writes %v, "+
+		"%.0f s", o.Name, o.Profile, o.Change, o.Lost, o.Cut, codesText(o.Codes), o.GapMS, o.GapsMS,
+		o.HealthyMS, o.Ledger.Acknowledged, o.DoorAcks, o.SecondsRun)
+}
+
+func codesText(codes map[string]int) string {
+	var parts []string
+	for _, code := range slices.Sorted(maps.Keys(codes)) {
+		parts = append(parts, fmt.Sprintf("%s: %d", code, codes[code]))
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (r *labReport) table() string {
+	var b strings.Builder
+	b.WriteString("| fault | profile | must | verdict | roles changed | sessions lost | " +
+		"errors by SQLSTATE | longest time without a commit | old primary back | " +
+		"healthy after the end |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	yes := map[bool]string{true: "yes", false: "no"}
+	for _, o := range r.Faults {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %d | %s | %d ms | %s | %.1f s |\n", o.Name,
+			o.Profile, o.Expected, o.verdict(), yes[o.RolesChanged], o.Lost, codesText(o.Codes),
+			o.GapMS, yes[o.IsOldBack], float64(o.HealthyMS)/1000)
+	}
+	return b.String()
+}
+
+func (r *labReport) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# The failure table, run\n\nWritten by `%s` at %s; what it means is in "+
+		"docs/faults.md. Sessions that end with the\nprocess of their own proxy are not lost by a "+
+		"change, they are counted in faults.json.\n\n%s", r.Command, r.When, r.table())
+	for _, o := range r.Faults {
+		if o.Passed {
+			continue
+		}
+		fmt.Fprintf(&b, "\n**%s: %s**", o.verdict(), o.Name)
+		if o.Known != "" {
+			fmt.Fprintf(&b, " — %s", o.Known)
+		}
+		b.WriteString("\n\n")
+		for _, f := range o.Failures {
+			fmt.Fprintf(&b, "- %s\n", strings.ReplaceAll(f, "\n", " "))
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,346 @@
+package main_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	holdfast "holdfast/cmd/holdfast"
+)
+
+// labRoles is what may become of the roles under a fault.
+type labRoles string
+
+const (
+	rolesKept    labRoles = "kept"    // the same epoch before and after
+	rolesChanged labRoles = "changed" // another primary
+	rolesRenewed labRoles = "renewed" // a new epoch, on the same primary or another
+	rolesAny     labRoles = "any"
+)
+
+// labFault is one line of the report.
+type labFault struct {
+	name    string
+	line    string // of the failure table
+	profile string
+	// isBounded puts it into `make test`.
+	isBounded bool
+	roles     labRoles
+	// mayFail are SQLSTATEs that clients may be told: 40001 is safe to repeat, 08007 is the
+	// truth about a commit whose outcome cannot be known. Nothing else ever.
+	mayFail []string
+	// gapMax bounds the time without a commit through the proxies of serving; 0 is no bound.
+	gapMax  time.Duration
+	serving func(*labRun) []string
+	// known says why the product does not do it yet; such a line is FAILED all the same.
+	known string
+	// run does the fault and ends it.
+	run func(*labRun) error
+}
+
+// labRun is one run of a fault.
+type labRun struct {
+	*lab
+	ctx    context.Context
+	before holdfast.Status
+	// primary and leader are those before the fault.
+	primary, leader *holdfast.ClusterNode
+	// killed are nodes whose process the fault ends: their proxies' sessions end with them.
+	killed map[string]bool
+	out    *labOutcomeOf
+}
+
+// labOutcomeOf is what came of a fault, a line of the report.
+type labOutcomeOf struct {
+	Name         string                `json:"name"`
+	Line         string                `json:"line"`
+	Profile      string                `json:"profile"`
+	Expected     string                `json:"expected"`
+	Passed       bool                  `json:"passed"`
+	Known        string                `json:"known_failure,omitempty"`
+	Failures     []string              `json:"failures,omitempty"`
+	RolesChanged bool                  `json:"roles_changed"`
+	Change       string                `json:"change,omitempty"`
+	Lost         int64                 `json:"sessions_lost"`
+	Cut          int64                 `json:"sessions_cut_with_proxy"`
+	Codes        map[string]int        `json:"errors_by_sqlstate"`
+	Errors       []string              `json:"examples_of_errors,omitempty"`
+	GapMS        int64                 `json:"longest_ms_without_commit"`
+	GapsMS       map[string]int64      `json:"longest_ms_without_commit_by_proxy"`
+	Commits      int64                 `json:"commits"`
+	HealthyMS    int64                 `json:"ms_until_healthy"`
+	IsOldBack    bool                  `json:"old_primary_back"`
+	DoorAcks     map[string]int        `json:"writes_taken_by_server"`
+	Ledger       holdfast.LedgerReport `json:"ledger"`
+	SecondsRun   float64               `json:"seconds"`
+}
+
+func (o *labOutcomeOf) fail(format string, args ...any) {
+	o.Failures = append(o.Failures, fmt.Sprintf(format, args...))
+}
+
+// labHealthy bounds the recovery after the end of a fault; a clone may be needed.
+const labHealthy = 2 * time.Minute
+
+// labWarmUp is how many commits of each prober precede a fault.
+const labWarmUp = 20
+
+// do runs a fault on a healthy cluster and judges it. An error is one of the lab's own.
+func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
+	out := &labOutcomeOf{Name: f.name, Line: f.line, Profile: l.profile, Known: f.known,
+		Expected: f.expected(), Codes: map[string]int{}, GapsMS: map[string]int64{}}
+	r := &labRun{lab: l, ctx: ctx, killed: map[string]bool{}, out: out}
+	if err := r.begin(); err != nil {
+		return out, fmt.Errorf("before the fault: %w", err)
+	}
+	start := time.Now()
+	if err := f.run(r); err != nil {
+		out.fail("the fault: %v", err)
+	}
+	l.net.heal()
+	for _, d := range l.disks() {
+		if err := errors.Join(d.thaw(), d.empty()); err != nil {
+			out.fail("end of the fault: %v", err)
+		}
+	}
+	ended := time.Now()
+	after, err := l.cluster.WaitHealthy(ctx, labHealthy)
+	out.HealthyMS = time.Since(ended).Milliseconds()
+	if err != nil {
+		out.fail("not healthy after the fault: %v", err)
+	}
+	l.load.Changed()
+	// The probers must have gone on, and idle sessions looked at their state.
+	time.Sleep(2 * time.Second)
+	end := time.Now()
+	out.SecondsRun = end.Sub(start).Seconds()
+	r.judge(f, after, start, end)
+	if err := r.checkLedgers(); err != nil {
+		out.fail("%v", err)
+	}
+	out.Passed = len(out.Failures) == 0
+	return out, nil
+}
+
+func (f *labFault) expected() string {
+	text := "roles " + string(f.roles) + "; no session lost; "
+	if len(f.mayFail) == 0 {
+		text += "no error"
+	} else {
+		text += "no error but " + strings.Join(f.mayFail, ", ")
+	}
+	if f.gapMax > 0 {
+		text += fmt.Sprintf("; commits at least every %v", f.gapMax)
+	}
+	return text
+}
+
+// begin waits until all is well and forgets what was before.
+func (r *labRun) begin() error {
+	st, err := r.cluster.WaitHealthy(r.ctx, labHealthy)
+	if err != nil {
+		return err
+	}
+	r.before = st
+	r.primary, r.leader = r.cluster.Node(st.Primary), r.cluster.Node(st.Leader)
+	if r.primary == nil || r.leader == nil {
+		return fmt.Errorf("primary %q, Raft leader %q", st.Primary, st.Leader)
+	}
+	// Each prober commits: the time before the first commit does not count as one without.
+	for _, p := range r.probers {
+		for at := p.clock.Total(); p.clock.Total() < at+labWarmUp; {
+			if err := r.sleep(20 * time.Millisecond); err != nil {
+				return fmt.Errorf("no commits through %s: %w", p.node.Name, err)
+			}
+		}
+		p.takeErrors()
+	}
+	r.takeAcks()
+	r.stats = r.load.Stats()
+	return nil
+}
+
+// leaderElsewhere switches over so that the primary's node does not lead the Raft group.
+func (r *labRun) leaderElsewhere() error {
+	for range 3 {
+		if r.primary != r.leader {
+			return nil
+		}
+		if err := r.cluster.Switchover(r.ctx, r.others(r.primary.Name)[0].Name); err != nil {
+			return err
+		}
+		if err := r.begin(); err != nil {
+			return err
+		}
+	}
+	return errors.New("the Raft leader follows the primary")
+}
+
+func (l *lab) takeAcks() []labAck {
+	var acks []labAck
+	for _, d := range l.doors {
+		acks = append(acks, d.takeAcks()...)
+	}
+	return acks
+}
+
+// judge holds what happened against what must happen.
+func (r *labRun) judge(f *labFault, after holdfast.Status, start, end time.Time) {
+	o := r.out
+	o.RolesChanged = after.Epoch != r.before.Epoch
+	o.Change = fmt.Sprintf("%s epoch %d -> %s epoch %d", r.before.Primary, r.before.Epoch,
+		after.Primary, after.Epoch)
+	if after.Last != nil && o.RolesChanged {
+		o.Change += fmt.Sprintf(" (%s: %s)", after.Last.Kind, after.Last.Cause)
+	}
+	for _, m := range after.Members {
+		if m.Name == r.before.Primary {
+			o.IsOldBack = memberIsWell(after, m)
+		}
+	}
+	switch {
+	case f.roles == rolesKept && o.RolesChanged:
+		o.fail("the roles changed: %s", o.Change)
+	case f.roles == rolesChanged && after.Primary == r.before.Primary:
+		o.fail("no failover: %s", o.Change)
+	case f.roles == rolesRenewed && !o.RolesChanged:
+		o.fail("no new epoch: %s", o.Change)
+	}
+	if !o.IsOldBack {
+		o.fail("the old primary did not come back")
+	}
+	r.judgeClients(f)
+	r.judgeGaps(f, start, end)
+	acks := r.takeAcks()
+	o.DoorAcks = map[string]int{}
+	for _, a := range acks {
+		o.DoorAcks[a.node]++
+	}
+	if two := twoPrimaries(acks); two != "" {
+		o.fail("two writable primaries: %s", two)
+	}
+}
+
+func memberIsWell(st holdfast.Status, m holdfast.MemberStatus) bool {
+	if m.Name == st.Primary {
+		return m.Role == "primary"
+	}
+	return m.Role == "standby" && m.Streaming
+}
+
+// judgeClients counts sessions and errors. The connections to a node that was killed end with it.
+func (r *labRun) judgeClients(f *labFault) {
+	o, now := r.out, r.load.Stats()
+	o.Lost = now.Dropped - r.stats.Dropped
+	o.Cut = now.Cut - r.stats.Cut
+	for code, n := range now.Codes {
+		if n -= r.stats.Codes[code]; n > 0 {
+			o.Codes[code] += n
+		}
+	}
+	o.Errors = append(o.Errors, now.Drops[min(len(r.stats.Drops), len(now.Drops)):]...)
+	o.Errors = append(o.Errors, now.Told[min(len(r.stats.Told), len(now.Told)):]...)
+	for _, p := range r.probers {
+		codes, drops, lost := p.takeErrors()
+		if r.killed[p.node.Name] {
+			o.Cut += int64(lost)
+			delete(codes, "none") // logins that were refused while nobody listened
+		} else {
+			o.Lost += int64(lost)
+			o.Errors = append(o.Errors, drops...)
+		}
+		for code, n := range codes {
+			o.Codes[code] += n
+		}
+	}
+	if o.Lost > 0 {
+		o.fail("%d sessions were lost though their proxy lived", o.Lost)
+	}
+	if n := now.StateWrong - r.stats.StateWrong; n > 0 {
+		o.fail("%d sessions lost their state", n)
+	}
+	for _, code := range slices.Sorted(maps.Keys(o.Codes)) {
+		if !slices.Contains(f.mayFail, code) {
+			o.fail("%d errors with SQLSTATE %s", o.Codes[code], code)
+		}
+	}
+}
+
+// judgeGaps measures how long there was no commit, through each proxy and through all.
+func (r *labRun) judgeGaps(f *labFault, start, end time.Time) {
+	o := r.out
+	o.Commits = r.load.Stats().Commits - r.stats.Commits
+	o.GapMS = r.load.Clock().Gap(start, end).Milliseconds()
+	for _, p := range r.probers {
+		gap := p.clock.Gap(start, end)
+		o.GapsMS[p.node.Name] = gap.Milliseconds()
+	}
+	if f.gapMax == 0 {
+		return
+	}
+	serving := []string{"node1", "node2", "node3"}
+	if f.serving != nil {
+		serving = f.serving(r)
+	}
+	for _, name := range serving {
+		if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap > f.gapMax {
+			o.fail("%v without a commit through %s, at most %v is allowed", gap, name, f.gapMax)
+		}
+	}
+}
+
+// checkLedgers reads what is there in the end.
+func (r *labRun) checkLedgers() error {
+	ctx, cancel := context.WithTimeout(r.ctx, time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, e2eDSN(r.primary))
+	if err != nil {
+		return fmt.Errorf("check ledgers: %w", err)
+	}
+	defer closeLabConn(conn)
+	sum, _, err := r.load.Check(ctx, 1)
+	if err != nil {
+		return err
+	}
+	for i, p := range r.probers {
+		rep, err := p.check(ctx, conn)
+		if err != nil {
+			return err
+		}
+		addLedger(&sum, rep)
+		rep, err = checkLabLedger(ctx, conn, &r.doors[i].ledger, "lab_door", p.node.Name)
+		if err != nil {
+			return err
+		}
+		addLedger(&sum, rep)
+	}
+	r.out.Ledger = sum
+	if sum.Wrong() > 0 {
+		r.out.fail("the database breaks promises: %d acknowledged commits are lost, %d doubled, "+
+			"%d ghosts, %d foreign: %v", sum.Lost, sum.Doubled, sum.Ghosts, sum.Foreign,
+			sum.Examples)
+	}
+	if sum.Acknowledged == 0 {
+		r.out.fail("nothing was committed at all")
+	}
+	return nil
+}
+
+func addLedger(sum *holdfast.LedgerReport, r holdfast.LedgerReport) {
+	sum.Acknowledged += r.Acknowledged
+	sum.Refused += r.Refused
+	sum.InDoubt += r.InDoubt
+	sum.Pending += r.Pending
+	sum.Lost += r.Lost
+	sum.Doubled += r.Doubled
+	sum.Ghosts += r.Ghosts
+	sum.Foreign += r.Foreign
+	sum.InDoubtThere += r.InDoubtThere
+	sum.Examples = append(sum.Examples, r.Examples...)
+}

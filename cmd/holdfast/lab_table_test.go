@@ -1,0 +1,157 @@
+package main_test
+
+import "time"
+
+// labFaults is the failure table. Faults of one profile run on one cluster, one after the other;
+// those of a bounded run come first.
+var labFaults = []labFault{
+	{
+		name: "Raft disk of the leader frozen 10 s", line: lineRaftDisk, isBounded: true,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onLeader(freezeRaft(10 * time.Second)),
+	},
+	{
+		name: "delay 100 +/- 80 ms for 15 s", line: lineDelay, isBounded: true,
+		roles: rolesKept, gapMax: 4 * time.Second, run: weather(labLink{
+			delay: 100 * time.Millisecond, jitter: 80 * time.Millisecond}, 15*time.Second),
+	},
+	{
+		name: "primary cut off from everyone 20 s", line: lineCut, isBounded: true,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 15 * time.Second,
+		serving: notThePrimary, run: cutPrimary(true, true, everything, 20*time.Second),
+	},
+	{
+		name: "delay 400 +/- 300 ms for 60 s", line: lineDelay, roles: rolesKept,
+		run: weather(labLink{delay: 400 * time.Millisecond, jitter: 300 * time.Millisecond},
+			time.Minute),
+	},
+	{
+		name: "loss 5 % for 30 s", line: lineDelay, roles: rolesKept,
+		run: weather(labLink{loss: 0.05}, 30*time.Second),
+	},
+	{
+		name: "loss 20 % for 30 s", line: lineDelay, roles: rolesKept,
+		run: weather(labLink{loss: 0.2}, 30*time.Second),
+	},
+	{
+		name: "loss 40 % for 30 s", line: lineDelay, roles: rolesKept,
+		run: weather(labLink{loss: 0.4}, 30*time.Second),
+	},
+	{
+		name: "Raft leader killed", line: lineLeader, roles: rolesKept, gapMax: 2 * time.Second,
+		serving: notTheLeader, run: onLeader(killProcess(5 * time.Second)),
+	},
+	{
+		name: "Raft leader paused 15 s", line: lineLeader, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notTheLeader,
+		run: onLeader(pauseProcess(15 * time.Second)),
+	},
+	{
+		name: "Raft leader cut away 15 s", line: lineLeader, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notTheLeader, run: onLeader(cutNode(15 * time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node frozen 20 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onPrimary(freezeRaft(20 * time.Second)),
+	},
+	{
+		name: "Raft disk of the third node frozen 35 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: onFollower(freezeRaft(35 * time.Second)),
+	},
+	{
+		name: "Raft disk of the leader frozen 35 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: onLeader(freezeRaft(35 * time.Second)),
+	},
+	{
+		name: "Raft disk of the leader full 20 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: onLeader(fillDisk(raftDisk, 20*time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node full 20 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: onPrimary(fillDisk(raftDisk, 20*time.Second)),
+	},
+	{
+		name: "Raft disk of the third node full 20 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: onFollower(fillDisk(raftDisk, 20*time.Second)),
+	},
+	{
+		name: "primary's node process paused 20 s", line: linePause, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notThePrimary,
+		run: onPrimary(pauseProcess(20 * time.Second)),
+	},
+	{
+		name: "primary's node process paused 40 s", line: linePause, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notThePrimary,
+		run: onPrimary(pauseProcess(40 * time.Second)),
+	},
+	{
+		name: "primary's packets out are lost 20 s", line: lineCut, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 15 * time.Second, serving: notThePrimary,
+		run: cutPrimary(false, true, everything, 20*time.Second),
+	},
+	{
+		name: "primary's packets in are lost 20 s", line: lineCut, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 15 * time.Second, serving: notThePrimary,
+		run: cutPrimary(true, false, everything, 20*time.Second),
+	},
+	{
+		// No commit can be acknowledged any more, so a change helps.
+		name: "primary cut off from its standbys only 30 s", line: lineCut, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 25 * time.Second,
+		run: cutPrimary(true, true, isReplication, 30*time.Second),
+	},
+	{
+		// PostgreSQL is well and two proxies reach it: a change would help nobody.
+		name: "primary cut off from the voters only 20 s", line: lineCut, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notThePrimary,
+		run: cutPrimary(true, true, isControl, 20*time.Second),
+	},
+	{
+		name: "primary's host lost 15 s", line: lineHost, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
+		run: loseHost(15 * time.Second),
+	},
+	{
+		name: "postmaster killed, two backends hang 10 s", line: lineServer,
+		roles: rolesRenewed, mayFail: changeCodes, gapMax: 3 * time.Second,
+		run: killPostmasterOnly(10 * time.Second),
+	},
+	{
+		name: "immediate shutdown by a third party", line: lineServer, roles: rolesRenewed,
+		mayFail: changeCodes, gapMax: 5 * time.Second, run: signalPostmaster(3),
+	},
+	{
+		name: "data disk of the primary frozen 30 s", line: lineData, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 20 * time.Second, serving: notThePrimary,
+		run: freezeData(30 * time.Second),
+	},
+	{
+		name: "data disk of the primary full 30 s", line: lineData, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 20 * time.Second,
+		run: onPrimary(fillDisk(dataDisk, 30*time.Second)),
+	},
+	{
+		name: "candidate dies in the middle of its promotion", line: lineDies, roles: rolesRenewed,
+		mayFail: changeCodes, run: dieInPromotion(true, false),
+	},
+	{
+		name: "Raft leader dies in the middle of a promotion", line: lineDies, roles: rolesRenewed,
+		mayFail: changeCodes, run: dieInPromotion(false, true),
+	},
+	{
+		name: "candidate and Raft leader die in the middle", line: lineDies, roles: rolesRenewed,
+		mayFail: changeCodes, run: dieInPromotion(true, true),
+	},
+	{
+		name: "three node processes restarted at once", line: lineAll, roles: rolesAny,
+		mayFail: changeCodes, run: restartAll,
+	},
+	{
+		name: "power loss of all", line: lineAll, roles: rolesRenewed, mayFail: changeCodes,
+		run: powerLoss,
+	},
+	{
+		name: "delay 400 +/- 300 ms for 60 s, wan", line: lineDelay, profile: "wan",
+		roles: rolesKept, run: weather(labLink{delay: 400 * time.Millisecond,
+			jitter: 300 * time.Millisecond}, time.Minute),
+	},
+}
