@@ -51,6 +51,8 @@ type lessee struct {
 	relay   *Relay        // what this lessee lent
 	free    chan struct{} // closed when something that was lent is released
 	asks    int           // of a borrower: which of voters it asks now
+	asked   map[int]bool  // and which it asked since it last gave up
+	asking  bool          // of a borrower: a request is under way
 	given   uint64        // epochs up to this one are given up for good
 	granted uint64        // newest epoch that a majority granted
 	changed chan struct{} // closed when granted changes
@@ -72,8 +74,18 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 // borrow makes the lessee ask the relays that run beside the voters, one at a time, beginning
 // with any: the voters' load then does not grow with the number of such lessees.
 func (l *lessee) borrow() {
-	l.tally = NewBorrowerTally(l.timing)
+	l.tally, l.asked = NewBorrowerTally(l.timing), make(map[int]bool)
 	l.asks = rand.IntN(len(l.voters))
+}
+
+// lender is which of the nodes lends to this lessee now; -1 if none does.
+func (l *lessee) lender() int {
+	if l.now() >= l.view.Doubt() {
+		return -1
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asks % len(l.voters)
 }
 
 // lend answers a borrower.
@@ -195,10 +207,26 @@ func (l *lessee) runReleases(ctx context.Context, r Renewal) {
 		}
 		t.Stop()
 	}
-	for _, v := range l.voters {
+	for _, v := range l.lenders() {
 		l.work.Add(1)
 		go l.runRelease(ctx, v, r)
 	}
+}
+
+// lenders are those who may have promised something to this lessee: all voters, or the nodes that
+// a borrower has asked.
+func (l *lessee) lenders() []voterClient {
+	if !l.tally.isBorrower {
+		return l.voters
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []voterClient
+	for i := range l.asked {
+		out = append(out, l.voters[i])
+	}
+	clear(l.asked)
+	return out
 }
 
 // drainGate lets open units finish, goes on renewing the lease meanwhile, and stops early when
@@ -281,7 +309,15 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 	if l.tally.isBorrower {
 		l.mu.Lock()
 		i := l.asks % len(voters)
+		l.asked[i] = true
+		isBusy := l.asking
+		l.asking = true
 		l.mu.Unlock()
+		// A node that is slow under load gets no second request, and is not left for another
+		// at once: with thousands of sidecars either would make it slower still.
+		if isBusy {
+			return
+		}
 		voters = voters[i : i+1]
 	}
 	for _, v := range voters {
@@ -296,13 +332,14 @@ func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	defer l.work.Done()
 	limit := l.timing.Lease
 	if l.tally.isBorrower {
-		limit = l.timing.Interval
+		limit = l.timing.Doubt
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	a, err := v.renew(ctx, r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.asking = false
 	if i := l.asks % len(l.voters); (err != nil || !a.Granted) && l.tally.isBorrower &&
 		l.voters[i] == v {
 		l.asks++

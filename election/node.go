@@ -112,6 +112,7 @@ func New(cfg Config, deps Deps) (*Node, error) {
 		n.log, n.now)
 	if !cfg.Voter {
 		n.lessee.borrow()
+		n.remote.trusted, n.remote.first = n.lessee.lender, n.lessee.asks
 	}
 	if deps.Loop == nil {
 		deps.Loop = func(c Coordinator) LeaderLoop { return newControllerFor(c, cfg) }

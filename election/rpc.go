@@ -61,37 +61,44 @@ type versioned struct {
 // handler builds the RPC server's handler.
 func (n *Node) handler() http.Handler {
 	mux := http.NewServeMux()
+	on := func(path string, h http.HandlerFunc) {
+		count := n.metrics.requests.WithLabelValues(path)
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+			count.Inc()
+			h(w, r)
+		})
+	}
 	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
 	if n.voter != nil {
-		mux.HandleFunc("POST /v1/renew", voters(rpc(ofItself(n.voter.renew))))
-		mux.HandleFunc("POST /v1/release", voters(rpc(ofItself(n.voter.release))))
-		mux.HandleFunc("POST /v1/borrow", rpc(ofItself(n.lessee.lend)))
-		mux.HandleFunc("POST /v1/return", rpc(ofItself(n.lessee.takeBack)))
-		mux.HandleFunc("POST /v1/endorse", voters(rpc(func(ctx context.Context,
+		on("/v1/renew", voters(rpc(ofItself(n.voter.renew))))
+		on("/v1/release", voters(rpc(ofItself(n.voter.release))))
+		on("/v1/borrow", rpc(ofItself(n.lessee.lend)))
+		on("/v1/return", rpc(ofItself(n.lessee.takeBack)))
+		on("/v1/endorse", voters(rpc(func(ctx context.Context,
 			r endorseRequest,
 		) (empty, error) {
 			return empty{Version}, n.voter.endorse(ctx, r.Epoch)
 		})))
-		mux.HandleFunc("POST /v1/state", rpc(n.serveState))
+		on("/v1/state", rpc(n.serveState))
 	}
-	mux.HandleFunc("POST /v1/hello", rpc(func(context.Context, empty) (helloAnswer, error) {
+	on("/v1/hello", rpc(func(context.Context, empty) (helloAnswer, error) {
 		return n.hello(), nil
 	}))
-	mux.HandleFunc("POST /v1/report", voters(rpc(func(_ context.Context, r Report,
+	on("/v1/report", voters(rpc(func(_ context.Context, r Report,
 	) (empty, error) {
 		return empty{Version}, n.takeReport(r)
 	})))
-	mux.HandleFunc("POST /v1/apply", voters(rpc(n.applyHere)))
-	mux.HandleFunc("POST /v1/order", voters(rpc(func(ctx context.Context, o Order,
+	on("/v1/apply", voters(rpc(n.applyHere)))
+	on("/v1/order", voters(rpc(func(ctx context.Context, o Order,
 	) (OrderResult, error) {
 		return n.obey(ctx, o)
 	})))
-	mux.HandleFunc("POST /v1/switchover", voters(rpc(func(ctx context.Context,
+	on("/v1/switchover", voters(rpc(func(ctx context.Context,
 		r switchoverRequest,
 	) (empty, error) {
 		return empty{Version}, n.switchoverHere(ctx, r.To)
 	})))
-	mux.HandleFunc("POST /v1/observations", voters(rpc(func(context.Context, empty,
+	on("/v1/observations", voters(rpc(func(context.Context, empty,
 	) (observationsAnswer, error) {
 		if !n.isLeading() {
 			return observationsAnswer{}, errNotLeader

@@ -13,6 +13,10 @@ import (
 type remoteSource struct {
 	peers []*peer
 	log   *zap.Logger
+	// trusted is a node that is known not to be cut off: it lends its lease to this process;
+	// -1 if there is none.
+	trusted func() int
+	first   int // node to begin with
 
 	mu      sync.Mutex
 	state   *State
@@ -25,6 +29,7 @@ var _ StateSource = (*remoteSource)(nil)
 func newRemoteSource(peers []*peer, log *zap.Logger) *remoteSource {
 	return &remoteSource{
 		peers: peers, log: log, state: &State{V: Version}, changed: make(chan struct{}),
+		trusted: func() int { return -1 },
 	}
 }
 
@@ -35,20 +40,24 @@ func (r *remoteSource) State() (*State, <-chan struct{}) {
 	return r.state, r.changed
 }
 
-// remoteWait is how long one long-poll may wait.
-const remoteWait = 2 * time.Second
+// remoteWait is how long one long-poll may wait, trustedWait how long at a node that is trusted,
+// and trustCheck how often that is looked at meanwhile.
+const (
+	remoteWait  = 2 * time.Second
+	trustedWait = 20 * time.Second
+	trustCheck  = 200 * time.Millisecond
+)
 
 // run polls until ctx ends. A voter that does not answer, or has nothing new, is left for the next
-// one: it may be cut off from the others.
+// one: it may be cut off from the others. One that lends its lease is not, so it is asked as long
+// as it does.
 func (r *remoteSource) run(ctx context.Context) {
-	for i := 0; ctx.Err() == nil; {
-		p := r.peers[i%len(r.peers)]
-		one, cancel := context.WithTimeout(ctx, remoteWait+time.Second)
-		var a stateAnswer
-		err := p.call(one, "/v1/state", stateRequest{
-			V: Version, Index: r.index, WaitMS: remoteWait.Milliseconds(),
-		}, &a)
-		cancel()
+	for i := r.first; ctx.Err() == nil; {
+		trusted := r.trusted()
+		if trusted >= 0 {
+			i = trusted
+		}
+		a, err := r.poll(ctx, r.peers[i%len(r.peers)], trusted)
 		if err != nil {
 			r.log.Debug("state could not be read", zap.Error(err))
 			i++
@@ -59,6 +68,32 @@ func (r *remoteSource) run(ctx context.Context) {
 			i++
 		}
 	}
+}
+
+// poll asks one node; it stops early when that is no longer the trusted one.
+func (r *remoteSource) poll(ctx context.Context, p *peer, trusted int) (stateAnswer, error) {
+	wait := remoteWait
+	if trusted >= 0 {
+		wait = trustedWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait+time.Second)
+	defer cancel()
+	if trusted >= 0 {
+		done := make(chan struct{})
+		defer func() { cancel(); <-done }()
+		go func() {
+			defer close(done)
+			for r.trusted() == trusted && ctx.Err() == nil {
+				pauseFor(ctx, trustCheck)
+			}
+			cancel()
+		}()
+	}
+	var a stateAnswer
+	err := p.call(ctx, "/v1/state", stateRequest{
+		V: Version, Index: r.index, WaitMS: wait.Milliseconds(),
+	}, &a)
+	return a, err
 }
 
 // take publishes what is newer; a voter that lags behind another one changes nothing.
