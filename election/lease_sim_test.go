@@ -139,7 +139,8 @@ func (s *leaseSim) startVoter(v *simVoter, first bool) {
 func (s *leaseSim) newLessee(name string) *simLessee {
 	l := &simLessee{
 		simClock: s.newClock(), name: name, incarnation: s.r.Uint64(),
-		tally: election.NewTally(s.t, 3), relay: election.NewRelay(s.t), epoch: s.locks[s.r.IntN(len(s.locks))],
+		tally: election.NewTally(s.t, 3), relay: election.NewRelay(s.t),
+		epoch: s.locks[s.r.IntN(len(s.locks))],
 	}
 	if s.bug == bugFormerSelf {
 		l.incarnation = 1

@@ -30,7 +30,8 @@ func withBorrower(t *testing.T, l *lesseeTest, silent int) *lesseeTest {
 			nil, l.log, bubbleNow)})
 	}
 	relays = append(relays, relayOf{l.voters[0], l.lessee})
-	b.lessee = newLessee("side", l.timing, 5*time.Second, relays, b.fsm, b.gate, l.log, bubbleNow)
+	b.lessee = newLessee("side", l.timing, 5*time.Second, relays, b.fsm, b.gate, l.log,
+		bubbleNow)
 	b.borrow()
 	b.asks = 0
 	b.start(t)
