@@ -26,8 +26,8 @@ func withBorrower(t *testing.T, l *lesseeTest, silent int) *lesseeTest {
 	b.gate = &slowGate{diary: b.diary}
 	var relays []voterClient
 	for range silent {
-		relays = append(relays, relayOf{l.voters[1], newLessee("silent", l.timing, time.Second, nil, l.fsm,
-			nil, l.log, bubbleNow)})
+		relays = append(relays, relayOf{l.voters[1], newLessee("silent", l.timing, time.Second,
+			nil, l.fsm, nil, l.log, bubbleNow)})
 	}
 	relays = append(relays, relayOf{l.voters[0], l.lessee})
 	b.lessee = newLessee("side", l.timing, 5*time.Second, relays, b.fsm, b.gate, l.log,
