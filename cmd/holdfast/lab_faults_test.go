@@ -27,6 +27,7 @@ const (
 	lineCut  = "primary cut off from everyone; from standbys only; from voters only; one-way cuts"
 	lineData = "data disk of the primary frozen or full"
 	lineDies = "candidate dies in the middle of its promotion; Raft leader dies in the middle; both"
+	lineWeak = "replication lag, standby on another timeline, standby with full disk, nofailover tag"
 	lineAll  = "three nodes restarted at once, in any order; power loss of all"
 )
 
@@ -128,6 +129,38 @@ func loseHost(d time.Duration) func(*labRun) error {
 	}
 }
 
+// loseHostBeside loses the primary's host when one of its standbys is not fit to take over, which
+// only the other one may do.
+func loseHostBeside(handicap func(*labRun, *holdfast.ClusterNode) error) func(*labRun) error {
+	return func(r *labRun) error {
+		weak, strong := r.others(r.primary.Name)[0], r.others(r.primary.Name)[1]
+		if err := errors.Join(handicap(r, weak), r.sleep(8*time.Second)); err != nil {
+			return err
+		}
+		if err := loseHost(15 * time.Second)(r); err != nil {
+			return err
+		}
+		st, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, time.Minute)
+		if err != nil {
+			return err
+		}
+		if st.Primary != strong.Name {
+			return fmt.Errorf("%s was chosen, %s was fit", st.Primary, strong.Name)
+		}
+		return nil
+	}
+}
+
+// lag keeps a standby from hearing of new commits.
+func lag(r *labRun, n *holdfast.ClusterNode) error {
+	r.net.set(r.primary.Name, n.Name, labLink{drop: isReplication})
+	r.net.set(n.Name, r.primary.Name, labLink{drop: isReplication})
+	return nil
+}
+
+// full leaves a standby no room for new commits.
+func full(r *labRun, n *holdfast.ClusterNode) error { return r.data[n.Name].fill() }
+
 // kill tells that a node is about to be killed.
 func (r *labRun) kill(n *holdfast.ClusterNode) {
 	r.killed[n.Name] = true
@@ -171,10 +204,19 @@ func pauseProcess(d time.Duration) func(*labRun, *holdfast.ClusterNode) error {
 	}
 }
 
-// cutNode cuts a node's control traffic both ways.
+// cutNode cuts a node off the others, cutControl only as far as it is a voter.
 func cutNode(d time.Duration) func(*labRun, *holdfast.ClusterNode) error {
+	return cutWhich(d, everything)
+}
+
+func cutControl(d time.Duration) func(*labRun, *holdfast.ClusterNode) error {
+	return cutWhich(d, isControl)
+}
+
+func cutWhich(d time.Duration, which func(labPacket) bool) func(*labRun,
+	*holdfast.ClusterNode) error {
 	return func(r *labRun, n *holdfast.ClusterNode) error {
-		r.cut(n, true, true, everything)
+		r.cut(n, true, true, which)
 		err := r.sleep(d)
 		r.net.heal()
 		return err
@@ -222,6 +264,41 @@ func fillDisk(disk func(*labRun, *holdfast.ClusterNode) *labDisk, d time.Duratio
 		return errors.Join(r.sleep(d), disk(r, n).empty())
 	}
 }
+
+// switchoverWhile hurts a node's Raft disk and then asks for a switchover to the third node, which
+// writes to the Raft log: without a change nothing does. It must be done before d is over.
+func switchoverWhile(hurt func(*labDisk) error, d time.Duration) func(*labRun,
+	*holdfast.ClusterNode) error {
+	return func(r *labRun, n *holdfast.ClusterNode) error {
+		begin := time.Now()
+		if err := errors.Join(hurt(r.raft[n.Name]), r.sleep(2*time.Second)); err != nil {
+			return err
+		}
+		var to *holdfast.ClusterNode
+		for _, o := range r.others(r.primary.Name) {
+			if o != n {
+				to = o
+			}
+		}
+		for {
+			err := r.cluster.Switchover(r.ctx, to.Name)
+			if took := time.Since(begin); took > d {
+				return fmt.Errorf("a switchover takes %v: %w", took, err)
+			}
+			if st, e := r.cluster.Status(r.ctx); e == nil && st.Primary == to.Name {
+				return r.sleep(d - time.Since(begin))
+			}
+			// The leader of the moment may have fallen silent in the middle of it.
+			if err := r.sleep(200 * time.Millisecond); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// frozen and noRoom are what is done to a Raft disk until the fault ends.
+func frozen(d *labDisk) error { return d.freeze(30 * time.Second) }
+func noRoom(d *labDisk) error { return d.fill() }
 
 func raftDisk(r *labRun, n *holdfast.ClusterNode) *labDisk { return r.raft[n.Name] }
 func dataDisk(r *labRun, n *holdfast.ClusterNode) *labDisk { return r.data[n.Name] }

@@ -28,6 +28,7 @@ type labProber struct {
 	codes map[string]int
 	drops []string
 	lost  int
+	raw   net.Conn // of the connection of the moment
 }
 
 // labProbeEvery is the pace: three probers and the load must leave two cores time for the faults.
@@ -82,7 +83,31 @@ func (p *labProber) run(ctx context.Context) {
 func (p *labProber) connect(ctx context.Context) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return pgx.Connect(ctx, e2eDSN(p.node))
+	cfg, err := pgx.ParseConfig(e2eDSN(p.node))
+	if err != nil {
+		return nil, err
+	}
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, addr)
+		if err == nil {
+			p.mu.Lock()
+			p.raw = conn
+			p.mu.Unlock()
+		}
+		return conn, err
+	}
+	return pgx.ConnectConfig(ctx, cfg)
+}
+
+// reset breaks the connection to a host that was lost, which the kernel would notice only when
+// its next retransmission is due.
+func (p *labProber) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.raw != nil {
+		_ = p.raw.Close()
+	}
 }
 
 func (p *labProber) note(what string, err error) {

@@ -76,7 +76,7 @@ func runFaults(t *testing.T, profile string, faults []*labFault, report *labRepo
 		out, err := l.do(t.Context(), f)
 		if err != nil {
 			out.fail("%v", err)
-			out.Passed = false
+			out.Passed, out.isSpoilt = false, true
 		}
 		report.add(t, out)
 		if out.Passed {
@@ -86,17 +86,12 @@ func runFaults(t *testing.T, profile string, faults []*labFault, report *labRepo
 		t.Errorf("FAILED: %s\n    %s\n    errors: %s", out.line(), strings.Join(out.Failures,
 			"\n    "), strings.Join(out.Errors, "\n            "))
 		for _, n := range l.cluster.Nodes {
-			t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(labLogLines()))
+			t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(25))
 		}
-		end()
+		if out.isSpoilt {
+			end()
+		}
 	}
-}
-
-func labLogLines() int {
-	if os.Getenv("HOLDFAST_LAB_KEEP") != "" {
-		return 5
-	}
-	return 25
 }
 
 // labReport is what the long target writes, anew after each fault.

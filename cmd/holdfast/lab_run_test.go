@@ -79,6 +79,9 @@ type labOutcomeOf struct {
 	DoorAcks     map[string]int        `json:"writes_taken_by_server"`
 	Ledger       holdfast.LedgerReport `json:"ledger"`
 	SecondsRun   float64               `json:"seconds"`
+
+	// isSpoilt tells that the cluster is not fit for the next fault.
+	isSpoilt bool
 }
 
 func (o *labOutcomeOf) fail(format string, args ...any) {
@@ -109,11 +112,17 @@ func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
 			out.fail("end of the fault: %v", err)
 		}
 	}
+	for _, p := range l.probers {
+		if r.killed[p.node.Name] {
+			p.reset()
+		}
+	}
 	ended := time.Now()
 	after, err := l.cluster.WaitHealthy(ctx, labHealthy)
 	out.HealthyMS = time.Since(ended).Milliseconds()
 	if err != nil {
 		out.fail("not healthy after the fault: %v", err)
+		out.isSpoilt = true
 	}
 	l.load.Changed()
 	// The probers must have gone on, and idle sessions looked at their state.
@@ -123,6 +132,7 @@ func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
 	r.judge(f, after, start, end)
 	if err := r.checkLedgers(); err != nil {
 		out.fail("%v", err)
+		out.isSpoilt = true
 	}
 	out.Passed = len(out.Failures) == 0
 	return out, nil
@@ -322,6 +332,7 @@ func (r *labRun) checkLedgers() error {
 	}
 	r.out.Ledger = sum
 	if sum.Wrong() > 0 {
+		r.out.isSpoilt = true // the ledgers go on, and would tell it again
 		r.out.fail("the database breaks promises: %d acknowledged commits are lost, %d doubled, "+
 			"%d ghosts, %d foreign: %v", sum.Lost, sum.Doubled, sum.Ghosts, sum.Foreign,
 			sum.Examples)
