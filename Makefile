@@ -74,6 +74,14 @@ faults: setup build ## the failure table in network namespaces (as root), report
 	    HOLDFAST_FAULTS_REPORT=$(CURDIR)/bench/results \
 	    $(GOTEST) ./cmd/holdfast -run '^TestE2EFaults$$' -count 1 -timeout 45m -v
 
+# Versions of PostgreSQL beside this machine's that Debian releases carry; 14 and 16 are in none.
+VERSIONS := 13 17 18
+MATRIX := ^TestE2E$$
+
+.PHONY: matrix
+matrix: setup ## agent and end-to-end tests on PostgreSQL 13, 17 and 18, each in its Debian release
+	@for v in $(VERSIONS); do scripts/matrix.sh $$v '$(MATRIX)' || exit 1; done
+
 .PHONY: bench
 bench: setup build ## micro-benchmarks, then the time without a commit by kind of change
 	$(GOTEST) -run '^$$' -bench . -benchmem ./...

@@ -136,6 +136,9 @@ func (a *PostgresAgent) renderConf(c pgConf) (string, error) {
 		// A standby that hears nothing asks at half of it and gives up at the end: until then
 		// it counts as one that sees the primary, and a frozen primary is not replaced.
 		"wal_receiver_timeout = 5s",
+		// The walsender of a standby that was cut off holds its slot until then, and the
+		// standby that comes back cannot use it.
+		"wal_sender_timeout = 5s",
 		"log_line_prefix = '%m [%p] '", "cluster_name = " + pgQuote(a.cfg.Name)} {
 		b.WriteString(s + "\n")
 	}

@@ -24,6 +24,7 @@ const raftPoolMax = 3
 func (n *Node) startRaft() error {
 	layer := &streamLayer{
 		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.store.isSilent,
+		outbound: &n.port.outbound,
 	}
 	// The address that others know, not the one that is listened on.
 	layer.handoff.addr = raftAddr(n.cfg.Self().Address)
@@ -51,6 +52,7 @@ func (n *Node) startRaft() error {
 func (n *Node) closeStreams() {
 	n.transport.CloseStreams()
 	n.port.inbound.closeAll()
+	n.port.outbound.closeAll()
 }
 
 // raftConfig sets the times of the profile.

@@ -35,6 +35,7 @@ type port struct {
 
 	raft, rpc *handoff
 	inbound   connSet // Raft's connections from other nodes
+	outbound  connSet // and to them
 	slots     chan struct{}
 	patience  time.Duration // of a handshake
 	ctx       context.Context
@@ -43,8 +44,9 @@ type port struct {
 	closeOnce sync.Once
 }
 
-// connSet knows the open connections that were accepted for Raft, whose transport blocks in
-// reading them and does not close them by itself when it is closed.
+// connSet knows open connections of Raft. Its transport blocks in reading those it accepted and
+// does not close them by itself when it is closed, nor those it dialed that are in use when its
+// streams are closed: heartbeats would go on over them.
 type connSet struct {
 	mu    sync.Mutex
 	conns map[*trackedConn]struct{}
@@ -222,6 +224,7 @@ type streamLayer struct {
 	nameOf   func(addr string) string
 	isSilent func() bool
 	source   net.Addr
+	outbound *connSet
 }
 
 var _ raft.StreamLayer = (*streamLayer)(nil)
@@ -245,8 +248,17 @@ func (s *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.
 	if s.isSilent() {
 		return nil, errSilent
 	}
-	return dialNode(context.Background(), s.id, s.nameOf(string(addr)), string(addr), protoRaft,
+	c, err := dialNode(context.Background(), s.id, s.nameOf(string(addr)), string(addr), protoRaft,
 		s.source, timeout)
+	if err != nil {
+		return nil, err
+	}
+	c = s.outbound.add(c)
+	if s.isSilent() { // it fell silent meanwhile, and has closed what there was before this one
+		_ = c.Close()
+		return nil, errSilent
+	}
+	return c, nil
 }
 
 // dialNode connects to a node and checks that it is the one that was meant.
