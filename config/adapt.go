@@ -78,6 +78,7 @@ func (c Config) AgentConfig() (election.AgentConfig, error) {
 	a.AllowFrom, a.AdoptForeign = p.AllowFrom, p.AdoptForeign
 	a.Checksums, a.Locale, a.Encoding = p.Checksums, p.Locale, p.Encoding
 	a.StartTimeout, a.StopTimeout, a.QueryTimeout = p.StartTimeout, p.StopTimeout, p.QueryTimeout
+	a.DiskTimeout = p.DiskTimeout
 	return a, a.Validate()
 }
 

@@ -121,6 +121,7 @@ type Postgres struct {
 	StartTimeout time.Duration `mapstructure:"start_timeout"`
 	StopTimeout  time.Duration `mapstructure:"stop_timeout"`
 	QueryTimeout time.Duration `mapstructure:"query_timeout"`
+	DiskTimeout  time.Duration `mapstructure:"disk_timeout"`
 }
 
 // Proxy makes this node a place that clients connect to.

@@ -34,6 +34,7 @@ func Default() Config {
 			StartTimeout: agent.StartTimeout,
 			StopTimeout:  agent.StopTimeout,
 			QueryTimeout: agent.QueryTimeout,
+			DiskTimeout:  agent.DiskTimeout,
 		},
 		Proxy: Proxy{
 			Enabled:            true,

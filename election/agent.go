@@ -36,9 +36,9 @@ type AgentDeps struct {
 	Log *zap.Logger
 }
 
-// PostgresAgent controls one local PostgreSQL. It owns three goroutines, for which Close waits:
+// PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says) and, per postmaster, watchPostmaster. Orders run in
+// server to what the committed lock says), runDisk and, per postmaster, watchPostmaster. Orders run in
 // their caller's goroutine. Whatever changes the server or its files holds ops.
 type PostgresAgent struct {
 	cfg     AgentConfig
@@ -67,8 +67,11 @@ type PostgresAgent struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	disk diskProbe
+
 	mu      sync.Mutex
 	status  MemberStatus
+	diskBad string
 	changed chan struct{}
 	rec     agentRecord
 	problem string // of the last reconcile step
@@ -98,6 +101,7 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 		kick:    make(chan struct{}, 1),
 		work:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
+		disk:    diskProbe{path: filepath.Clean(cfg.DataDir) + ".holdfast-probe", limit: cfg.DiskTimeout},
 		status:  MemberStatus{Name: cfg.Name, Phase: PhaseUnknown, Problem: "not looked at yet"},
 	}
 	var err error
@@ -130,11 +134,12 @@ func (a *PostgresAgent) Start(ctx context.Context) error {
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
 	a.life = ctx
-	a.wg.Add(2)
+	a.wg.Add(3)
 	s := &agentSampler{a: a}
 	s.once(ctx)
 	go func() { defer a.wg.Done(); s.run(ctx) }()
 	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
+	go func() { defer a.wg.Done(); a.runDisk(ctx) }()
 	return nil
 }
 
@@ -159,11 +164,16 @@ func (a *PostgresAgent) Close(ctx context.Context) error {
 	return nil
 }
 
-// Status returns the newest sample.
+// Status returns the newest sample, with what the probe of the disk says now: a sample may itself
+// hang on that disk.
 func (a *PostgresAgent) Status() MemberStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.status
+	st := a.status
+	if st.DiskBad = a.diskBad; st.DiskBad != "" && st.Problem == "" {
+		st.Problem = "the data disk takes no writes: " + st.DiskBad
+	}
+	return st
 }
 
 // Changed is closed at the next change of Status that matters for a decision.

@@ -58,6 +58,9 @@ type AgentConfig struct {
 	SampleInterval time.Duration
 	// QueryTimeout bounds each control query; a server that is slower has a Problem.
 	QueryTimeout time.Duration
+	// DiskTimeout is how long a write to the data disk may hang before the agent says so; a
+	// primary is then replaced.
+	DiskTimeout time.Duration
 	// AdoptForeign lets the agent put a data directory that Holdfast did not make aside (renamed
 	// to DataDir.foreign, never deleted) and clone in its place.
 	AdoptForeign bool
@@ -77,6 +80,7 @@ func DefaultAgentConfig() AgentConfig {
 		StartTimeout:   60 * time.Second,
 		SampleInterval: 250 * time.Millisecond,
 		QueryTimeout:   2 * time.Second,
+		DiskTimeout:    10 * time.Second,
 	}
 }
 
@@ -155,6 +159,7 @@ func (c AgentConfig) validateLimits() []error {
 		{"start_timeout", c.StartTimeout, time.Second, 24 * time.Hour},
 		{"sample_interval", c.SampleInterval, 10 * time.Millisecond, 10 * time.Second},
 		{"query_timeout", c.QueryTimeout, 100 * time.Millisecond, time.Minute},
+		{"disk_timeout", c.DiskTimeout, time.Second, 10 * time.Minute},
 	} {
 		if d.v < d.min || d.v > d.max {
 			errs = append(errs, fmt.Errorf("%s %v: from %v to %v is allowed",

@@ -214,6 +214,8 @@ func failoverMissing(in Input, p Policy) string {
 		switch {
 		case !ok:
 			sel.Silent[m.Name] = "its agent is silent"
+		case st.DiskBad != "":
+			sel.Silent[m.Name] = "its data disk takes no writes: " + st.DiskBad
 		case st.Phase == PhaseStandby, st.Phase == PhasePrimary && isTried:
 			sel.Recruits = append(sel.Recruits, Recruit{Member: m, Timeline: st.Timeline})
 		default:
@@ -291,6 +293,8 @@ func switchoverRefusal(in Input, p Policy, holder Observation, to string) string
 		return "the agent of " + to + " is silent"
 	case st.Phase != PhaseStandby:
 		return fmt.Sprintf("%s is %s", to, phaseText(st.Phase))
+	case st.DiskBad != "":
+		return fmt.Sprintf("the data disk of %s takes no writes: %s", to, st.DiskBad)
 	case st.Timeline != lock.Timeline:
 		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", to, st.Timeline,
 			lock.Timeline)

@@ -211,7 +211,34 @@ func (n *Node) switchoverHere(ctx context.Context, to string) error {
 	if !n.isLeading() {
 		return errNotLeader
 	}
-	return n.loop.RequestSwitchover(ctx, to)
+	ctx, stop := n.whileHeard(ctx)
+	defer stop()
+	err := n.loop.RequestSwitchover(ctx, to)
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return fmt.Errorf("%w: the outcome is unknown; look at the status and ask again once "+
+			"another node leads", errSilent)
+	}
+	return err
+}
+
+// silentCheck is how often whileHeard looks.
+const silentCheck = 100 * time.Millisecond
+
+// whileHeard ends the returned context when this node falls silent: what it began as the leader
+// gets no further then, and the others elect another one.
+func (n *Node) whileHeard(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if n.store.isSilent() {
+				cancel(errSilent)
+			}
+			pauseFor(ctx, silentCheck)
+		}
+	}()
+	return ctx, func() { cancel(nil); <-done }
 }
 
 // LeaderObservations are the leader's observations, wherever this is asked.

@@ -143,6 +143,8 @@ type MemberStatus struct {
 	Pledged uint64 `json:"pledged,omitempty"`
 	// CheckpointTimeline is the timeline of the last checkpoint in pg_control.
 	CheckpointTimeline uint32 `json:"checkpoint_timeline,omitempty"`
+	// DiskBad tells why the data disk takes no writes; empty if it does.
+	DiskBad string `json:"disk_bad,omitempty"`
 	// Problem is what keeps the member from its place, in words for a DBA; empty if nothing.
 	Problem string `json:"problem,omitempty"`
 }

@@ -143,6 +143,10 @@ func proofByAgent(in Input, p Policy) string {
 	if !ok {
 		return ""
 	}
+	if o.Member.DiskBad != "" {
+		return fmt.Sprintf("the agent of %s says that its data disk takes no writes: %s",
+			lock.Holder, o.Member.DiskBad)
+	}
 	switch o.Member.Phase {
 	case PhaseStopped:
 		return fmt.Sprintf("the agent of %s says that its postmaster is gone", lock.Holder)
