@@ -38,8 +38,8 @@ type AgentDeps struct {
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says), runDisk and, per postmaster, watchPostmaster. Orders run in
-// their caller's goroutine. Whatever changes the server or its files holds ops.
+// server to what the committed lock says), runDisk and, per postmaster, watchPostmaster. Orders
+// run in their caller's goroutine. Whatever changes the server or its files holds ops.
 type PostgresAgent struct {
 	cfg     AgentConfig
 	deps    AgentDeps

@@ -16,7 +16,10 @@ case $version in
     15) suite=bookworm ;;
     17) suite=trixie ;;
     18) suite=forky ;;
-    *) echo "holdfast: no Debian release has PostgreSQL $version (13, 15, 17 and 18 do)" >&2; exit 1 ;;
+    *)
+        echo "holdfast: no Debian release has PostgreSQL $version (13, 15, 17, 18 do)" >&2
+        exit 1
+        ;;
 esac
 if [[ $(id -u) -ne 0 ]]; then
     echo "holdfast: the test on PostgreSQL $version makes a Debian $suite by debootstrap: run it" \
@@ -24,8 +27,8 @@ if [[ $(id -u) -ne 0 ]]; then
     exit 1
 fi
 if ! command -v debootstrap >/dev/null; then
-    apt-get install -y -q --no-install-recommends debootstrap >/dev/null ||
-        { apt-get update -q && apt-get install -y -q --no-install-recommends debootstrap; } >/dev/null
+    install=(apt-get install -y -q --no-install-recommends debootstrap)
+    "${install[@]}" >/dev/null || { apt-get update -q && "${install[@]}"; } >/dev/null
 fi
 
 roots=${HOLDFAST_ROOTS:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
@@ -54,12 +57,13 @@ CGO_ENABLED=0 go build -trimpath -tags "$tags" -o "$work/holdfast" ./cmd/holdfas
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/election.test" ./election
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/e2e.test" ./cmd/holdfast
 inside=/tmp/${work##*/}
+# shellcheck disable=SC2016 # expanded in the namespace
 unshare --mount --propagation private bash -euo pipefail -c '
     root=$1 inside=$2 tests=$3
     mount --rbind /proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount --rbind /sys "$root/sys"
-    exec chroot "$root" /usr/bin/env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root \
+    exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin:/usr/sbin:/sbin \
         CI=true HOLDFAST_REQUIRE_POSTGRES=1 HOLDFAST_BINARY="$inside/holdfast" \
         sh -euc "
             /usr/lib/postgresql/*/bin/postgres --version
