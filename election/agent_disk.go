@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,24 @@ func (d *diskProbe) write() error {
 	return errors.Join(err, f.Close())
 }
 
+// diskSpaceMin is how little space counts as none.
+const diskSpaceMin = 128 << 10
+
+// noSpace tells that PostgreSQL finds no space, which this process may still do: it writes over
+// blocks that it has, and root may take those that are kept for it.
+func noSpace(dir string) *string {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil || fs.Blocks == 0 {
+		return nil
+	}
+	left := fs.Bavail * uint64(fs.Bsize)
+	if left >= diskSpaceMin {
+		return nil
+	}
+	text := fmt.Sprintf("no space left on device (%d KiB)", left>>10)
+	return &text
+}
+
 // once takes one probe; the caller waits for it.
 func (d *diskProbe) once() {
 	d.began.Store(time.Now().UnixNano())
@@ -48,6 +67,9 @@ func (d *diskProbe) once() {
 		errors.Is(err, unix.EROFS) {
 		text := err.Error()
 		why = &text
+	}
+	if why == nil && err == nil {
+		why = noSpace(filepath.Dir(d.path))
 	}
 	// Other errors (no file descriptors, no directory yet) are none of the disk.
 	d.fails.Store(why)

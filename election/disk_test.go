@@ -72,3 +72,51 @@ func TestGroupGoesOnWhenTheLeadersDiskFails(t *testing.T) {
 func TestGroupGoesOnWhenTheLeadersDiskHangs(t *testing.T) {
 	failLeadersDisk(t, func(d *election.Disk) func() { return d.Hang() })
 }
+
+// TestSilentNodeSeesTheChange: a node whose disk hangs follows the state of the others, gives its
+// lease up in time, and gets the next one; else its proxy would hold up every change, and serve
+// nobody afterwards.
+func TestSilentNodeSeesTheChange(t *testing.T) {
+	g, disks := startGroupOnDisks(t)
+	waitGranted(t, g, change(t, g, election.IntentBootstrap, "node1"))
+	old := waitLeader(t, g)
+	goOn := disks[old].Hang()
+	defer func() { goOn() }()
+	written := make(chan struct{})
+	go func() { // steady state writes nothing
+		defer close(written)
+		_, _ = g.Running[old].Apply(t.Context(), election.Command{
+			Kind: election.CommandRegister, Register: &election.RegisterMembers{
+				Cluster: "test", Members: g.Nodes[:2],
+			},
+		})
+	}()
+	silent := g.Running[old]
+	electiontest.Wait(t, "another leader", 20*time.Second, func() bool {
+		for name, n := range g.Running {
+			if name != old && n.Leader() != "" && n.Leader() != old {
+				return silent.IsSilent()
+			}
+		}
+		return false
+	})
+	delete(g.Running, old) // the helpers ask the others only
+	defer func() { g.Running[old] = silent }()
+	tm, _ := election.TimingOf(election.ProfileLAN)
+	begin := time.Now()
+	epoch := change(t, g, election.IntentFailover, "node2")
+	if took := time.Since(begin); took > tm.Promise {
+		t.Errorf("the change took %v", took)
+	}
+	electiontest.Wait(t, "lease of the silent node", 10*time.Second, func() bool {
+		e, _ := silent.Granted()
+		s, _ := silent.State()
+		return e == epoch && s.Lock.Epoch == epoch && silent.IsSilent()
+	})
+	goOn()
+	goOn = func() {}
+	<-written
+	electiontest.Wait(t, "its own log", 20*time.Second, func() bool {
+		return !silent.IsSilent() && silent.AppliedIndex() == g.Running[waitLeader(t, g)].AppliedIndex()
+	})
+}

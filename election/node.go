@@ -43,7 +43,8 @@ type Node struct {
 
 	peers   map[string]*peer // the other nodes
 	fsm     *fsm             // of a voter
-	remote  *remoteSource    // of a node that is none
+	remote  *remoteSource    // of a node that is none, or that is silent
+	best    *bestSource      // of a voter
 	voter   *voter
 	lessee  *lessee
 	reports *reports
@@ -100,10 +101,9 @@ func New(cfg Config, deps Deps) (*Node, error) {
 			n.peers[m.Name] = newPeer(m, id)
 		}
 	}
+	n.remote = newRemoteSource(n.peerList(), n.log)
 	if cfg.Voter {
 		err = n.openVoter()
-	} else {
-		n.remote = newRemoteSource(n.peerList(), n.log)
 	}
 	if err != nil {
 		return nil, err
@@ -131,8 +131,11 @@ func (n *Node) openVoter() error {
 	n.voter, err = newVoter(filepath.Join(n.cfg.Dir, "endorsed.json"), n.timing, n.fsm, n.now)
 	if err != nil {
 		_ = n.store.Close()
+		return err
 	}
-	return err
+	n.voter.drain = n.cfg.DrainTimeout
+	n.best = newBestSource(n.fsm, n.remote, n.store.isSilent)
+	return nil
 }
 
 func (n *Node) peerList() []*peer {
@@ -201,6 +204,9 @@ func (n *Node) startVoter() error {
 	}
 	n.work.Add(1)
 	go n.runLeadership(n.ctx)
+	if len(n.peers) > 0 {
+		n.goRun(n.best.run)
+	}
 	if _, blank := n.voter.memory(); blank {
 		n.goRun(n.runAdmission)
 	}
@@ -228,8 +234,8 @@ func (n *Node) Log() *zap.Logger { return n.log }
 
 // State implements StateSource.
 func (n *Node) State() (*State, <-chan struct{}) {
-	if n.fsm != nil {
-		return n.fsm.State()
+	if n.best != nil {
+		return n.best.State()
 	}
 	return n.remote.State()
 }

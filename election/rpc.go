@@ -187,7 +187,7 @@ func (n *Node) serveState(ctx context.Context, r stateRequest) (stateAnswer, err
 	ctx, cancel := context.WithTimeout(ctx, max(wait, 0))
 	defer cancel()
 	for {
-		s, index, changed := n.fsm.at()
+		s, index, changed := n.best.at()
 		if index > r.Index || ctx.Err() != nil {
 			return stateAnswer{Version, index, s}, nil
 		}

@@ -108,19 +108,19 @@ func TestRPCOfStrangers(t *testing.T) {
 	body := []byte(`{"v":1,"epoch":1,"kind":"stop","lessee":"sidecar","seq":1}`)
 	for _, path := range []string{
 		"/v1/endorse", "/v1/report", "/v1/apply", "/v1/order", "/v1/switchover",
-		"/v1/observations",
+		"/v1/observations", "/v1/renew", "/v1/release",
 	} {
 		code, text := post(t, g, "sidecar", path, body)
 		if code != http.StatusForbidden || !strings.Contains(text, "not a node") {
 			t.Errorf("%s: status %d, %q", path, code, text)
 		}
 	}
-	for _, path := range []string{"/v1/hello", "/v1/state", "/v1/renew", "/v1/release"} {
+	for _, path := range []string{"/v1/hello", "/v1/state", "/v1/borrow", "/v1/return"} {
 		if code, text := post(t, g, "sidecar", path, body); code != http.StatusOK {
 			t.Errorf("%s: status %d, %q", path, code, text)
 		}
 	}
-	for _, path := range []string{"/v1/renew", "/v1/release"} {
+	for _, path := range []string{"/v1/borrow", "/v1/return"} {
 		code, text := post(t, g, "sidecar", path, []byte(`{"v":1,"lessee":"node1","seq":9}`))
 		if code == http.StatusOK || !strings.Contains(text, `speaks for lessee`) {
 			t.Errorf("%s of another one: status %d, %q", path, code, text)

@@ -40,6 +40,13 @@ func (r *remoteSource) State() (*State, <-chan struct{}) {
 	return r.state, r.changed
 }
 
+// at is State with the index.
+func (r *remoteSource) at() (*State, uint64, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state, r.index, r.changed
+}
+
 // remoteWait is how long one long-poll may wait, trustedWait how long at a node that is trusted,
 // and trustCheck how often that is looked at meanwhile.
 const (

@@ -211,6 +211,7 @@ func TestSourceLeavesAVoterThatLags(t *testing.T) {
 // TestStateRPCWaitsForNews, also if this voter is behind its caller.
 func TestStateRPCWaitsForNews(t *testing.T) {
 	n := &Node{fsm: newFSM(), stopped: make(chan struct{})}
+	n.best = newBestSource(n.fsm, nil, func() bool { return false })
 	n.fsm.publishLocked(&State{V: Version, LastEpoch: 3}, 5)
 	ask := func(index uint64) (stateAnswer, time.Duration) {
 		start := time.Now()

@@ -25,6 +25,12 @@ type voter struct {
 	// anything. It neither promises nor endorses until admit (DESIGN.md I8).
 	blank   bool
 	changed chan struct{} // closed at the next release
+	// drain is how long a planned change lets units of work finish.
+	drain time.Duration
+	// closing is the epoch of the newest intent that this voter was asked to endorse; from
+	// closeAt on it promises nothing below.
+	closing uint64
+	closeAt int64
 }
 
 // newVoter reads what the disk remembers.
@@ -94,7 +100,26 @@ func (v *voter) renew(r Renewal) RenewalAnswer {
 	if v.blank {
 		return RenewalAnswer{V: Version, Seq: r.Seq, Reason: "voter has no memory yet"}
 	}
+	if now := v.now(); r.Epoch < v.closing && now >= v.closeAt {
+		return RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: v.promises.Endorsed(),
+			Reason: "its end was decided"}
+	}
 	return v.promises.Renew(v.now(), r)
+}
+
+// closeBelow lets promises of epochs below that of the intent run out: a lessee that does not see
+// the intent, since it is cut off from the log, would renew for ever. Those that drain are given
+// the time for it.
+func (v *voter) closeBelow(it *Intent) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if it == nil || it.Epoch <= v.closing {
+		return
+	}
+	v.closing, v.closeAt = it.Epoch, v.now()
+	if it.Kind == IntentSwitchover {
+		v.closeAt += int64(v.drain + v.timing.Interval)
+	}
 }
 
 // release answers a release and wakes an endorsement that waits for it.
@@ -118,6 +143,9 @@ func (v *voter) endorse(ctx context.Context, epoch uint64) error {
 		wait, released, err := v.tryEndorse(epoch)
 		if err != nil {
 			return err
+		}
+		if s, _ := v.source.State(); intentEpoch(s) == epoch {
+			v.closeBelow(s.Intent)
 		}
 		if wait == 0 {
 			return v.persist(ctx, endorsement{Endorsed: epoch})
