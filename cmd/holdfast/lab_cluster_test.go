@@ -94,6 +94,7 @@ type lab struct {
 	profile string
 
 	probers []*labProber
+	clock   *holdfast.CommitClock // of all probers
 	doors   []*labDoor
 	load    *holdfast.Load
 	group   sync.WaitGroup
@@ -104,7 +105,7 @@ type lab struct {
 // startLab starts three nodes in namespaces and the load on them.
 func startLab(t *testing.T, binary, profile string) (*lab, error) {
 	l := &lab{t: t, profile: profile, raft: map[string]*labDisk{}, data: map[string]*labDisk{},
-		cancel: func() {}}
+		clock: holdfast.NewCommitClock(), cancel: func() {}}
 	if err := l.start(binary); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
@@ -202,7 +203,7 @@ func (l *lab) startLoad() error {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(l.t.Context()))
 	l.cancel = cancel
 	for _, n := range l.cluster.Nodes {
-		p, d := newLabProber(n), &labDoor{node: n, host: l.net.host(n.Name)}
+		p, d := newLabProber(n, l.clock), &labDoor{node: n, host: l.net.host(n.Name)}
 		l.probers, l.doors = append(l.probers, p), append(l.doors, d)
 		l.group.Go(func() { p.run(ctx) })
 		l.group.Go(func() { d.run(ctx) })

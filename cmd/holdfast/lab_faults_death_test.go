@@ -173,12 +173,16 @@ func restartAll(r *labRun) error {
 }
 
 // powerLoss takes the power from all: what was not flushed to the disks is lost, which ext4 does
-// on demand. The processes die after the disks, so that none of them can say good-bye.
+// on demand. The processes are stopped first and die after the disks, so that none of them can
+// write, notice or say anything.
 func powerLoss(r *labRun) error {
 	for _, n := range r.cluster.Nodes {
 		r.kill(n)
 	}
 	var err error
+	for _, n := range r.cluster.Nodes {
+		err = errors.Join(err, n.Signal(unix.SIGSTOP), n.FreezeServer())
+	}
 	for _, d := range r.disks() {
 		err = errors.Join(err, d.powerOff())
 	}

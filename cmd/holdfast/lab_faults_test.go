@@ -129,9 +129,11 @@ func loseHost(d time.Duration) func(*labRun) error {
 	}
 }
 
-// loseHostBeside loses the primary's host when one of its standbys is not fit to take over, which
-// only the other one may do.
-func loseHostBeside(handicap func(*labRun, *holdfast.ClusterNode) error) func(*labRun) error {
+// loseHostBeside loses the primary's host when one of its standbys is not fit to take over. Only
+// the other one may, and must if it is known to have every commit: that takes both standbys, of
+// which a full disk stops one, so that the old primary may have to come back.
+func loseHostBeside(handicap func(*labRun, *holdfast.ClusterNode) error, mustChange bool) func(
+	*labRun) error {
 	return func(r *labRun) error {
 		weak, strong := r.others(r.primary.Name)[0], r.others(r.primary.Name)[1]
 		if err := errors.Join(handicap(r, weak), r.sleep(8*time.Second)); err != nil {
@@ -144,7 +146,7 @@ func loseHostBeside(handicap func(*labRun, *holdfast.ClusterNode) error) func(*l
 		if err != nil {
 			return err
 		}
-		if st.Primary != strong.Name {
+		if st.Primary == weak.Name || mustChange && st.Primary != strong.Name {
 			return fmt.Errorf("%s was chosen, %s was fit", st.Primary, strong.Name)
 		}
 		return nil
@@ -283,7 +285,8 @@ func switchoverWhile(hurt func(*labDisk) error, d time.Duration) func(*labRun,
 		for {
 			err := r.cluster.Switchover(r.ctx, to.Name)
 			if took := time.Since(begin); took > d {
-				return fmt.Errorf("a switchover takes %v: %w", took, err)
+				return errors.Join(fmt.Errorf("a switchover takes %v, at most %v is allowed", took,
+					d), err)
 			}
 			if st, e := r.cluster.Status(r.ctx); e == nil && st.Primary == to.Name {
 				return r.sleep(d - time.Since(begin))

@@ -23,6 +23,7 @@ type labProber struct {
 	node   *holdfast.ClusterNode
 	ledger holdfast.Ledger
 	clock  *holdfast.CommitClock
+	all    *holdfast.CommitClock // of all probers
 
 	mu    sync.Mutex
 	codes map[string]int
@@ -34,8 +35,9 @@ type labProber struct {
 // labProbeEvery is the pace: three probers and the load must leave two cores time for the faults.
 const labProbeEvery = 20 * time.Millisecond
 
-func newLabProber(n *holdfast.ClusterNode) *labProber {
-	return &labProber{node: n, clock: holdfast.NewCommitClock(), codes: map[string]int{}}
+func newLabProber(n *holdfast.ClusterNode, all *holdfast.CommitClock) *labProber {
+	return &labProber{node: n, clock: holdfast.NewCommitClock(), all: all,
+		codes: map[string]int{}}
 }
 
 func (p *labProber) run(ctx context.Context) {
@@ -63,6 +65,7 @@ func (p *labProber) run(ctx context.Context) {
 		p.ledger.Settle(id, labOutcome(err), fmt.Sprint(err))
 		if err == nil {
 			p.clock.Record()
+			p.all.Record()
 			continue
 		}
 		if ctx.Err() != nil {

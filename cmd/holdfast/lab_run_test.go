@@ -59,6 +59,7 @@ type labRun struct {
 // labOutcomeOf is what came of a fault, a line of the report.
 type labOutcomeOf struct {
 	Name         string                `json:"name"`
+	When         string                `json:"when"`
 	Line         string                `json:"line"`
 	Profile      string                `json:"profile"`
 	Expected     string                `json:"expected"`
@@ -286,7 +287,7 @@ func (r *labRun) judgeClients(f *labFault) {
 func (r *labRun) judgeGaps(f *labFault, start, end time.Time) {
 	o := r.out
 	o.Commits = r.load.Stats().Commits - r.stats.Commits
-	o.GapMS = r.load.Clock().Gap(start, end).Milliseconds()
+	o.GapMS = r.clock.Gap(start, end).Milliseconds()
 	for _, p := range r.probers {
 		gap := p.clock.Gap(start, end)
 		o.GapsMS[p.node.Name] = gap.Milliseconds()
