@@ -113,6 +113,13 @@ func TestSilentNodeSeesTheChange(t *testing.T) {
 		s, _ := silent.State()
 		return e == epoch && s.Lock.Epoch == epoch && silent.IsSilent()
 	})
+	// What is asked of it goes to the node that leads now.
+	if err := silent.Switchover(t.Context(), "node3"); err != nil {
+		t.Errorf("switchover by the silent node: %v", err)
+	}
+	if _, err := silent.LeaderObservations(t.Context()); err != nil {
+		t.Errorf("observations by the silent node: %v", err)
+	}
 	goOn()
 	goOn = func() {}
 	<-written

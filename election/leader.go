@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -77,10 +78,24 @@ func (n *Node) setLeading(v bool) {
 	n.mu.Unlock()
 }
 
+// isLeading tells whether this node's loop decides for the group. A silent node may not know yet
+// that it does not.
 func (n *Node) isLeading() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.leading
+	return n.leading && !n.store.isSilent()
+}
+
+// leaderPeers are the nodes to ask for the leader's answer, in turn: the leader, or all others
+// where it is not known, as on a node that is silent or no voter.
+func (n *Node) leaderPeers() []*peer {
+	if n.raft.Load() == nil || n.store.isSilent() {
+		return n.peerList()
+	}
+	if p := n.peerOf(n.Leader()); p != nil {
+		return []*peer{p}
+	}
+	return nil
 }
 
 // registerMembers enters the configured members; it writes nothing if they are there.
@@ -175,16 +190,21 @@ func (n *Node) Switchover(ctx context.Context, to string) error {
 	if n.isLeading() {
 		return n.switchoverHere(ctx, to)
 	}
-	p := n.peerOf(n.Leader())
-	if p == nil {
-		return ErrNoLeader
+	err := ErrNoLeader
+	for _, p := range n.leaderPeers() {
+		var a empty
+		err = p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a)
+		if err == nil {
+			n.awaitLock(ctx, before)
+			return nil
+		}
+		// Only a node that surely did nothing is passed over.
+		text := err.Error()
+		if !strings.Contains(text, errNotLeader.Error()) && !strings.Contains(text, "dial node") {
+			return err
+		}
 	}
-	var a empty
-	if err := p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a); err != nil {
-		return err
-	}
-	n.awaitLock(ctx, before)
-	return nil
+	return err
 }
 
 // seeTimeout bounds how long a node waits to see what the leader says is done.
@@ -247,14 +267,8 @@ func (n *Node) LeaderObservations(ctx context.Context) ([]Observation, error) {
 		obs, _ := n.Observations()
 		return obs, nil
 	}
-	peers := n.peerList()
-	if p := n.peerOf(n.Leader()); p != nil {
-		peers = []*peer{p}
-	} else if n.raft.Load() != nil {
-		return nil, ErrNoLeader
-	}
-	var last error
-	for _, p := range peers {
+	last := ErrNoLeader
+	for _, p := range n.leaderPeers() {
 		var a observationsAnswer
 		if last = p.call(ctx, "/v1/observations", empty{Version}, &a); last == nil {
 			return a.Observations, nil
