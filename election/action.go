@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,6 +23,7 @@ func (c *Controller) beginIntent(
 	begin := BeginIntent{
 		Request: rand.Text(), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
+		Evidence: boundedEvidence(it.Evidence),
 	}
 	epoch, err = c.apply(ctx, Command{Kind: CommandBegin, Begin: &begin})
 	if err != nil {
@@ -53,7 +55,6 @@ func (c *Controller) commitLock(
 // apply writes a command until its outcome is known. One that timed out may still land; as each
 // command tells its own earlier success from a state that moved on, it is simply written again.
 func (c *Controller) apply(ctx context.Context, cmd Command) (uint64, error) {
-	cmd.V = Version
 	for {
 		actx, cancel := context.WithTimeout(ctx, c.policy.ApplyTimeout)
 		res, err := c.co.Apply(actx, cmd)
@@ -80,5 +81,18 @@ func boundedText(s string) string {
 	if len(s) <= causeBytesMax {
 		return s
 	}
-	return s[:causeBytesMax/2] + " ... " + s[len(s)-causeBytesMax/2:]
+	text := s[:causeBytesMax/2] + " ... " + s[len(s)-causeBytesMax/2:]
+	return strings.ToValidUTF8(text, "")
+}
+
+// boundedEvidence keeps what the replicated state takes; the rest is counted.
+func boundedEvidence(lines []string) []string {
+	var out []string
+	for i, l := range lines {
+		if i == evidenceMax-1 && len(lines) > evidenceMax {
+			return append(out, fmt.Sprintf("and %d more", len(lines)-i))
+		}
+		out = append(out, boundedText(l))
+	}
+	return out
 }

@@ -46,6 +46,8 @@ type BeginIntent struct {
 	Replaces uint64 `json:"replaces,omitempty"`
 	To       string `json:"to,omitempty"`
 	Cause    string `json:"cause"`
+	// Evidence is what the decision rested on, a line for each node.
+	Evidence []string `json:"evidence,omitempty"`
 }
 
 // SetTarget makes the chosen candidate durable before it is ordered to promote.
@@ -82,9 +84,23 @@ func (r Result) Err() error {
 // ErrConflict is a command that found another state than it expected.
 var ErrConflict = errors.New("state has changed")
 
+// commandVersion is the oldest Version whose releases know a command. An entry carries it, so that
+// a newer release leads older ones as long as it does nothing that they do not know; 0: unknown.
+func commandVersion(k CommandKind) int {
+	switch k {
+	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock:
+		return 1
+	}
+	return 0
+}
+
+// errNewerEntry is a log entry that this release does not understand. Nothing after it may be
+// applied here: what it did is unknown.
+var errNewerEntry = errors.New("a newer release wrote an entry of the Raft log; upgrade this node")
+
 // encodeCommand writes a log entry.
 func encodeCommand(c Command) ([]byte, error) {
-	c.V = Version
+	c.V = commandVersion(c.Kind)
 	b, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)
@@ -98,9 +114,9 @@ func decodeCommand(b []byte) (Command, error) {
 	if err := json.Unmarshal(b, &c); err != nil {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
-	if c.V > Version {
-		return Command{}, fmt.Errorf("decode command: version %d is newer than %d; "+
-			"upgrade this node", c.V, Version)
+	if c.V > Version || commandVersion(c.Kind) == 0 {
+		return Command{}, fmt.Errorf("decode command %q of version %d, this node knows %d: %w",
+			c.Kind, c.V, Version, errNewerEntry)
 	}
 	return c, nil
 }

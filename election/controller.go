@@ -112,6 +112,7 @@ func (c *Controller) act(ctx context.Context, s *State, d Decision) error {
 // checkpoint, so that its stop is short.
 func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	it := *d.Intent
+	it.Evidence = d.Evidence
 	if it.Kind == IntentSwitchover {
 		if err := c.checkpointFirst(ctx, s); err != nil {
 			c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})

@@ -17,6 +17,9 @@ type fsm struct {
 	state   *State
 	index   uint64
 	changed chan struct{}
+	// stuck is set for good by an entry that this release does not understand: the state stays
+	// what it was before, and no snapshot hides the entry from the release that will.
+	stuck error
 }
 
 var (
@@ -46,14 +49,28 @@ type applied struct {
 	err    error
 }
 
-// Apply implements raft.FSM. An entry that cannot be read changes nothing and says so.
+// problem tells why the state here follows the log no more; nil if it does.
+func (f *fsm) problem() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stuck
+}
+
+// Apply implements raft.FSM. An entry that no release could read changes nothing and says so; one
+// of a newer release stops the state here, since what comes after it rests on it.
 func (f *fsm) Apply(l *raft.Log) any {
 	c, err := decodeCommand(l.Data)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stuck == nil && errors.Is(err, errNewerEntry) {
+		f.stuck = fmt.Errorf("entry %d: %w", l.Index, err)
+	}
+	if f.stuck != nil {
+		return applied{err: f.stuck}
+	}
 	if err != nil {
 		return applied{err: err}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	next, r := apply(f.state, c)
 	if next != f.state {
 		f.publishLocked(next, l.Index)
@@ -78,6 +95,9 @@ type snapshotBody struct {
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.stuck != nil {
+		return nil, fmt.Errorf("no snapshot: %w", f.stuck)
+	}
 	return &snapshot{body: snapshotBody{V: Version, Index: f.index, State: f.state}}, nil
 }
 
@@ -100,6 +120,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.stuck = nil
 	f.publishLocked(b.State, b.Index)
 	return nil
 }

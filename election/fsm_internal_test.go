@@ -117,7 +117,7 @@ func TestFSMAppliesTheLog(t *testing.T) {
 	if a, _ := f.Apply(&raft.Log{Index: 8, Data: b}).(applied); a.result.Epoch != 1 {
 		t.Errorf("repeated: %+v", a)
 	}
-	for _, data := range []string{"", "{", `{"v":9,"kind":"begin"}`} {
+	for _, data := range []string{"", "{", `{"v":`} {
 		if a, _ := f.Apply(&raft.Log{Index: 9, Data: []byte(data)}).(applied); a.err == nil {
 			t.Errorf("%q was taken", data)
 		}
@@ -140,5 +140,37 @@ func TestCommandSurvivesTheLog(t *testing.T) {
 	}
 	if got, err := decodeCommand(b); err != nil || !reflect.DeepEqual(got, c) {
 		t.Errorf("%v: %+v", err, got)
+	}
+}
+
+// An entry of a newer release stops the state for good: what follows rests on it, and a snapshot
+// would hide it from the release that understands it.
+func TestFSMStopsAtAnEntryOfANewerRelease(t *testing.T) {
+	for _, newer := range []string{`{"v":9,"kind":"begin"}`, `{"v":1,"kind":"merge"}`} {
+		f := newFSM()
+		before, _ := f.State()
+		if a, _ := f.Apply(&raft.Log{Index: 3, Data: []byte(newer)}).(applied); a.err == nil {
+			t.Fatalf("%s was taken", newer)
+		}
+		b, err := encodeCommand(beginCommand(f.state, "a", IntentBootstrap, "x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := f.Apply(&raft.Log{Index: 4, Data: b}).(applied)
+		wantError(t, a.err, "entry 3")
+		wantError(t, f.problem(), "upgrade this node")
+		if s, _ := f.State(); s != before {
+			t.Error("the state went on")
+		}
+		if _, err := f.Snapshot(); err == nil {
+			t.Error("a snapshot hides the entry")
+		}
+		// What a newer leader has already put into a snapshot, this release can read or refuses.
+		if err := f.Restore(io.NopCloser(strings.NewReader(`{"v":1,"state":{"v":1}}`))); err != nil {
+			t.Error(err)
+		}
+		if f.problem() != nil {
+			t.Error("a whole state does not help")
+		}
 	}
 }

@@ -67,6 +67,11 @@ func (n *Node) runLoop(ctx context.Context, done chan<- struct{}) {
 	if ctx.Err() != nil {
 		return
 	}
+	if err := n.fsm.problem(); err != nil {
+		n.log.Error("leadership is given up", zap.Error(err))
+		n.raft.Load().LeadershipTransfer()
+		return
+	}
 	n.setLeading(true)
 	defer n.setLeading(false)
 	n.loop.RunLeader(ctx)

@@ -20,6 +20,9 @@ func (n *Node) Problems() []string {
 	if r == nil {
 		return out
 	}
+	if err := n.fsm.problem(); err != nil {
+		out = append(out, "this node follows the group no more: "+err.Error())
+	}
 	future := r.GetConfiguration()
 	if future.Error() != nil {
 		return out

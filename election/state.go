@@ -11,6 +11,12 @@ const historyMax = 500
 // membersMax bounds the members of a cluster.
 const membersMax = 100
 
+// evidenceKept is how many of the newest changes keep their evidence.
+const evidenceKept = 50
+
+// evidenceMax bounds the lines of evidence for a change.
+const evidenceMax = 50
+
 // phasesMax bounds the phases of a change.
 const phasesMax = 50
 
@@ -63,6 +69,9 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	if max(len(c.Request), len(c.Cause), len(c.From), len(c.To)) > textBytesMax {
 		return s, refuse("a text is longer than %d bytes", textBytesMax)
 	}
+	if why := evidenceTooLong(c.Evidence); why != "" {
+		return s, refuse("%s", why)
+	}
 	if i := s.Intent; i != nil && c.Request != "" && i.Request == c.Request {
 		return s, Result{V: Version, Epoch: i.Epoch}
 	}
@@ -76,7 +85,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	next.LastEpoch++
 	intent := &Intent{
 		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
-		Cause: c.Cause, Request: c.Request,
+		Cause: c.Cause, Evidence: c.Evidence, Request: c.Request,
 	}
 	if old := s.Intent; old != nil {
 		intent.Tried = slices.Clone(old.Tried)
@@ -86,6 +95,19 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	}
 	next.Intent = intent
 	return &next, Result{V: Version, Epoch: intent.Epoch}
+}
+
+// evidenceTooLong tells which bound a list of evidence breaks; empty if none.
+func evidenceTooLong(lines []string) string {
+	if len(lines) > evidenceMax {
+		return fmt.Sprintf("there are more than %d lines of evidence", evidenceMax)
+	}
+	for _, l := range lines {
+		if len(l) > textBytesMax {
+			return fmt.Sprintf("a line of evidence is longer than %d bytes", textBytesMax)
+		}
+	}
+	return ""
 }
 
 func applyTarget(s *State, c *SetTarget) (*State, Result) {
@@ -136,10 +158,15 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 		next.SystemID = c.SystemID
 	}
 	change := Change{
-		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, At: c.At, PhasesMS: c.PhasesMS,
+		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
+		At: c.At, PhasesMS: c.PhasesMS,
 	}
 	next.History = append(slices.Clone(s.History), change)
-	if n := len(next.History); n > historyMax {
+	n := len(next.History)
+	if n > evidenceKept {
+		next.History[n-evidenceKept-1].Evidence = nil
+	}
+	if n > historyMax {
 		next.History = slices.Clone(next.History[n-historyMax:])
 	}
 	return &next, Result{V: Version, Epoch: lock.Epoch}

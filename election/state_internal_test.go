@@ -244,7 +244,7 @@ func TestStateUnknownCommandsChangeNothing(t *testing.T) {
 		}
 	}
 	for text, words := range map[string]string{
-		`{"v":99,"kind":"begin"}`: "version 99 is newer than 1; upgrade",
+		`{"v":99,"kind":"begin"}`: "version 99, this node knows 1",
 		`{`:                       "decode command",
 		`[]`:                      "decode command",
 		``:                        "decode command",
@@ -392,5 +392,37 @@ func TestStatesShareNothingThatChanges(t *testing.T) {
 	if l := left.Intent.Tried; !slices.Contains(l, "l") || slices.Contains(l, "r") ||
 		!slices.Contains(right.Intent.Tried, "r") {
 		t.Errorf("tried: %v, %v", l, right.Intent.Tried)
+	}
+}
+
+// Evidence goes from the command to the history, and old changes lose theirs.
+func TestStateKeepsEvidence(t *testing.T) {
+	s := &State{V: Version}
+	for i := range evidenceKept + 3 {
+		c := beginCommand(s, fmt.Sprint("r", i), IntentFailover, "a")
+		c.Begin.Evidence = []string{fmt.Sprint("line ", i)}
+		var r Result
+		s, r = apply(s, c)
+		if s, r = commit(s, r.Epoch, "a"); r.Refused != "" {
+			t.Fatal(r.Refused)
+		}
+	}
+	for i, c := range s.History {
+		isKept := i >= 3
+		if (len(c.Evidence) == 1) != isKept || isKept && c.Evidence[0] != fmt.Sprint("line ", i) {
+			t.Errorf("change %d has evidence %q", i, c.Evidence)
+		}
+	}
+	for _, bad := range [][]string{
+		make([]string, evidenceMax+1), {strings.Repeat("x", textBytesMax+1)},
+	} {
+		c := beginCommand(s, "bad", IntentFailover, "a")
+		c.Begin.Evidence = bad
+		if next, r := apply(s, c); r.Refused == "" || next != s {
+			t.Error("evidence without bound was taken")
+		}
+		if got := boundedEvidence(bad); evidenceTooLong(got) != "" {
+			t.Error("bounded evidence is refused")
+		}
 	}
 }

@@ -270,6 +270,7 @@ const replacePauses = 25
 func (t *transition) replace(kind IntentKind, to, cause string) error {
 	it := Intent{
 		Kind: kind, From: t.it.From, FromEpoch: t.it.FromEpoch, To: to, Cause: cause,
+		Evidence: t.it.Evidence,
 	}
 	t.note("replaced: %s", cause)
 	t.c.replaced++

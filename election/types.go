@@ -64,6 +64,8 @@ type Intent struct {
 	// are the first candidates (DESIGN 10.7).
 	Tried []string `json:"tried,omitempty"`
 	Cause string   `json:"cause"`
+	// Evidence is what the decision rested on, in words for a DBA.
+	Evidence []string `json:"evidence,omitempty"`
 	// Request names the command that began it.
 	Request string `json:"request,omitempty"`
 }
@@ -74,6 +76,8 @@ type Change struct {
 	Kind  IntentKind `json:"kind"`
 	From  string     `json:"from,omitempty"`
 	Cause string     `json:"cause"`
+	// Evidence is what the decision rested on; only the newest changes keep theirs.
+	Evidence []string `json:"evidence,omitempty"`
 	// At is the coordinator's wall clock, for people only; no decision reads it.
 	At time.Time `json:"at"`
 	// PhasesMS is how long each phase took, in milliseconds.
