@@ -34,6 +34,9 @@ func (a *PostgresAgent) orderBootstrap(ctx context.Context, o Order) (OrderResul
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
 	}
+	if rec := a.record(); kind == pgDirOurs && rec.Adopted != nil {
+		return a.orderAdopt(ctx, o)
+	}
 	if kind == pgDirEmpty {
 		if err := a.initDB(ctx, o); err != nil {
 			return OrderResult{}, err
@@ -160,21 +163,11 @@ func (a *PostgresAgent) installDir(tmp string) error {
 // makeRoles makes the roles and functions that agents and proxies need, and runs the user's
 // files.
 func (a *PostgresAgent) makeRoles(ctx context.Context) error {
-	var sql strings.Builder
-	for _, r := range []struct{ name, attrs, password string }{
-		{pgReplicationRole, "LOGIN REPLICATION", a.secrets.replication},
-		{pgRewindRole, "LOGIN", a.secrets.rewind},
-		{pgLookupRole, "LOGIN", a.secrets.lookup},
-	} {
-		verifier, err := pgVerifier(r.password)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(&sql, "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"+
-			" THEN CREATE ROLE %s; END IF; END $$;\nALTER ROLE %s WITH %s PASSWORD %s;\n",
-			pgLiteral(r.name), r.name, r.name, r.attrs, pgLiteral(verifier))
+	sql, err := a.rolesSQL()
+	if err != nil {
+		return err
 	}
-	if _, err := a.exec(ctx, sql.String()+pgRolesSQL); err != nil {
+	if _, err := a.exec(ctx, sql); err != nil {
 		return fmt.Errorf("make roles: %w", err)
 	}
 	for _, path := range a.cfg.BootstrapSQL {
@@ -187,6 +180,31 @@ func (a *PostgresAgent) makeRoles(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// rolesSQL makes the roles, with their passwords, and the functions; it may be run again.
+func (a *PostgresAgent) rolesSQL() (string, error) {
+	sql := ""
+	for _, r := range []struct{ name, attrs, password string }{
+		{pgReplicationRole, "LOGIN REPLICATION", a.secrets.replication},
+		{pgRewindRole, "LOGIN", a.secrets.rewind},
+		{pgLookupRole, "LOGIN", a.secrets.lookup},
+	} {
+		verifier, err := pgVerifier(r.password)
+		if err != nil {
+			return "", err
+		}
+		sql += pgRoleSQL(r.name, r.attrs, verifier)
+	}
+	return sql + pgRolesSQL, nil
+}
+
+// pgRoleSQL makes a role or makes it what it should be.
+func pgRoleSQL(name, attrs, verifier string) string {
+	ident := `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+	return fmt.Sprintf("DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"+
+		" THEN CREATE ROLE %s; END IF; END $$;\nALTER ROLE %s WITH %s PASSWORD %s;\n",
+		pgLiteral(name), ident, ident, attrs, pgLiteral(verifier))
 }
 
 // runBootstrapFile runs one file, statement by statement as psql would, so that CREATE DATABASE

@@ -91,8 +91,12 @@ func decideContinue(in Input) Decision {
 	return d
 }
 
-// decideBootstrap makes the first primary once every data member is known to be empty.
+// decideBootstrap makes the first primary once every data member is known to be empty, or takes
+// over one that was adopted.
 func decideBootstrap(in Input, p Policy) Decision {
+	if d, ok := decideAdopt(in, p); ok {
+		return d
+	}
 	d := Decision{Do: ActHold}
 	d.Refusals = refuseAll(in.Requests, "there is no primary yet")
 	var wait, wrong []string

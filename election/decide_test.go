@@ -143,7 +143,7 @@ func situationReport(in *election.Input, name string, kv map[string]string) erro
 		Name: name, Phase: election.MemberPhase(kv["phase"]), Incarnation: kv["inc"],
 		SystemID: kv["system"], Timeline: uint32(number(kv["timeline"])),
 		Upstream: kv["upstream"], Pledged: number(kv["pledged"]),
-		DiskBad: kv["disk"],
+		DiskBad: kv["disk"], Adopted: kv["adopted"],
 	}
 	_, o.Member.Streaming = kv["streaming"]
 	if _, ok := kv["unheard"]; ok {

@@ -34,8 +34,50 @@ func (d pgDoor) String() string {
 func (a *PostgresAgent) renderHBA(d pgDoor) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Written by holdfast; changes here are overwritten. The door is %s.\n", d)
-	fmt.Fprintf(&b, "local all %s scram-sha-256\n", `"`+a.cfg.Superuser+`"`)
-	var hosts []string
+	hosts, peers := a.hbaHosts()
+	b.WriteString(a.hbaClosed(peers))
+	if d == pgDoorClosed {
+		return b.String()
+	}
+	b.WriteString(hbaPeers(peers))
+	for _, s := range a.cfg.AllowFrom {
+		if addr, err := pgHBAAddress(s); err == nil && !slices.Contains(hosts, addr) {
+			hosts = append(hosts, addr)
+		}
+	}
+	for _, h := range hosts {
+		fmt.Fprintf(&b, "host all all %s scram-sha-256\n", h)
+	}
+	for _, line := range a.cfg.HBA {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+// renderPeers gives the lines by which the agents reach a server, and nobody else.
+func (a *PostgresAgent) renderPeers() string {
+	_, peers := a.hbaHosts()
+	return a.hbaClosed(peers) + hbaPeers(peers)
+}
+
+func (a *PostgresAgent) hbaClosed(peers []string) string {
+	text := fmt.Sprintf("local all %s scram-sha-256\n", `"`+a.cfg.Superuser+`"`)
+	for _, h := range peers {
+		text += fmt.Sprintf("host replication %s %s scram-sha-256\n", pgReplicationRole, h)
+	}
+	return text
+}
+
+func hbaPeers(peers []string) string {
+	text := ""
+	for _, h := range peers {
+		text += fmt.Sprintf("host all %s,%s %s scram-sha-256\n", pgRewindRole, pgLookupRole, h)
+	}
+	return text
+}
+
+// hbaHosts are the members' addresses, and those that their agents and proxies call from.
+func (a *PostgresAgent) hbaHosts() (hosts, peers []string) {
 	isLoopback := false
 	for _, m := range a.members() {
 		for _, hp := range []string{m.Address, m.Postgres} {
@@ -50,33 +92,13 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 		}
 	}
 	slices.Sort(hosts)
-	peers := slices.Clone(hosts)
+	peers = slices.Clone(hosts)
 	if isLoopback && !slices.Contains(peers, "127.0.0.1/32") {
 		// Members on one machine (a demo, tests): PostgreSQL's programs call from lo's own
 		// address, proxies and agents from the member's. Clients must not come from either.
 		peers = append(peers, "127.0.0.1/32")
 	}
-	for _, h := range peers {
-		fmt.Fprintf(&b, "host replication %s %s scram-sha-256\n", pgReplicationRole, h)
-	}
-	if d == pgDoorClosed {
-		return b.String()
-	}
-	for _, h := range peers {
-		fmt.Fprintf(&b, "host all %s,%s %s scram-sha-256\n", pgRewindRole, pgLookupRole, h)
-	}
-	for _, s := range a.cfg.AllowFrom {
-		if addr, err := pgHBAAddress(s); err == nil && !slices.Contains(hosts, addr) {
-			hosts = append(hosts, addr)
-		}
-	}
-	for _, h := range hosts {
-		fmt.Fprintf(&b, "host all all %s scram-sha-256\n", h)
-	}
-	for _, line := range a.cfg.HBA {
-		b.WriteString(line + "\n")
-	}
-	return b.String()
+	return hosts, peers
 }
 
 func (a *PostgresAgent) writeHBA(dir string, d pgDoor) (text string, changed bool, err error) {
@@ -97,7 +119,11 @@ func (a *PostgresAgent) applyDoor(ctx context.Context, d pgDoor) error {
 	if err != nil {
 		return err
 	}
-	if !changed && a.verifiedHBA == text {
+	mirrored, err := a.mirrorHBA(text)
+	if err != nil {
+		return err
+	}
+	if !changed && !mirrored && a.verifiedHBA == text {
 		return nil
 	}
 	rows, err := a.exec(ctx, `SELECT line_number, error FROM pg_hba_file_rules

@@ -31,6 +31,9 @@ type agentRecord struct {
 	Members     []Member     `json:"members,omitempty"`
 	// Rewinding is set before pg_rewind writes, and cleared when the directory is whole again.
 	Rewinding bool `json:"rewinding,omitempty"`
+	// Adopted is set from an adoption to the group's first lock, Files until the next start.
+	Adopted *agentAdopted     `json:"adopted,omitempty"`
+	Files   *agentServerFiles `json:"files,omitempty"`
 }
 
 const agentRecordName = "agent.json"
@@ -157,8 +160,8 @@ func (a *PostgresAgent) inspectDir() (pgDirKind, string) {
 	case len(entries) == 0:
 		return pgDirEmpty, ""
 	}
-	const remedy = ": holdfast does not touch it; move it away, or set another data_dir, " +
-		"or set adopt_foreign to have it put aside"
+	const remedy = ": holdfast does not touch it; take it over with `holdfast adopt`, move it " +
+		"away, set another data_dir, or set adopt_foreign to have it put aside"
 	b, err := os.ReadFile(filepath.Join(dir, pgMarkerName))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return pgDirUnknown, fmt.Sprintf("data directory cannot be read: %v", err)

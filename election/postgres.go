@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -33,12 +32,27 @@ func pgConnConfig(host string, port uint16, role, password string) (*pgconn.Conf
 	return cfg, nil
 }
 
-// connect opens a control connection: the private socket, the superuser. Its commits never wait
-// for standbys (they may be what the agent is about to re-point), and it leaves no SQL in logs.
+// connect opens a control connection.
 func (a *PostgresAgent) connect(ctx context.Context) (*pgconn.PgConn, error) {
-	_, port, _ := net.SplitHostPort(a.cfg.Listen)
-	n, _ := strconv.ParseUint(port, 10, 16)
-	cfg, err := pgConnConfig(a.cfg.socketDir(), uint16(n), a.cfg.Superuser, a.secrets.superuser)
+	cfg, err := a.controlConfig()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
+	defer cancel()
+	c, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("control connection: %w", err)
+	}
+	return c, nil
+}
+
+// controlConfig is that of a control connection: the server's own socket, the superuser. Its
+// commits never wait for standbys (they may be what the agent is about to re-point), and it leaves
+// no SQL in logs.
+func (a *PostgresAgent) controlConfig() (*pgconn.Config, error) {
+	dir, port := a.controlAddress()
+	cfg, err := pgConnConfig(dir, port, a.cfg.Superuser, a.secrets.superuser)
 	if err != nil {
 		return nil, err
 	}
@@ -48,13 +62,7 @@ func (a *PostgresAgent) connect(ctx context.Context) (*pgconn.PgConn, error) {
 		"idle_in_transaction_session_timeout": "0", "default_transaction_read_only": "off"} {
 		cfg.RuntimeParams[k] = v
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
-	defer cancel()
-	c, err := pgconn.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("control connection: %w", err)
-	}
-	return c, nil
+	return cfg, nil
 }
 
 func pgClose(c *pgconn.PgConn) {

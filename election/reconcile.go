@@ -88,6 +88,9 @@ func (a *PostgresAgent) reconcile(parent context.Context, lastSlots *time.Time) 
 }
 
 func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *time.Time) error {
+	if err := a.endAdoption(); err != nil {
+		return err
+	}
 	step := agentStep{lock: st.Lock, mine: st.Lock.Holder == a.cfg.Name}
 	step.holder = a.memberNamed(st.Lock.Holder)
 	kind, why := a.inspectDir()

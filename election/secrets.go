@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -87,9 +88,29 @@ func GenerateAgentSecrets(dir string) error {
 // is never part of an SQL text. Passwords are ASCII by our making; others go through unprepared,
 // as libpq does when SASLprep refuses them.
 func pgVerifier(password string) (string, error) {
-	const rounds = 4096
 	salt := make([]byte, 16)
 	_, _ = rand.Read(salt)
+	return pgVerifierOf(password, salt, 4096)
+}
+
+// pgVerifies tells that a SCRAM-SHA-256 secret was made of that password.
+func pgVerifies(verifier, password string) bool {
+	rest, ok := strings.CutPrefix(verifier, "SCRAM-SHA-256$")
+	head, _, _ := strings.Cut(rest, "$")
+	count, salt, _ := strings.Cut(head, ":")
+	rounds, err := strconv.Atoi(count)
+	raw, serr := base64.StdEncoding.DecodeString(salt)
+	if !ok || err != nil || serr != nil || rounds < 1 || rounds > pgRoundsMax {
+		return false
+	}
+	want, err := pgVerifierOf(password, raw, rounds)
+	return err == nil && want == verifier
+}
+
+// pgRoundsMax bounds the work of checking a secret that somebody else made.
+const pgRoundsMax = 1 << 20
+
+func pgVerifierOf(password string, salt []byte, rounds int) (string, error) {
 	salted, err := pbkdf2.Key(sha256.New, password, salt, rounds, sha256.Size)
 	if err != nil {
 		return "", fmt.Errorf("scram secret: %w", err)
@@ -108,13 +129,18 @@ func pgVerifier(password string) (string, error) {
 // passFile is the libpq password file of the walreceiver, pg_basebackup and pg_rewind.
 func (a *PostgresAgent) passFile() string { return filepath.Join(a.state, "pgpass") }
 
-func (a *PostgresAgent) writePassFile() error {
+func (a *PostgresAgent) passText() string {
 	esc := strings.NewReplacer(`\`, `\\`, ":", `\:`)
 	text := ""
 	for _, kv := range [][2]string{{pgReplicationRole, a.secrets.replication},
 		{pgRewindRole, a.secrets.rewind}} {
 		text += "*:*:*:" + kv[0] + ":" + esc.Replace(kv[1]) + "\n"
 	}
+	return text
+}
+
+func (a *PostgresAgent) writePassFile() error {
+	text := a.passText()
 	if old, err := os.ReadFile(a.passFile()); err == nil && string(old) == text {
 		return nil
 	}

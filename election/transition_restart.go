@@ -48,7 +48,11 @@ func (t *transition) bootstrap(ctx context.Context) error {
 		return err
 	}
 	to := t.it.To
-	t.note("%s makes the first data directory", to)
+	if isAdopted(t.input(), to) {
+		t.note("%s is taken over as it runs", to)
+	} else {
+		t.note("%s makes the first data directory", to)
+	}
 	start := time.Now()
 	o := Order{Kind: OrderBootstrap, Members: t.members}
 	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)

@@ -149,6 +149,9 @@ type MemberStatus struct {
 	CheckpointTimeline uint32 `json:"checkpoint_timeline,omitempty"`
 	// DiskBad tells why the data disk takes no writes; empty if it does.
 	DiskBad string `json:"disk_bad,omitempty"`
+	// Adopted tells that the server was adopted, as the primary or as a standby, and waits for
+	// the group's first lock; empty otherwise.
+	Adopted string `json:"adopted,omitempty"`
 	// Problem is what keeps the member from its place, in words for a DBA; empty if nothing.
 	Problem string `json:"problem,omitempty"`
 }

@@ -66,7 +66,7 @@ var owned = []struct {
 // times; none may see the world or its time.
 var pureFiles = []string{
 	"election/state.go", "election/decide.go", "election/candidate.go", "election/lease.go",
-	"election/syncnames.go", "proxy/replay.go", "proxy/txn.go", "pgwire/lexer.go",
+	"election/syncnames.go", "election/adopt_decide.go", "proxy/replay.go", "proxy/txn.go", "pgwire/lexer.go",
 	"pgwire/classify.go",
 }
 
