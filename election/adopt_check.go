@@ -37,7 +37,8 @@ func (d *Adoption) checkServer(ctx context.Context, p *AdoptPlan) {
 		p.refuse("the programs in %s are of PostgreSQL %d, the server is %d: set postgres.bin_dir",
 			a.bin, bin, major)
 	}
-	if dir := s.settings["data_directory"].value; filepath.Clean(dir) != filepath.Clean(a.cfg.DataDir) {
+	dir := s.settings["data_directory"].value
+	if filepath.Clean(dir) != filepath.Clean(a.cfg.DataDir) {
 		p.refuse("the server's data_directory is %s, postgres.data_dir says %s: name it the same way",
 			dir, a.cfg.DataDir)
 	}
@@ -143,7 +144,8 @@ func isMountPoint(dir string) bool {
 var adoptManagers = []string{"patroni", "repmgrd", "stolon-keeper", "pg_autoctl"}
 
 // adoptManagerApps are names that managers give their sessions.
-var adoptManagerApps = regexp.MustCompile(`(?i)^(patroni|repmgrd|stolon|pg_auto_failover|pgautoctl)`)
+var adoptManagerApps = regexp.MustCompile(
+	`(?i)^(patroni|repmgrd|stolon|pg_auto_failover|pgautoctl)`)
 
 // checkManagers refuses while another manager runs: two would promote, restart and configure one
 // server. It is looked for by its process, its sessions, and its REST interface, since it may run

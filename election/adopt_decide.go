@@ -6,8 +6,8 @@ import (
 )
 
 // decideAdopt makes a running server that was adopted the first primary. It answers false where
-// nothing was adopted. Unlike the data of a first start, this data is somebody's: the group takes it
-// over only when every member has told what it has, all of it is of one system, and one member
+// nothing was adopted. Unlike the data of a first start, this data is somebody's: the group takes
+// it over only when every member has told what it has, all of it is of one system, and one member
 // alone is the primary.
 func decideAdopt(in Input, p Policy) (Decision, bool) {
 	var wait, wrong []string

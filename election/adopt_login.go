@@ -93,8 +93,8 @@ func (a *PostgresAgent) dialAsAccount(ctx context.Context, network, addr string)
 	return r.conn, r.err
 }
 
-// setThreadUser sets the effective user of this thread, which must be locked. The real and saved ones
-// stay root's, so there is a way back.
+// setThreadUser sets the effective user of this thread, which must be locked. The real and saved
+// ones stay root's, so there is a way back.
 func setThreadUser(uid int) error {
 	const keep = ^uintptr(0)
 	_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, uintptr(uid), keep)

@@ -143,7 +143,8 @@ func (c *adoptCluster) admin(name, sql string) string {
 		port, "-U", "postgres", "-d", "postgres", "-c", sql))
 }
 
-func (c *adoptCluster) adoption(name string, change ...func(*election.AdoptConfig)) *election.Adoption {
+func (c *adoptCluster) adoption(name string, change ...func(*election.AdoptConfig),
+) *election.Adoption {
 	c.t.Helper()
 	cfg := election.AdoptConfig{Agent: c.cfgs[name], Members: c.members,
 		SyncMode: election.SyncQuorum, ManagerURLs: []string{}}

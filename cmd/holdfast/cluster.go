@@ -244,6 +244,9 @@ func (c *Cluster) Secret(name string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// Binary returns the path of holdfast's binary.
+func (c *Cluster) Binary() string { return c.cfg.Binary }
+
 // Program returns the path of one of PostgreSQL's programs.
 func (c *Cluster) Program(name string) string { return filepath.Join(c.bin, name) }
 

@@ -33,6 +33,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
-		newSwitchoverCommand(), newVersionCommand(), newDemoCommand(), newReaperCommand())
+		newSwitchoverCommand(), newAdoptCommand(), newVersionCommand(), newDemoCommand(),
+		newReaperCommand())
 	return root
 }
