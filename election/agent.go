@@ -58,6 +58,7 @@ type PostgresAgent struct {
 	conn        *pgconn.PgConn
 	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
 	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
+	syncProof   syncProof
 
 	kick      chan struct{} // wakes runSample
 	work      chan struct{} // wakes runReconcile
@@ -74,10 +75,12 @@ type PostgresAgent struct {
 	diskBad string
 	changed chan struct{}
 	rec     agentRecord
-	problem string // of the last reconcile step
-	watched int    // pid that watchPostmaster looks at
-	waiters int    // orders that wait for ops
-	yield   func() // ends what the holder of ops asks another member
+	// provedSync names the newest record of the sync set that was proved.
+	provedSync MemberSync
+	problem    string // of the last reconcile step
+	watched    int    // pid that watchPostmaster looks at
+	waiters    int    // orders that wait for ops
+	yield      func() // ends what the holder of ops asks another member
 }
 
 var _ Agent = (*PostgresAgent)(nil)

@@ -16,6 +16,7 @@ const (
 	CommandBegin      CommandKind = "begin"
 	CommandTarget     CommandKind = "target"
 	CommandCommitLock CommandKind = "commit-lock"
+	CommandSync       CommandKind = "sync"
 )
 
 // Command is one entry of the Raft log. Which field is set depends on Kind.
@@ -26,6 +27,7 @@ type Command struct {
 	Begin    *BeginIntent     `json:"begin,omitempty"`
 	Target   *SetTarget       `json:"target,omitempty"`
 	Commit   *CommitLock      `json:"commit,omitempty"`
+	Sync     *SetSync         `json:"sync,omitempty"`
 }
 
 // RegisterMembers names the cluster and its members.
@@ -62,6 +64,8 @@ type CommitLock struct {
 	SystemID string           `json:"system_id,omitempty"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	At       time.Time        `json:"at"`
+	// Sync is the rule on which a new holder was promoted.
+	Sync *SyncRule `json:"sync,omitempty"`
 }
 
 // Result is the answer to a command.

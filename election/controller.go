@@ -37,6 +37,7 @@ type Controller struct {
 	phasesEpoch              uint64
 	begunAt                  time.Time // when the intent of phasesEpoch was begun
 	phases                   map[string]int64
+	sync                     syncTracker
 }
 
 var _ LeaderLoop = (*Controller)(nil)
@@ -59,6 +60,7 @@ func (c *Controller) LastDecision() Decision {
 // leadership, never twice at once; all its goroutines have ended when it returns.
 func (c *Controller) RunLeader(ctx context.Context) {
 	c.ledAt, c.usableAt, c.failures = time.Now(), time.Time{}, 0
+	c.sync = syncTracker{}
 	c.startRequests()
 	defer c.failRequests()
 	ticker := time.NewTicker(c.policy.Tick)
@@ -84,6 +86,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		if d.Do != ActHold {
 			continue
 		}
+		c.tendSync(ctx, state)
 		c.failures = 0
 		select {
 		case <-ctx.Done():
@@ -252,5 +255,6 @@ func (c *Controller) pause(ctx context.Context, d time.Duration) {
 func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p := DefaultPolicy(co.Timing())
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
+	p.SyncWait, p.SyncDegradeAfter = cfg.SyncWait, cfg.SyncDegradeAfter
 	return NewController(co, p)
 }

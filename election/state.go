@@ -34,6 +34,8 @@ func apply(s *State, c Command) (*State, Result) {
 		return applyTarget(s, c.Target)
 	case c.Kind == CommandCommitLock && c.Commit != nil:
 		return applyCommit(s, c.Commit)
+	case c.Kind == CommandSync && c.Sync != nil:
+		return applySync(s, c.Sync)
 	}
 	return s, refuse("command %q is not known", c.Kind)
 }
@@ -148,12 +150,18 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 		return s, refuse("a text is longer than %d bytes, or there are more than %d phases",
 			textBytesMax, phasesMax)
 	}
+	if c.Sync != nil {
+		if why := syncRuleWrong(s.Members, c.Lock.Holder, *c.Sync); why != "" {
+			return s, refuse("sync set: %s", why)
+		}
+	}
 	if c.SystemID != "" && s.SystemID != "" && c.SystemID != s.SystemID {
 		return s, refuse("the system identifier is %s, not %s", s.SystemID, c.SystemID)
 	}
 	next := *s
 	lock := c.Lock
 	next.Lock, next.Intent = &lock, nil
+	next.Sync = syncAfterCommit(s, lock, c.Sync)
 	if c.SystemID != "" {
 		next.SystemID = c.SystemID
 	}

@@ -72,7 +72,7 @@ type recruitAnswer struct {
 func (t *transition) newGathering(only string) *gathering {
 	g := &gathering{t: t, failed: map[string]bool{}}
 	g.sel = Selection{
-		Lock: *t.lock, SyncSet: SyncSet(t.c.policy.SyncMode, t.members, t.lock.Holder),
+		Lock: *t.lock, Sync: syncRules(t.state, t.c.policy),
 		Tried: triedBut(t.it.Tried, t.lock.Holder), Only: only, Silent: map[string]string{},
 		LagMaxBytes: t.c.policy.LagMaxBytes,
 	}
@@ -158,7 +158,7 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 // graceTime is how long better candidates are waited for. When the recruits are known to have all
 // that was acknowledged it is short; else only the other members can tell.
 func (g *gathering) graceTime() time.Duration {
-	if len(g.sel.SyncSet) > 0 && len(g.sel.Tried) == 0 {
+	if g.sel.isSynchronous() && len(g.sel.Tried) == 0 {
 		return g.t.c.policy.RecruitGrace
 	}
 	return g.t.c.policy.RecruitTimeout

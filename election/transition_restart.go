@@ -16,7 +16,7 @@ func (t *transition) restart(ctx context.Context) error {
 	t.note("%s is started", holder)
 	start := time.Now()
 	o := Order{Kind: OrderStartPrimary, Members: t.members}
-	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, holder)
+	o.SyncNames = startRule(t.state, t.c.policy, holder).Setting()
 	res, err := t.insist(ctx, t.c.policy.StartTimeout, promoteAttempts, holder, o)
 	t.measure(phaseStart, start)
 	if err == nil && (res.Incarnation == "" || res.Timeline != t.lock.Timeline) {
@@ -51,7 +51,7 @@ func (t *transition) bootstrap(ctx context.Context) error {
 	t.note("%s makes the first data directory", to)
 	start := time.Now()
 	o := Order{Kind: OrderBootstrap, Members: t.members}
-	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
+	o.SyncNames = startRule(t.state, t.c.policy, to).Setting()
 	res, err := t.call(ctx, t.c.policy.BootstrapTimeout, to, o)
 	t.measure(phaseBootstrap, start)
 	if err != nil {

@@ -95,6 +95,8 @@ type State struct {
 	Intent    *Intent  `json:"intent,omitempty"`
 	Members   []Member `json:"members,omitempty"`
 	History   []Change `json:"history,omitempty"`
+	// Sync is the sync set; nil until the first record.
+	Sync *SyncRecord `json:"sync,omitempty"`
 }
 
 // MemberPhase is what the agent's PostgreSQL is doing.
@@ -143,6 +145,8 @@ type MemberStatus struct {
 	// Standbys and Slots are filled on every running member.
 	Standbys []StandbyStatus `json:"standbys,omitempty"`
 	Slots    []string        `json:"slots,omitempty"`
+	// Sync is what a primary's agent tells of its sync set.
+	Sync MemberSync `json:"sync,omitzero"`
 	// Pledged is the highest epoch that the member was ordered under (durable).
 	Pledged uint64 `json:"pledged,omitempty"`
 	// CheckpointTimeline is the timeline of the last checkpoint in pg_control.
@@ -179,6 +183,8 @@ type Report struct {
 	Held     int `json:"held"`
 	// LeaseEpoch is the epoch the node holds a valid lease for; 0 if none.
 	LeaseEpoch uint64 `json:"lease_epoch"`
+	// SyncV is the node's SyncVersion.
+	SyncV int `json:"sync_v,omitempty"`
 }
 
 // Observation is a report with its age when it was looked at.

@@ -66,8 +66,8 @@ var owned = []struct {
 // times; none may see the world or its time.
 var pureFiles = []string{
 	"election/state.go", "election/decide.go", "election/candidate.go", "election/lease.go",
-	"election/syncnames.go", "proxy/replay.go", "proxy/txn.go", "pgwire/lexer.go",
-	"pgwire/classify.go",
+	"election/syncnames.go", "election/syncset.go", "election/syncplan.go", "proxy/replay.go",
+	"proxy/txn.go", "pgwire/lexer.go", "pgwire/classify.go",
 }
 
 // impureImports may not be imported by pure files, nor anything below them.
