@@ -67,8 +67,13 @@ type Raft struct {
 
 // Synchronous says whom a commit waits for.
 type Synchronous struct {
-	// Mode is off, or quorum: with three members a commit waits for any one standby.
-	Mode string `mapstructure:"mode" oneof:"off|quorum"`
+	// Mode is off, on (one named standby), quorum (any of them) or strict (quorum that never
+	// degrades); docs/synchronous.md says what each promises.
+	Mode string `mapstructure:"mode" oneof:"off|on|quorum|strict"`
+	// Standbys is how many a commit waits for in the modes quorum and strict.
+	Standbys int `mapstructure:"standbys" min:"1" max:"99"`
+	// DegradeAfter is how long a standby may be away before commits no longer wait for it.
+	DegradeAfter time.Duration `mapstructure:"degrade_after"`
 }
 
 // HTTP is the local interface for status, health and metrics.

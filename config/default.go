@@ -56,7 +56,8 @@ func Default() Config {
 			SecretTTL:          px.SecretTTL,
 			LookupUser:         px.LookupUser,
 		},
-		Synchronous: Synchronous{Mode: group.SyncMode},
+		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
+			DegradeAfter: group.SyncDegradeAfter},
 		HTTP:        HTTP{Listen: "127.0.0.1:7401"},
 		Log:         Log{Level: "info", Format: "json"},
 	}

@@ -95,6 +95,13 @@ func (a *PostgresAgent) proveSync(ctx context.Context, rules []SyncRule) error {
 	if err := a.awaitWalsenders(ctx, rules, false); err != nil {
 		return err
 	}
+	if last.Wait > 0 {
+		// Walsenders answer commits when a standby tells its position, not when they read a
+		// setting: what they held back until now waits for more WAL, which others may not write.
+		if _, err := a.exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', '')"); err != nil {
+			return fmt.Errorf("write to the log: %w", err)
+		}
+	}
 	if !needs.barrier {
 		return nil
 	}
