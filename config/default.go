@@ -58,8 +58,8 @@ func Default() Config {
 		},
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},
-		HTTP:        HTTP{Listen: "127.0.0.1:7401"},
-		Log:         Log{Level: "info", Format: "json"},
+		HTTP: HTTP{Listen: "127.0.0.1:7401"},
+		Log:  Log{Level: "info", Format: "json"},
 	}
 }
 

@@ -196,7 +196,7 @@ func decideRequests(in Input, p Policy, v verdict) Decision {
 func failoverMissing(in Input, p Policy) string {
 	lock := in.State.Lock
 	sel := Selection{
-		Lock: *lock, Sync: syncRules(in.State, p), Silent: map[string]string{},
+		Lock: *lock, Sync: SyncRules(in.State, p), Silent: map[string]string{},
 	}
 	// Positions are still moving: only whether somebody could be chosen counts.
 	sel.Lock.PromotionLSN = 0

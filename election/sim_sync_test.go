@@ -30,7 +30,10 @@ func (n *simNode) takeSyncLocked(o election.Order) {
 	if !ok {
 		n.w.violate("%s is ordered to have %q", n.name, o.SyncNames)
 	}
-	n.pg.sync.rule = rule
+	// An order that comes late, when its epoch's record was acted upon already, changes nothing.
+	if n.pg.sync.epoch < o.Epoch {
+		n.pg.sync.rule = rule
+	}
 }
 
 // tickSyncLocked is what the holder's agent does with the record.

@@ -148,9 +148,9 @@ func RecruitsNeeded(n, w int) int {
 	return n - w + 1
 }
 
-// syncRules are the rules under which commits of the current lock may have been acknowledged:
+// SyncRules are the rules under which commits of the current lock may have been acknowledged:
 // those of the record, or, as long as there is none for this lock, the full one.
-func syncRules(s *State, p Policy) []SyncRule {
+func SyncRules(s *State, p Policy) []SyncRule {
 	if s.Lock == nil {
 		return nil
 	}
@@ -164,7 +164,7 @@ func syncRules(s *State, p Policy) []SyncRule {
 // that is restarted keeps its own: what it acknowledged under it is on those standbys.
 func startRule(s *State, p Policy, to string) SyncRule {
 	if s.Lock != nil && s.Lock.Holder == to {
-		rules := syncRules(s, p)
+		rules := SyncRules(s, p)
 		return rules[len(rules)-1]
 	}
 	return FullRule(p, s.Members, to)

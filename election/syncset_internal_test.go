@@ -131,7 +131,7 @@ func TestSyncAfterCommit(t *testing.T) {
 	st.Lock = &Lock{Epoch: 6, Holder: "pg2"}
 	st.Sync = syncAfterCommit(s, *st.Lock, nil)
 	p := DefaultPolicy(Timing{})
-	if got := syncRules(&st, p); st.Sync.Seq != 8 || len(got) != 1 || got[0].Setting() !=
+	if got := SyncRules(&st, p); st.Sync.Seq != 8 || len(got) != 1 || got[0].Setting() !=
 		`ANY 1 ("pg1","pg3","pg4")` {
 		t.Errorf("after a promotion by an older release: %+v, rules %v", st.Sync, got)
 	}
@@ -150,7 +150,7 @@ func TestSyncOfOldState(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := DefaultPolicy(Timing{})
-	if got := syncRules(&s, p); len(got) != 1 || got[0].Setting() != `ANY 1 ("pg2","pg3")` {
+	if got := SyncRules(&s, p); len(got) != 1 || got[0].Setting() != `ANY 1 ("pg2","pg3")` {
 		t.Errorf("rules are %v", got)
 	}
 	b, _ := json.Marshal(&s)

@@ -8,10 +8,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// syncWindow is the time within which changes of the sync set count, and syncReturnMax the
-// longest that a standby must be there before it counts again: a blinking one writes few entries.
+// syncWindow is the time within which changes of the sync set count, syncFree how many of them
+// delay nothing, and syncReturnMax the longest that a standby must be there before it counts
+// again: a blinking one writes few entries.
 const (
 	syncWindow    = 10 * time.Minute
+	syncFree      = 4
 	syncReturnMax = 2 * time.Minute
 )
 
@@ -49,13 +51,13 @@ func (t *syncTracker) look(now time.Time, epoch uint64, names []string, standbys
 	return seen
 }
 
-// returnAfter doubles with each change within the window.
+// returnAfter doubles with each change within the window, the first few aside.
 func (t *syncTracker) returnAfter(now time.Time, least time.Duration) time.Duration {
 	t.entered = slices.DeleteFunc(t.entered, func(at time.Time) bool {
 		return now.Sub(at) > syncWindow
 	})
 	d := least
-	for range t.entered {
+	for range len(t.entered) - syncFree {
 		if d *= 2; d >= syncReturnMax {
 			return syncReturnMax
 		}

@@ -72,7 +72,7 @@ type recruitAnswer struct {
 func (t *transition) newGathering(only string) *gathering {
 	g := &gathering{t: t, failed: map[string]bool{}}
 	g.sel = Selection{
-		Lock: *t.lock, Sync: syncRules(t.state, t.c.policy),
+		Lock: *t.lock, Sync: SyncRules(t.state, t.c.policy),
 		Tried: triedBut(t.it.Tried, t.lock.Holder), Only: only, Silent: map[string]string{},
 		LagMaxBytes: t.c.policy.LagMaxBytes,
 	}

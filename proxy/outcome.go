@@ -78,6 +78,16 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, str
 	}
 }
 
+// flushedSQL asks whether a position is as durable as an acknowledged commit: by the server's own
+// setting, which changes when standbys go away and come back. While nobody is waited for, what is
+// committed is acknowledged.
+const flushedSQL = `SELECT s = '' OR
+ (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication
+  WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= lsn) >=
+ greatest(coalesce(substring(s FROM '^(?:ANY|FIRST) ([0-9]+) ')::int, 1), %d)
+FROM (SELECT pg_catalog.current_setting('synchronous_standby_names') AS s,
+ '%s'::pg_lsn AS lsn) AS setting`
+
 // awaitFlushed waits until the synchronous standbys have flushed past a position read after the
 // lookup: what was found committed is by then as durable as an acknowledged commit.
 func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
@@ -95,15 +105,14 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 	if err != nil {
 		return err
 	}
-	sql := fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"+
-		" WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= '%s'", lsn)
+	sql := fmt.Sprintf(flushedSQL, pr.SyncQuorum, lsn)
 	for {
 		rows, err := p.lookup.query(ctx, pr, sql)
 		if err != nil {
 			return err
 		}
 		if len(rows) == 1 && len(rows[0]) == 1 {
-			if n, err := strconv.Atoi(string(rows[0][0])); err == nil && n >= pr.SyncQuorum {
+			if string(rows[0][0]) == "t" {
 				return nil
 			}
 		}

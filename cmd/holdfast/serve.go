@@ -144,6 +144,10 @@ func (n *node) buildElection() error {
 		return err
 	}
 	source.set(n.election)
+	registerSyncMetrics(n.registry, func() *election.State {
+		s, _ := n.election.State()
+		return s
+	}, n.cfg.Synchronous)
 	return nil
 }
 
@@ -236,6 +240,10 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	}
 	for _, p := range n.election.Problems() {
 		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
+	}
+	st.Sync = syncStatus(state, n.cfg.Synchronous)
+	if p := st.Sync.problem(); p != "" {
+		st.Problems = append(st.Problems, p)
 	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
 	st.RaftIndex = n.election.AppliedIndex()

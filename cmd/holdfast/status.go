@@ -33,6 +33,7 @@ type Status struct {
 	Sessions  int            `json:"sessions"`
 	Held      int            `json:"held"`
 	Last      *ChangeStatus  `json:"last_change,omitempty"`
+	Sync      *SyncStatus    `json:"sync,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -214,6 +215,7 @@ func (s *Status) print(out io.Writer) error {
 		fmt.Fprintf(out, "last change: %s %s -> %s at %s (%d ms%s): %s\n", l.Kind,
 			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.phases(), l.Cause)
 	}
+	s.Sync.print(out)
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MEMBER\tPOSTGRES\tROLE\tSYNC\tTL\tLSN\tLAG\tSESSIONS\tHELD\tPROBLEM")
