@@ -83,7 +83,7 @@ func (n *simNode) reportSyncLocked(r *election.Report) {
 		return
 	}
 	r.Member.Sync = n.pg.sync.proved
-	r.Member.Sync.Names = n.pg.sync.rule.Setting()
+	r.Member.Sync.Names, r.Member.Sync.Under = n.pg.sync.rule.Setting(), n.pg.promotedAt
 	for _, name := range n.w.names {
 		if m := n.w.nodes[name]; m.pg.upstream == n.name && n.w.isStreamingLocked(m, false) {
 			r.Member.Standbys = append(r.Member.Standbys, election.StandbyStatus{Name: name,
@@ -252,7 +252,7 @@ func TestSyncStrictNeverDegrades(t *testing.T) {
 	})
 }
 
-// TestSyncSetStandsStill: in steady state the record is not written (DESIGN.md I7, I30).
+// TestSyncSetStandsStill: in steady state the record is not written (DESIGN.md I7, I43).
 func TestSyncSetStandsStill(t *testing.T) {
 	for _, mode := range []string{election.SyncQuorum, election.SyncOn, election.SyncStrict} {
 		syncGroup(t, mode, func(r *simRun) {

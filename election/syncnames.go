@@ -51,7 +51,7 @@ func (r SyncRule) Setting() string {
 const syncPad = "holdfast nobody"
 
 // stallSetting is the setting under which no commit of the rule's standbys is acknowledged, and
-// each of its walsenders shows a priority above 1, which no Setting gives (DESIGN.md I29).
+// each of its walsenders shows a priority above 1, which no Setting gives (DESIGN.md I42).
 func (r SyncRule) stallSetting() string {
 	return "FIRST " + strconv.Itoa(len(r.Names)+1) + " (" +
 		syncList(append([]string{syncPad}, r.Names...)) + ")"

@@ -111,7 +111,7 @@ func TestSyncPlan(t *testing.T) {
 }
 
 // TestSyncPlanSettles: from any rules and standbys that stay as they are, the plan comes to rest
-// within a few steps, each of which the state accepts (DESIGN.md I7, I28).
+// within a few steps, each of which the state accepts (DESIGN.md I7, I41).
 func TestSyncPlanSettles(t *testing.T) {
 	names := []string{"pg2", "pg3", "pg4"}
 	for _, mode := range SyncModes() {
@@ -159,7 +159,7 @@ func settleSync(t *testing.T, sp syncPlan) {
 	t.Errorf("%s: from %v it does not settle", sp.policy.SyncMode, from)
 }
 
-// TestSyncBlinkingStandby: one that comes and goes writes ever fewer entries (DESIGN.md I30).
+// TestSyncBlinkingStandby: one that comes and goes writes ever fewer entries (DESIGN.md I43).
 func TestSyncBlinkingStandby(t *testing.T) {
 	var tr syncTracker
 	p := DefaultPolicy(Timing{})

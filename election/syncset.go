@@ -37,8 +37,10 @@ type SetSync struct {
 
 // MemberSync is what an agent tells of its server's sync set.
 type MemberSync struct {
-	// Names is synchronous_standby_names.
+	// Names is synchronous_standby_names, and Under the epoch of the order that made the server a
+	// primary with it.
 	Names string `json:"names,omitempty"`
+	Under uint64 `json:"under,omitempty"`
 	// Epoch and Seq name the newest record of which the agent has proved the last rule.
 	Epoch uint64 `json:"epoch,omitempty"`
 	Seq   uint64 `json:"seq,omitempty"`
@@ -61,7 +63,7 @@ func applySync(s *State, c *SetSync) (*State, Result) {
 	if seq != c.Seq {
 		return s, refuse("the sync set is of change %d, not %d", seq, c.Seq)
 	}
-	// Under an intent the fence counts on the rules that it found (DESIGN.md I27).
+	// Under an intent the fence counts on the rules that it found (DESIGN.md I40).
 	if s.Intent != nil {
 		return s, refuse("%s is under way", intentText(*s.Intent))
 	}
@@ -161,7 +163,7 @@ func enterRule(old []SyncRule, rule SyncRule) []SyncRule {
 
 // mayEnter tells that the server may go to a rule while it is between those of old. Walsenders
 // change one after the other, so for a while it acknowledges by a mixture. If nobody is waited
-// for, or there is no third rule, each mixture must satisfy one of the rules (DESIGN.md I28).
+// for, or there is no third rule, each mixture must satisfy one of the rules (DESIGN.md I41).
 func mayEnter(old []SyncRule, rule SyncRule) bool {
 	return rule.Wait == 0 || slices.ContainsFunc(old, rule.equal) ||
 		len(old) == 1 && rule.equal(stepToward(old[0], rule))
@@ -201,7 +203,7 @@ type syncNeeds struct {
 	barrier bool
 }
 
-// needsOf tells what the proof of the last rule needs (DESIGN.md I29).
+// needsOf tells what the proof of the last rule needs (DESIGN.md I42).
 func needsOf(rules []SyncRule) syncNeeds {
 	last := rules[len(rules)-1]
 	var n syncNeeds

@@ -30,7 +30,7 @@ type syncProof struct {
 
 // reconcileSync brings a primary's synchronous_standby_names to the last rule of the replicated
 // record, or keeps the one of its promotion while there is none, and proves that no process
-// acknowledges commits by an older one (DESIGN.md I28, I29).
+// acknowledges commits by an older one (DESIGN.md I41, I42).
 func (a *PostgresAgent) reconcileSync(ctx context.Context, st *State) error {
 	sy, rec := st.Sync, a.record()
 	if sy == nil || sy.Epoch != st.Lock.Epoch || len(sy.Rules) == 0 || sy.Epoch < rec.SyncEpoch ||
@@ -272,6 +272,6 @@ func (a *PostgresAgent) memberSync() MemberSync {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	m := a.provedSync
-	m.Names = a.rec.SyncNames
+	m.Names, m.Under = a.rec.SyncNames, a.rec.ResultEpoch
 	return m
 }

@@ -128,7 +128,7 @@ func newSyncCluster(t *testing.T) *agentCluster {
 }
 
 // TestAgentSyncSet: the agent brings a server under load through the record's rules, and proves
-// each (DESIGN.md I29). Commits are held up for moments only.
+// each (DESIGN.md I42). Commits are held up for moments only.
 func TestAgentSyncSet(t *testing.T) {
 	c := newSyncCluster(t)
 	w := c.write("n1")

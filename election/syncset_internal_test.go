@@ -57,7 +57,7 @@ var stateSyncCases = map[string]struct {
 	"none":               {nil, nil, "no rule"},
 }
 
-// TestStateSync: the record changes by joint steps only, by compare-and-set (DESIGN.md I27, I28).
+// TestStateSync: the record changes by joint steps only, by compare-and-set (DESIGN.md I40, I41).
 func TestStateSync(t *testing.T) {
 	for name, tc := range stateSyncCases {
 		t.Run(name, func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 // delay nothing, and syncReturnMax the longest that a standby must be there before it counts
 // again: a blinking one writes few entries.
 const (
-	syncWindow    = 10 * time.Minute
-	syncFree      = 4
+	syncWindow    = time.Hour
+	syncFree      = 6
 	syncReturnMax = 2 * time.Minute
 )
 
@@ -114,8 +114,8 @@ func (c *Controller) syncStep(in Input) *SetSync {
 	rec := s.Sync
 	if rec == nil || rec.Epoch != s.Lock.Epoch || len(rec.Rules) == 0 {
 		rule, ok := parseSyncSetting(st.Sync.Names)
-		if !ok || rec == nil && !allKnowSync(in, c.policy) {
-			return nil
+		if !ok || st.Sync.Under != s.Lock.Epoch || rec == nil && !allKnowSync(in, c.policy) {
+			return nil // also if the sample is from before the order was carried out
 		}
 		cmd.Rules = []SyncRule{rule}
 		return cmd

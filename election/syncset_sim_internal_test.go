@@ -364,7 +364,7 @@ func runSyncModel(seed uint64, bug syncBug) (lost string, settled int) {
 }
 
 // TestSyncSetModel: whatever the order in which the record, the server's processes and the
-// standbys change, no failover loses an acknowledged commit (DESIGN.md I27 to I29).
+// standbys change, no failover loses an acknowledged commit (DESIGN.md I40 to I42).
 func TestSyncSetModel(t *testing.T) {
 	runs, settled := 30000, 0
 	if testing.Short() {
