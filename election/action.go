@@ -43,13 +43,9 @@ func (c *Controller) setTarget(ctx context.Context, epoch uint64, to string) err
 
 // commitLock enters the lock of an intent.
 func (c *Controller) commitLock(
-	ctx context.Context, l Lock, systemID string, phases map[string]int64,
+	ctx context.Context, l Lock, systemID string, phases map[string]int64, rule *SyncRule,
 ) error {
-	commit := CommitLock{Lock: l, SystemID: systemID, At: time.Now(), PhasesMS: phases}
-	if s, _ := c.co.State(); s.Sync != nil { // every node can read it
-		rule := startRule(s, c.policy, l.Holder)
-		commit.Sync = &rule
-	}
+	commit := CommitLock{Lock: l, SystemID: systemID, At: time.Now(), PhasesMS: phases, Sync: rule}
 	if _, err := c.apply(ctx, Command{Kind: CommandCommitLock, Commit: &commit}); err != nil {
 		return fmt.Errorf("commit lock of %s: %w", l.Holder, err)
 	}

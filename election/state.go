@@ -151,7 +151,7 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 			textBytesMax, phasesMax)
 	}
 	if c.Sync != nil {
-		if why := syncRuleWrong(s.Members, c.Lock.Holder, *c.Sync); why != "" {
+		if why := syncRuleWrong(otherNames(s.Members, c.Lock.Holder), *c.Sync); why != "" {
 			return s, refuse("sync set: %s", why)
 		}
 	}

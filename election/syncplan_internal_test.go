@@ -188,3 +188,26 @@ func TestSyncBlinkingStandby(t *testing.T) {
 		t.Errorf("%d entries in an hour", entries)
 	}
 }
+
+// TestSyncNeedsAnAnswer: a server that does not answer says nothing about its standbys. If it were
+// taken for one without any, the record would keep them from taking over.
+func TestSyncNeedsAnAnswer(t *testing.T) {
+	s := syncState()
+	s.Lock.Incarnation = "i"
+	s.Sync = &SyncRecord{Seq: 3, Epoch: 4, Rules: []SyncRule{planAll}}
+	for name, st := range map[string]MemberStatus{
+		"hung":     {Phase: PhasePrimary, Incarnation: "i"},
+		"bad disk": {Phase: PhasePrimary, Incarnation: "i", LSN: 9, DiskBad: "a write hangs"},
+		"starting": {Phase: PhaseStarting, Incarnation: "i", LSN: 9},
+		"another":  {Phase: PhasePrimary, Incarnation: "j", LSN: 9},
+		"answers":  {Phase: PhasePrimary, Incarnation: "i", LSN: 9},
+	} {
+		c := &Controller{policy: DefaultPolicy(Timing{Interval: time.Second})}
+		c.policy.SyncDegradeAfter = 0
+		in := Input{State: s, Observations: []Observation{{Report: Report{V: 1, Node: "pg1",
+			Epoch: 4, SyncV: SyncVersion, Member: st}}}}
+		if cmd := c.syncStep(in); (cmd != nil) != (name == "answers") {
+			t.Errorf("%s: %+v", name, cmd)
+		}
+	}
+}

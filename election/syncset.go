@@ -74,10 +74,13 @@ func applySync(s *State, c *SetSync) (*State, Result) {
 	if why := syncStepWrong(old, c.Rules); why != "" {
 		return s, refuse("sync set: %s", why)
 	}
-	for _, r := range c.Rules {
-		if why := syncRuleWrong(s.Members, s.Lock.Holder, r); why != "" {
-			return s, refuse("sync set: %s", why)
-		}
+	// The others stand already. On its way out a member that was removed may be named still.
+	known := otherNames(s.Members, s.Lock.Holder)
+	for _, r := range old {
+		known = append(known, r.Names...)
+	}
+	if why := syncRuleWrong(known, c.Rules[len(c.Rules)-1]); why != "" {
+		return s, refuse("sync set: %s", why)
 	}
 	if c.Degraded != nil && len(c.Degraded.Why) > textBytesMax {
 		return s, refuse("a text is longer than %d bytes", textBytesMax)
@@ -118,16 +121,15 @@ func syncSeq(s *State) uint64 {
 	return s.Sync.Seq
 }
 
-// syncRuleWrong tells why a rule cannot be one for the lock's holder.
-func syncRuleWrong(members []Member, holder string, r SyncRule) string {
+// syncRuleWrong tells why a rule cannot be one for these standbys.
+func syncRuleWrong(standbys []string, r SyncRule) string {
 	if r.Wait < 0 || r.Wait > len(r.Names) || r.Wait == 0 && len(r.Names) > 0 ||
 		r.MayLose && r.Wait > 0 {
 		return fmt.Sprintf("wait for %d of %d standbys", r.Wait, len(r.Names))
 	}
-	others := otherNames(members, holder)
 	for i, name := range r.Names {
-		if !slices.Contains(others, name) || slices.Contains(r.Names[:i], name) {
-			return fmt.Sprintf("%q is no standby of %s, or there twice", name, holder)
+		if !slices.Contains(standbys, name) || slices.Contains(r.Names[:i], name) {
+			return fmt.Sprintf("%q is no standby, or there twice", name)
 		}
 	}
 	return ""

@@ -50,7 +50,7 @@ var stateSyncCases = map[string]struct {
 	"given up": {[]SyncRule{syncBoth, syncOne}, []SyncRule{syncBoth, syncOne, {}}, ""},
 	"a third": {[]SyncRule{syncBoth, syncOne},
 		[]SyncRule{syncBoth, syncOne, syncTwo}, "in one step"},
-	"the holder itself":  {nil, []SyncRule{anyOf(1, "pg1")}, "no standby of pg1"},
+	"the holder itself":  {nil, []SyncRule{anyOf(1, "pg1")}, "no standby"},
 	"a witness":          {nil, []SyncRule{anyOf(1, "witness")}, "no standby"},
 	"twice":              {nil, []SyncRule{anyOf(1, "pg2", "pg2")}, "there twice"},
 	"more than there is": {nil, []SyncRule{anyOf(3, "pg2", "pg3")}, "wait for 3 of 2"},

@@ -106,6 +106,11 @@ func (c *Controller) syncStep(in Input) *SetSync {
 	if !ok || holder.SyncV == 0 || st.Phase != PhasePrimary || st.Incarnation != s.Lock.Incarnation {
 		return nil
 	}
+	if st.LSN == 0 || st.DiskBad != "" {
+		// The server did not answer: it says nothing about standbys. To degrade now would keep
+		// them from taking over from a primary that hangs.
+		return nil
+	}
 	names := otherNames(s.Members, s.Lock.Holder)
 	sp := syncPlan{policy: c.policy, members: s.Members, holder: s.Lock.Holder,
 		seen:        c.sync.look(now, s.Lock.Epoch, names, st.Standbys),
@@ -146,4 +151,14 @@ func allKnowSync(in Input, p Policy) bool {
 		}
 	}
 	return true
+}
+
+// ruleOf is the rule on which the holder of the new lock was promoted; nil for one that stays,
+// which keeps its own, and before every node can read a record.
+func (t *transition) ruleOf(holder string) *SyncRule {
+	if t.state.Sync == nil || t.lock != nil && t.lock.Holder == holder {
+		return nil
+	}
+	r := startRule(t.state, t.c.policy, holder)
+	return &r
 }

@@ -253,7 +253,8 @@ func (t *transition) commit(l Lock, systemID string) error {
 	if t.c.phasesEpoch == t.it.Epoch && !t.c.begunAt.IsZero() {
 		t.phases[phaseTotal] = start.Sub(t.c.begunAt).Milliseconds() + t.phases[phaseDetect]
 	}
-	if err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases)); err != nil {
+	err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases), t.ruleOf(l.Holder))
+	if err != nil {
 		return err
 	}
 	t.measure(phaseCommit, start)
