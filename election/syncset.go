@@ -8,6 +8,8 @@ import (
 
 // SyncRecord is the sync set in the replicated state (DESIGN 10.6).
 type SyncRecord struct {
+	// V is the SyncVersion that wrote it.
+	V int `json:"v"`
 	// Seq counts the changes; it never goes back.
 	Seq uint64 `json:"seq"`
 	// Epoch is that of the lock for whose holder the rules stand.
@@ -29,6 +31,7 @@ type SyncDegraded struct {
 
 // SetSync changes the sync set. It names the record that its sender saw.
 type SetSync struct {
+	V        int           `json:"v"`
 	Epoch    uint64        `json:"epoch"`
 	Seq      uint64        `json:"seq,omitempty"`
 	Rules    []SyncRule    `json:"rules"`
@@ -52,6 +55,10 @@ const SyncVersion = 1
 
 // applySync changes the record by one joint step.
 func applySync(s *State, c *SetSync) (*State, Result) {
+	if c.V > SyncVersion {
+		return s, refuse("a sync set of version %d is newer than %d; upgrade this node", c.V,
+			SyncVersion)
+	}
 	if have := lockEpoch(s); have == 0 || have != c.Epoch {
 		return s, refuse("the lock is of epoch %d, not %d", have, c.Epoch)
 	}
@@ -86,7 +93,7 @@ func applySync(s *State, c *SetSync) (*State, Result) {
 		return s, refuse("a text is longer than %d bytes", textBytesMax)
 	}
 	next := *s
-	next.Sync = &SyncRecord{Seq: seq + 1, Epoch: c.Epoch, Rules: slices.Clone(c.Rules),
+	next.Sync = &SyncRecord{V: SyncVersion, Seq: seq + 1, Epoch: c.Epoch, Rules: slices.Clone(c.Rules),
 		Degraded: c.Degraded}
 	return &next, Result{V: Version, Epoch: c.Epoch}
 }
@@ -98,7 +105,7 @@ func syncAfterCommit(s *State, l Lock, rule *SyncRule) *SyncRecord {
 	if s.Sync == nil && rule == nil {
 		return nil
 	}
-	next := &SyncRecord{Seq: syncSeq(s) + 1, Epoch: l.Epoch}
+	next := &SyncRecord{V: SyncVersion, Seq: syncSeq(s) + 1, Epoch: l.Epoch}
 	switch {
 	case s.Lock != nil && s.Lock.Holder == l.Holder:
 		if s.Sync == nil || s.Sync.Epoch != s.Lock.Epoch {

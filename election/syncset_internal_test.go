@@ -95,7 +95,8 @@ func TestStateSyncCompareAndSet(t *testing.T) {
 		"under an intent": func(_ *SetSync, s *State) {
 			s.Intent = &Intent{Epoch: 5, Kind: IntentFailover}
 		},
-		"no lock": func(_ *SetSync, s *State) { s.Lock = nil },
+		"newer release": func(c *SetSync, _ *State) { c.V = SyncVersion + 1 },
+		"no lock":       func(_ *SetSync, s *State) { s.Lock = nil },
 		"a long text": func(c *SetSync, _ *State) {
 			c.Degraded = &SyncDegraded{Why: strings.Repeat("x", textBytesMax+1)}
 		},

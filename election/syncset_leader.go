@@ -115,7 +115,7 @@ func (c *Controller) syncStep(in Input) *SetSync {
 	sp := syncPlan{policy: c.policy, members: s.Members, holder: s.Lock.Holder,
 		seen:        c.sync.look(now, s.Lock.Epoch, names, st.Standbys),
 		returnAfter: c.sync.returnAfter(now, c.policy.SyncReturnAfter)}
-	cmd := &SetSync{Epoch: s.Lock.Epoch, Seq: syncSeq(s)}
+	cmd := &SetSync{V: SyncVersion, Epoch: s.Lock.Epoch, Seq: syncSeq(s)}
 	rec := s.Sync
 	if rec == nil || rec.Epoch != s.Lock.Epoch || len(rec.Rules) == 0 {
 		rule, ok := parseSyncSetting(st.Sync.Names)
