@@ -376,8 +376,8 @@ func runSim(t *testing.T, seed uint64, bug simBug) (wrong []string, story string
 		r := newSimRun(seed, bug)
 		end := r.start()
 		wrong, story = r.run()
-		history, w = r.w.state.History, r.w
 		end()
+		history, w = r.w.state.History, r.w
 	})
 	return wrong, story, history, w
 }
