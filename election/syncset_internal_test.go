@@ -84,6 +84,13 @@ func TestStateSyncCompareAndSet(t *testing.T) {
 	s := syncState()
 	first := Command{Kind: CommandSync, Sync: &SetSync{Epoch: 4, Rules: []SyncRule{anyOf(1, "pg2")}}}
 	s, _ = apply(s, first)
+	b, err := encodeCommand(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := decodeCommand(b); err != nil || len(read.Sync.Rules) != 1 {
+		t.Errorf("from the log it is read as %+v: %v", read, err)
+	}
 	if again, res := apply(s, first); again != s || res.Refused != "" {
 		t.Errorf("repeated: %q", res.Refused)
 	}
