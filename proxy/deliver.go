@@ -36,7 +36,7 @@ func (b *backend) deliver(s *session, until func() bool) error {
 		if err := b.in.fill(); err != nil {
 			return err
 		}
-		if err := b.awaitLease(); err != nil {
+		if err := b.awaitLease(s); err != nil {
 			return err
 		}
 		out, err := b.consume(s)
@@ -56,9 +56,20 @@ func (b *backend) deliver(s *session, until func() bool) error {
 }
 
 // awaitLease returns when the lease is good, which it nearly always is at once. What was read
-// but not relayed under a lease that is never renewed is dropped as if it had not come.
-func (b *backend) awaitLease() error {
+// but not relayed under a lease that is never renewed is dropped as if it had not come. The wait
+// counts as a hold of the session and ends with its budget.
+func (b *backend) awaitLease(s *session) error {
+	var from time.Time
 	for bootNow() >= b.primary.Lease.Until() {
+		if from.IsZero() {
+			from = time.Now()
+		}
+		if time.Since(from) > s.proxy.cfg.HoldTimeout {
+			s.mu.Lock()
+			s.heldFrom = from
+			s.mu.Unlock()
+			return errBackendLost
+		}
 		t := time.NewTimer(leaseTick)
 		select {
 		case <-b.closed:
@@ -257,8 +268,8 @@ func (s *session) completed(o *op, body []byte) {
 	if o.cls.has(clsCommit|clsRollback) || o.cls.has(clsEnds) {
 		tag, err := pgwire.ParseCommandTag(body)
 		s.flow.rolledBack = err == nil && string(tag) == "ROLLBACK"
-		if s.inDoubt && o.cls.has(clsCommit) {
-			s.inDoubt = false
+		if o.cls.has(clsCommit) {
+			s.inDoubt, s.noCancel = false, false
 		}
 	}
 }
@@ -294,7 +305,9 @@ func (s *session) ended(a answer, hide bool) bool {
 	if a.done.internal && !a.done.showEnd {
 		return true
 	}
-	s.inDoubt = s.inDoubt && !a.done.cls.has(clsCommit)
+	if a.done.cls.has(clsCommit) || s.flow.head == len(s.flow.ops) {
+		s.inDoubt, s.noCancel = false, false
+	}
 	s.track.batchEnded(s.flow.status, s.flow.rolledBack)
 	s.flow.rolledBack = false
 	if s.track.dirty && s.flow.isSafePoint() && !hide {

@@ -140,8 +140,13 @@ func (s *session) forward(ctx context.Context) error {
 	data := s.in.bytes()
 	s.mu.Lock()
 	if s.endHeld {
+		// The snapshot comes first: relayClient asks for it, and here its answer is awaited.
+		asked, b := !s.flow.isSafePoint(), s.backend
 		s.mu.Unlock()
-		return nil // the snapshot comes first
+		if !asked {
+			return nil
+		}
+		return s.awaitBackend(ctx, b, func() bool { return !s.endHeld })
 	}
 	before := s.flow
 	s.pushed = 0

@@ -21,6 +21,17 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
+	if s.endHeld {
+		// The end of what was before waits for a snapshot, which comes first.
+		s.mu.Unlock()
+		return nil
+	}
+	s.noCancel = true
+	s.mu.Unlock()
+	if err := s.awaitBackend(ctx, b, func() bool { return s.cancels == 0 }); err != nil {
+		return err
+	}
+	s.mu.Lock()
 	s.xid = 0
 	ask := s.flow.status == pgwire.TxInBlock && !s.flow.skipping
 	extended := s.in.bytes()[0] == pgwire.CliExecute

@@ -61,7 +61,7 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			if err == nil {
 				return b, nil
 			}
-			if errors.Is(err, errOrdered) || !isServerAway(err) && !h.isDoorClosed(err) {
+			if isFinal(err) || !isServerAway(err) && !h.isDoorClosed(err) {
 				return nil, err
 			}
 			s.log.Debug("primary cannot be used yet", zap.Error(err))
@@ -71,6 +71,13 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			return nil, err
 		}
 	}
+}
+
+// isFinal tells that no other attempt can help: what ended the session is our own decision or the
+// client's, whatever code it carries.
+func isFinal(err error) bool {
+	return errors.Is(err, errOrdered) || errors.Is(err, errNotCarried) ||
+		errors.Is(err, errClientGone)
 }
 
 // isUsable tells whether new work may start on that primary now.
@@ -202,19 +209,7 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 	}
 	for i := range l.pending {
 		p := &l.pending[i]
-		e := why
-		switch p.verdict {
-		case verdictFinish:
-			e = nil
-		case verdictLookup:
-			e = errOutcomeUnknown("No primary could be asked in time.")
-		case verdictUnknown:
-			e = errOutcomeUnknown(whyUnknown)
-		case verdictResend:
-			p.next = afterError(l.status)
-		}
-		out = appendEnd(out, p, e)
-		l.status = p.next
+		out = appendUnasked(out, l, p, why)
 		if !p.batch.synced {
 			if err := s.writeClient(out); err != nil {
 				return err
@@ -225,6 +220,24 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 	}
 	l.pending = nil
 	return s.writeClient(out)
+}
+
+// appendUnasked answers a batch as far as can be told without a server: why, if it surely was not
+// executed.
+func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
+	e := why
+	switch p.verdict {
+	case verdictFinish:
+		e = nil
+	case verdictLookup:
+		e = errOutcomeUnknown("No primary could be asked in time.")
+	case verdictUnknown:
+		e = errOutcomeUnknown(whyUnknown)
+	case verdictResend:
+		p.next = afterError(l.status)
+	}
+	l.status = p.next
+	return appendEnd(out, p, e)
 }
 
 // refuseNext answers the client's next batch with an error, without a backend.

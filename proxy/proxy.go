@@ -233,17 +233,23 @@ func (p *Proxy) Close() error {
 	case <-done:
 	case <-t.C:
 	}
+	// The deadlines come first: who ends gets a later one for its last words.
+	for _, s := range p.all() {
+		_ = s.client.SetDeadline(time.Unix(1, 0))
+	}
 	if p.cancel != nil {
 		p.cancel()
 	}
 	p.lookup.drop()
 	for _, s := range p.all() {
-		_ = s.client.SetDeadline(time.Unix(1, 0))
 		s.mu.Lock()
-		b := s.backend
+		b, opening := s.backend, s.opening
 		s.mu.Unlock()
 		if b != nil {
 			b.close(false)
+		}
+		if opening != nil { // it may wait for the answer of a statement that was sent again
+			opening.close(false)
 		}
 		s.notify()
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -27,12 +28,12 @@ func (s *session) recover(ctx context.Context) error {
 	why := s.track.unmovable
 	s.mu.Unlock()
 	if why != "" {
-		return errUnmovable(why)
+		return s.leave(ctx, l, errUnmovable(why))
 	}
 	for {
 		b, err := s.hold(ctx, l, false)
 		if err != nil {
-			return err
+			return s.leave(ctx, l, err)
 		}
 		err = s.settle(ctx, b, l)
 		if err == nil {
@@ -44,7 +45,7 @@ func (s *session) recover(ctx context.Context) error {
 		}
 		b.close(false)
 		if !errors.Is(err, errBackendLost) {
-			return err
+			return s.leave(ctx, l, err)
 		}
 	}
 }
@@ -78,14 +79,16 @@ func (s *session) takeLoss() *loss {
 	l := &loss{
 		epoch: s.lostEpoch, pid: s.lostPID, started: s.lostStarted,
 		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: s.fatal,
-		planned: s.planned, cutMessage: s.lostMid,
+		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom,
 	}
+	s.heldFrom = time.Time{}
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
 	l.pending = s.judgeAll(l.status)
 	s.flow = newFlow(l.status)
 	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
+	s.noCancel = false
 	s.track.txOverlay, s.track.txUnknown, s.track.txUnmovable = nil, false, ""
 	s.journaled = false
 	return l
@@ -137,7 +140,7 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 			continue
 		}
 		e, err := s.answerOf(ctx, b, l, p)
-		if err != nil {
+		if err != nil && !errors.Is(err, errNotCarried) {
 			return err
 		}
 		if err := s.writeClient(appendEnd(nil, p, e)); err != nil {
@@ -146,6 +149,9 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 		l.status = p.next
 		synced := p.batch.synced
 		l.pending = l.pending[1:]
+		if err != nil {
+			return err // the session ends, but what is known of its COMMIT is said first
+		}
 		if err := s.align(b, l.status); err != nil {
 			return err
 		}
@@ -223,7 +229,13 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 
 // resend sends a batch again and relays its answers.
 func (s *session) resend(b *backend, l *loss, p *pending) error {
+	defer func() {
+		s.mu.Lock()
+		s.resent = nil
+		s.mu.Unlock()
+	}()
 	s.mu.Lock()
+	s.resent = b
 	s.flow = newFlow(b.status)
 	for _, o := range p.batch.ops {
 		o.start -= p.batch.start

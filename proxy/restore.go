@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,17 +17,22 @@ const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of pri
 // open connects to the primary and makes the new backend what the session was. The caller owns
 // the result; it is not attached yet.
 func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
-	if err := s.proxy.ramp.Acquire(ctx, 1); err != nil {
-		return nil, errClosing
+	ctx, end := s.while(ctx, pr)
+	defer end()
+	if err := s.proxy.enterRamp(ctx); err != nil {
+		return nil, err
 	}
 	defer s.proxy.ramp.Release(1)
+	if !s.isUsable(pr) {
+		return nil, errOvertaken
+	}
 	b, err := s.proxy.connect(ctx, pr, s.login, s.cred)
 	if err != nil {
 		return nil, err
 	}
 	if !s.isOpening(b) {
 		b.close(false)
-		return nil, errWrongServer // its epoch ended meanwhile
+		return nil, errOvertaken
 	}
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
@@ -48,7 +52,44 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 		b.close(false)
 		return nil, err
 	}
-	return b, s.tellParams(b)
+	if err := s.tellParams(b); err != nil {
+		b.close(false)
+		return nil, err
+	}
+	return b, nil
+}
+
+// rampWait bounds one wait for a place in the ramp, so that the hold looks after its client.
+const rampWait = time.Second
+
+// enterRamp waits for one of the places of those who log in at the same time.
+func (p *Proxy) enterRamp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rampWait)
+	defer cancel()
+	if err := p.ramp.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("wait for other sessions' logins: %w", err)
+	}
+	return nil
+}
+
+// while ends the returned context when pr is not the primary any more: whoever dials a host that
+// is gone must not keep its place from those who go to the next one. The function waits.
+func (s *session) while(ctx context.Context, pr *Primary) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	now, changed := s.proxy.topo.Current()
+	if now != pr {
+		cancel()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
 }
 
 // restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
@@ -63,7 +104,8 @@ func (s *session) restore(b *backend) error {
 	}
 	s.mu.Unlock()
 	if unknown {
-		return errUnmovable("a setting was changed by a function just before the change")
+		return notCarried(errUnmovable(
+			"a setting was changed by a function just before the change"))
 	}
 	report := func(name, value string) { b.note(name, value) }
 	if n > 0 {
@@ -72,7 +114,7 @@ func (s *session) restore(b *backend) error {
 			return err
 		}
 		if len(errs) > 0 {
-			return fatal(restoreError(errs[0]))
+			return notCarried(fatal(restoreError(errs[0])))
 		}
 	}
 	if err := s.restoreStatements(b); err != nil {
@@ -86,6 +128,9 @@ func (s *session) restore(b *backend) error {
 	}
 	return nil
 }
+
+// notCarried marks an end that is our own decision, not the server's word about itself.
+func notCarried(e *pgwire.Error) error { return fmt.Errorf("%w: %w", errNotCarried, e) }
 
 func restoreError(cause *pgwire.Error) *pgwire.Error {
 	e := pgwire.NewError(pgwire.CodeAdminShutdown,
@@ -199,9 +244,9 @@ func (s *session) committedLate(b *backend, p *pending) error {
 	s.mu.Unlock()
 	switch {
 	case why != "":
-		return errors.Join(errUnmovable(why))
+		return notCarried(errUnmovable(why))
 	case unknown:
-		return errUnmovable("a setting was changed by a function in the transaction")
+		return notCarried(errUnmovable("a setting was changed by a function in the transaction"))
 	case len(p.overlay) == 0:
 		return nil
 	}
@@ -223,5 +268,5 @@ func (s *session) isOpening(b *backend) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opening = b
-	return !s.proxy.isCut(b.primary.Epoch)
+	return !s.proxy.isCut(b.primary.Epoch) && s.proxy.ctx.Err() == nil
 }
