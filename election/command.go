@@ -98,9 +98,13 @@ func commandVersion(k CommandKind) int {
 // applied here: what it did is unknown.
 var errNewerEntry = errors.New("a newer release wrote an entry of the Raft log; upgrade this node")
 
-// encodeCommand writes a log entry.
+// encodeCommand writes a log entry. A command that this release does not know is refused: once in
+// the log it would stop the state of every node.
 func encodeCommand(c Command) ([]byte, error) {
 	c.V = commandVersion(c.Kind)
+	if c.V == 0 {
+		return nil, fmt.Errorf("command %q is not known here; upgrade this node", c.Kind)
+	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)

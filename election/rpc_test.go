@@ -84,7 +84,7 @@ func TestRPCRefusesBadBodies(t *testing.T) {
 		"newer order":  {"/v1/order", `{"v":7,"kind":"stop"}`, 400, "upgrade this node"},
 		"unknown path": {"/v1/nothing", `{"v":1}`, 404, ""},
 		"unknown command": {
-			"/v1/apply", `{"v":1,"kind":"drop"}`, 200, `command \"drop\" is not known`,
+			"/v1/apply", `{"v":1,"kind":"drop"}`, 409, `command \"drop\" is not known`,
 		},
 		"unknown member": {"/v1/switchover", `{"v":1,"to":"x"}`, 200, ""},
 	} {
@@ -99,6 +99,9 @@ func TestRPCRefusesBadBodies(t *testing.T) {
 	}
 	if s, _ := g.Running["node1"].State(); s.LastEpoch != 0 || s.Intent != nil {
 		t.Errorf("a bad body took effect: %+v", s)
+	}
+	if p := g.Running["node1"].Problems(); len(p) > 0 {
+		t.Errorf("a bad body left a problem: %v", p)
 	}
 }
 
