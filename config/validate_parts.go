@@ -89,9 +89,9 @@ func (k *checker) proxy() {
 		k.bad("proxy.hold_timeout", "%s must be more than %s, which a failover may take with "+
 			"profile %s", p.HoldTimeout, t.Promise, k.c.Group.Profile)
 	}
-	if p.BackendUserTimeout > t.Promise-t.Lease {
-		k.bad("proxy.backend_user_timeout", "%s must be at most %s with profile %s (promise "+
-			"less lease): later bytes could reach an old primary", p.BackendUserTimeout,
+	if p.LeaseGrace > t.Promise-t.Lease {
+		k.bad("proxy.lease_grace", "%s must be at most %s with profile %s (promise "+
+			"less lease): later bytes could reach an old primary", p.LeaseGrace,
 			t.Promise-t.Lease, k.c.Group.Profile)
 	}
 	if p.LookupUser == "" {

@@ -31,6 +31,8 @@ type backend struct {
 	taken    int
 	isLast   bool // what was taken ends the last unit of work of a proxy that is closing
 
+	quiet silence // Proxy.runWatch's own
+
 	done      chan struct{} // closed when the deliverer ended
 	closed    chan struct{} // closed by close
 	closeOnce sync.Once
@@ -68,7 +70,6 @@ func (p *Proxy) connect(ctx context.Context, pr *Primary, login []pgwire.Param,
 		reset(conn)
 		return nil, err
 	}
-	pgwire.SetUserTimeout(conn, p.cfg.BackendUserTimeout)
 	return b, nil
 }
 

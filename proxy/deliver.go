@@ -59,30 +59,32 @@ func (b *backend) deliver(s *session, until func() bool) error {
 // but not relayed under a lease that is never renewed is dropped as if it had not come. The wait
 // counts as a hold of the session and ends with its budget.
 func (b *backend) awaitLease(s *session) error {
-	var from time.Time
-	for bootNow() >= b.primary.Lease.Until() {
-		if from.IsZero() {
-			from = time.Now()
+	if bootNow() < b.primary.Lease.Until() {
+		return nil
+	}
+	from := time.Now()
+	watch := &s.proxy.watch
+	watch.enter()
+	defer watch.leave()
+	t := time.NewTimer(s.proxy.cfg.HoldTimeout)
+	defer t.Stop()
+	for {
+		moved := watch.next()
+		if bootNow() < b.primary.Lease.Until() {
+			return nil
 		}
-		if time.Since(from) > s.proxy.cfg.HoldTimeout {
+		select {
+		case <-b.closed:
+			return errBackendLost
+		case <-t.C:
 			s.mu.Lock()
 			s.heldFrom = from
 			s.mu.Unlock()
 			return errBackendLost
-		}
-		t := time.NewTimer(leaseTick)
-		select {
-		case <-b.closed:
-			t.Stop()
-			return errBackendLost
-		case <-t.C:
+		case <-moved:
 		}
 	}
-	return nil
 }
-
-// leaseTick is the pause between two looks at a lease that has run out.
-const leaseTick = 5 * time.Millisecond
 
 // consume takes the messages that have arrived and returns the bytes that the client gets; they
 // alias the inbox. b.taken is how much of the inbox is thereby dealt with.

@@ -53,6 +53,9 @@ type Proxy struct {
 	listeners []net.Listener
 	closing   bool
 
+	watch     leaseWatch
+	watchDone chan struct{}
+
 	work   sync.WaitGroup
 	cancel context.CancelFunc
 	ctx    context.Context
@@ -73,6 +76,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
+	p.watch = newLeaseWatch()
 	p.lookup = &lookup{proxy: p, turn: make(chan struct{}, 1)}
 	p.cache = &secretCache{proxy: p, entries: make(map[string]secretEntry)}
 	if p.secrets == nil {
@@ -102,6 +106,8 @@ func (p *Proxy) Start(ctx context.Context) error {
 		}
 		p.listeners = append(p.listeners, l)
 	}
+	p.watchDone = make(chan struct{})
+	go p.runWatch()
 	for _, l := range p.listeners {
 		p.work.Add(1)
 		go p.runAccept(l)
@@ -255,5 +261,8 @@ func (p *Proxy) Close() error {
 	}
 	<-done
 	p.lookup.drop()
+	if p.watchDone != nil {
+		<-p.watchDone
+	}
 	return nil
 }

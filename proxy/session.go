@@ -40,22 +40,24 @@ type session struct {
 	track   tracker
 	params  map[string]string // as last reported to the client
 
-	lost     bool     // the backend must not be used any more
-	planned  bool     // it was taken away at a safe point by a drain
-	canceled bool     // a cancel request came while there was no backend
-	closing  bool     // the proxy is shutting down
-	watching bool     // the owner waits on wake
-	inDoubt  bool     // COMMIT was forwarded with its xid known or known to be absent
-	noCancel bool     // a COMMIT is about to be forwarded, or outstanding
-	cancels  int      // cancel requests on their way to the server
-	resent   *backend // which of the session's statements run on, though it is not attached
-	xid      uint64
-	endHeld  bool          // a ReadyForQuery 'I' waits for the snapshot
-	rows     [][3]string   // of an internal query
-	inner    *pgwire.Error // its error
-	fatal    *pgwire.Error // a FATAL of the server that was not passed on yet
-	heldFrom time.Time     // since when the lost backend's answers were kept back; zero: not
-	lostTx   bool          // the client's transaction is gone and it was not told yet
+	lost        bool     // the backend must not be used any more
+	planned     bool     // it was taken away at a safe point by a drain
+	canceled    bool     // a cancel request came while there was no backend
+	closing     bool     // the proxy is shutting down
+	watching    bool     // the owner waits on wake
+	inDoubt     bool     // COMMIT was forwarded with its xid known or known to be absent
+	noCancel    bool     // a COMMIT is about to be forwarded, or outstanding
+	cancels     int      // cancel requests on their way to the server
+	resent      *backend // which of the session's statements run on, though it is not attached
+	xid         uint64
+	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
+	rows        [][3]string   // of an internal query
+	inner       *pgwire.Error // its error
+	fatal       *pgwire.Error // a FATAL of the server that was not passed on yet
+	clientQuiet silence       // Proxy.runWatch's own
+
+	heldFrom time.Time // since when the lost backend's answers were kept back; zero: not
+	lostTx   bool      // the client's transaction is gone and it was not told yet
 
 	// Of the backend that was lost last.
 	lostEpoch   uint64
