@@ -162,9 +162,18 @@ func (b *backend) exchange(out []byte, n int, report func(name, value string),
 	}
 }
 
+// isServerFull tells that the server has no connection left for this login.
+func isServerFull(err error) bool {
+	var pe *pgwire.Error
+	return errors.As(err, &pe) && pe.Code == pgwire.CodeTooManyConnections
+}
+
 // isServerAway tells that a failure to connect may pass: nobody listens, the server starts or
 // stops, or it is not the right one yet. Anything else is an answer about this login.
 func isServerAway(err error) bool {
+	if errors.Is(err, pgwire.ErrAuthMethod) {
+		return false
+	}
 	var pe *pgwire.Error
 	if errors.As(err, &pe) {
 		return pe.Code == pgwire.CodeCannotConnectNow || strings.HasPrefix(pe.Code, "57P") ||

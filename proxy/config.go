@@ -22,7 +22,8 @@ type Config struct {
 	// kernel choose. PostgreSQL's rules admit proxies by this address.
 	SourceAddr string
 
-	// SessionsMax bounds the client connections, those that log in included.
+	// SessionsMax bounds the sessions, those that authenticate included. An eighth more, and at
+	// least 100, connections may say nothing yet.
 	SessionsMax int
 	// StartupTimeout bounds the time from accept to a finished authentication.
 	StartupTimeout time.Duration

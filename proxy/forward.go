@@ -156,6 +156,10 @@ func (s *session) forward(ctx context.Context) error {
 		}
 		return s.awaitBackend(ctx, b, func() bool { return !s.endHeld })
 	}
+	if s.flow.isSafePoint() && s.proxy.isDraining(s.backend.primary.Epoch) {
+		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
+		return nil
+	}
 	before := s.flow
 	s.pushed = 0
 	if s.flow.idle() {

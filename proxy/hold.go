@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -61,11 +63,12 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			if err == nil {
 				return b, nil
 			}
-			if isFinal(err) || !isServerAway(err) && !h.isDoorClosed(err) {
-				return nil, err
+			if h.isAnswer(err) {
+				return nil, asRefusal(err)
 			}
 			s.log.Debug("primary cannot be used yet", zap.Error(err))
 			attempt++
+			h.full = isServerFull(err)
 		}
 		if err := h.wait(ctx, changed, attempt); err != nil {
 			return nil, err
@@ -95,23 +98,56 @@ type holding struct {
 	from    time.Time // since when the client waits for something
 	noticed bool
 
-	refusedFrom time.Time // since when the server refuses this host
+	refusedFrom time.Time // since when the server refuses this host, or is full
+	full        bool      // it was full at the last attempt
 }
 
 // doorTime is how long a server that refuses every host is asked again: the agent opens the door
-// of a primary that it restarted just after the lock has been committed.
+// of a primary that it restarted just after the lock has been committed. A new login at a full
+// server waits as long for a place, then it gets the server's answer.
 const doorTime = time.Second
 
-// isDoorClosed tells that the refusal may be that of a door that is about to be opened.
-func (h *holding) isDoorClosed(err error) bool {
+// isAnswer tells that a failed attempt is an answer about this session, which others would only
+// repeat.
+func (h *holding) isAnswer(err error) bool {
+	if isFinal(err) {
+		return true
+	}
 	var pe *pgwire.Error
-	if !errors.As(err, &pe) || pe.Code != pgwire.CodeInvalidAuth {
-		return false
+	door := errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidAuth
+	full := h.login && isServerFull(err)
+	if !door && !full {
+		return !isServerAway(err)
 	}
 	if h.refusedFrom.IsZero() {
 		h.refusedFrom = time.Now()
 	}
-	return time.Since(h.refusedFrom) < doorTime
+	return time.Since(h.refusedFrom) >= doorTime
+}
+
+// asRefusal is an answer about a session in words for its client.
+func asRefusal(err error) error {
+	if !errors.Is(err, pgwire.ErrAuthMethod) {
+		return err
+	}
+	e := fatal(pgwire.NewError(pgwire.CodeInvalidAuth, "the proxy could not log in to the primary"))
+	e.Detail = err.Error()
+	e.Hint = "The primary must let proxies in with scram-sha-256: see pg_hba.conf there."
+	return fmt.Errorf("%w: %w", errNotCarried, e)
+}
+
+// retryPause is the pause before the next attempt. Each one at a full server costs it a process:
+// there it doubles, up to about a second, and differs from session to session.
+func retryPause(attempt int, full bool) time.Duration {
+	const longest = 100 * time.Millisecond
+	switch {
+	case full:
+		d := min(time.Second, 50*time.Millisecond<<min(attempt, 10))
+		return d/2 + rand.N(d)
+	case attempt > 0:
+		return min(longest, time.Duration(attempt)*5*time.Millisecond)
+	}
+	return longest
 }
 
 // end accounts for the hold.
@@ -127,11 +163,7 @@ func (h *holding) end() {
 // waited too long.
 func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int) error {
 	s := h.s
-	pause := 100 * time.Millisecond
-	if attempt > 0 {
-		pause = min(pause, time.Duration(attempt)*5*time.Millisecond)
-	}
-	t := time.NewTimer(pause)
+	t := time.NewTimer(retryPause(attempt, h.full))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -42,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Client sessions.",
 		}),
 		refused: vec("refused_total", "Connections refused by a limit.", "limit",
-			"sessions_max"),
+			"sessions_max", "connections"),
 		sessionErrors: vec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
 		losses: vec("backend_losses_total", "Backends lost under a session.", "state",

@@ -39,13 +39,16 @@ type Proxy struct {
 	secrets Secrets
 	cache   *secretCache
 	metrics *metrics
-	lookup  *lookup
-	dialer  net.Dialer
-	ramp    *semaphore.Weighted
+
+	secretsAt  *lookup
+	outcomesAt *lookup
+	dialer     net.Dialer
+	ramp       *semaphore.Weighted
 
 	cutEpoch   atomic.Uint64 // epochs up to this one are closed for good
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
+	conns      atomic.Int64  // client connections, sessions or not yet
 
 	mu        sync.Mutex
 	sessions  map[uint32]*session
@@ -77,8 +80,8 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		p.log = zap.NewNop()
 	}
 	p.watch = newLeaseWatch()
-	p.lookup = &lookup{proxy: p, turn: make(chan struct{}, 1)}
-	p.cache = &secretCache{proxy: p, entries: make(map[string]secretEntry)}
+	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
+	p.cache = newSecretCache(p)
 	if p.secrets == nil {
 		p.secrets = p.cache
 	}
@@ -140,13 +143,27 @@ func (p *Proxy) runAccept(l net.Listener) {
 			continue
 		}
 		p.metrics.connections.Inc()
+		if p.conns.Add(1) > p.connsMax() {
+			// No goroutine and no wait for one who may never say what it wants.
+			p.conns.Add(-1)
+			p.metrics.refused.WithLabelValues("connections").Inc()
+			_ = conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
+			_, _ = conn.Write(pgwire.AppendError(nil, errTooManySessions()))
+			_ = conn.Close()
+			continue
+		}
 		p.work.Add(1)
 		go p.runClient(conn)
 	}
 }
 
+// connsMax bounds the connections that are accepted: the sessions, and some that log in, ask for a
+// cancel or say nothing until startup_timeout ends them.
+func (p *Proxy) connsMax() int64 { return int64(p.cfg.SessionsMax + max(100, p.cfg.SessionsMax/8)) }
+
 func (p *Proxy) runClient(conn net.Conn) {
 	defer p.work.Done()
+	defer p.conns.Add(-1)
 	p.admit(p.ctx, conn)
 }
 
@@ -246,7 +263,8 @@ func (p *Proxy) Close() error {
 	if p.cancel != nil {
 		p.cancel()
 	}
-	p.lookup.drop()
+	p.secretsAt.drop()
+	p.outcomesAt.drop()
 	for _, s := range p.all() {
 		s.mu.Lock()
 		b, opening := s.backend, s.opening
@@ -260,7 +278,8 @@ func (p *Proxy) Close() error {
 		s.notify()
 	}
 	<-done
-	p.lookup.drop()
+	p.secretsAt.drop()
+	p.outcomesAt.drop()
 	if p.watchDone != nil {
 		<-p.watchDone
 	}

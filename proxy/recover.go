@@ -37,6 +37,9 @@ func (s *session) recover(ctx context.Context) error {
 		}
 		err = s.settle(ctx, b, l)
 		if err == nil {
+			err = s.tellMissed()
+		}
+		if err == nil {
 			err = s.attach(b)
 		}
 		if err == nil {

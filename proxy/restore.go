@@ -17,7 +17,7 @@ const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of pri
 // open connects to the primary and makes the new backend what the session was. The caller owns
 // the result; it is not attached yet.
 func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
-	ctx, end := s.while(ctx, pr)
+	ctx, end := s.proxy.while(ctx, pr)
 	defer end()
 	if err := s.proxy.enterRamp(ctx); err != nil {
 		return nil, err
@@ -74,9 +74,9 @@ func (p *Proxy) enterRamp(ctx context.Context) error {
 
 // while ends the returned context when pr is not the primary any more: whoever dials a host that
 // is gone must not keep its place from those who go to the next one. The function waits.
-func (s *session) while(ctx context.Context, pr *Primary) (context.Context, func()) {
+func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	now, changed := s.proxy.topo.Current()
+	now, changed := p.topo.Current()
 	if now != pr {
 		cancel()
 	}
@@ -96,7 +96,6 @@ func (s *session) while(ctx context.Context, pr *Primary) (context.Context, func
 func (s *session) restore(b *backend) error {
 	s.mu.Lock()
 	cmds := s.track.restoreSQL(s.user)
-	channels := len(s.track.channels)
 	unknown := s.track.unknown
 	out, n := s.out[:0], len(cmds)
 	for _, c := range cmds {
@@ -120,13 +119,21 @@ func (s *session) restore(b *backend) error {
 	if err := s.restoreStatements(b); err != nil {
 		return err
 	}
-	if channels > 0 {
-		notice := pgwire.NewError("00000",
-			"notifications may have been missed because the primary changed")
-		notice.Severity = "NOTICE"
-		return s.writeClient(pgwire.AppendNotice(nil, notice))
-	}
 	return nil
+}
+
+// tellMissed tells a client that listens what it cannot know.
+func (s *session) tellMissed() error {
+	s.mu.Lock()
+	listens := len(s.track.channels) > 0
+	s.mu.Unlock()
+	if !listens {
+		return nil
+	}
+	notice := pgwire.NewError("00000",
+		"notifications may have been missed because the primary changed")
+	notice.Severity = "NOTICE"
+	return s.writeClient(pgwire.AppendNotice(nil, notice))
 }
 
 // notCarried marks an end that is our own decision, not the server's word about itself.

@@ -222,6 +222,11 @@ func (s *session) signals() error {
 func (s *session) isOpen(epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.backend != nil && !s.lost && s.backend.primary.Epoch <= epoch &&
-		!s.flow.isSafePoint()
+	b := s.backend
+	if b == nil {
+		b = s.resent
+	} else if s.lost {
+		return false
+	}
+	return b != nil && b.primary.Epoch <= epoch && !s.flow.isSafePoint()
 }
