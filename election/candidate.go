@@ -35,6 +35,8 @@ type Selection struct {
 	ShutdownLSN pgwire.LSN
 	// KnownLSN is the newest position that the old primary reported, on the lock's timeline.
 	KnownLSN pgwire.LSN
+	// AcceptLoss lets Only be promoted though acknowledged commits may be lost.
+	AcceptLoss bool
 	// LagMaxBytes bounds what may be lost when commits waited for nobody; 0: no bound.
 	LagMaxBytes uint64
 }
@@ -111,7 +113,7 @@ func recruitIneligible(sel Selection, r Recruit) string {
 	name := r.Member.Name
 	switch {
 	case sel.Only != "" && sel.Only != name:
-		return fmt.Sprintf("the switchover is to %s", sel.Only)
+		return fmt.Sprintf("the change is to %s", sel.Only)
 	case r.Timeline < sel.Lock.Timeline:
 		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", name, r.Timeline,
 			sel.Lock.Timeline)
@@ -136,7 +138,7 @@ func fenceIncomplete(sel Selection, known []Recruit) string {
 		return fmt.Sprintf("%s does not have the shutdown checkpoint at %s of %s", sel.Only,
 			sel.ShutdownLSN, sel.Lock.Holder)
 	}
-	if len(sel.SyncSet) == 0 {
+	if len(sel.SyncSet) == 0 || sel.AcceptLoss {
 		return ""
 	}
 	have := map[string]bool{}
@@ -175,7 +177,7 @@ func hasShutdown(sel Selection, r Recruit) bool {
 
 // recruitBehind tells what r lacks that would be lost with its promotion; best is the furthest.
 func recruitBehind(sel Selection, best, r Recruit) string {
-	if sel.ShutdownLSN != 0 {
+	if sel.ShutdownLSN != 0 || sel.AcceptLoss {
 		return ""
 	}
 	name := r.Member.Name

@@ -16,6 +16,8 @@ const (
 	CommandBegin      CommandKind = "begin"
 	CommandTarget     CommandKind = "target"
 	CommandCommitLock CommandKind = "commit-lock"
+	// CommandMaintenance begins or ends maintenance.
+	CommandMaintenance CommandKind = "maintenance"
 )
 
 // Command is one entry of the Raft log. Which field is set depends on Kind.
@@ -26,6 +28,8 @@ type Command struct {
 	Begin    *BeginIntent     `json:"begin,omitempty"`
 	Target   *SetTarget       `json:"target,omitempty"`
 	Commit   *CommitLock      `json:"commit,omitempty"`
+
+	Maintenance *SetMaintenance `json:"maintenance,omitempty"`
 }
 
 // RegisterMembers names the cluster and its members.
@@ -48,6 +52,10 @@ type BeginIntent struct {
 	Cause    string `json:"cause"`
 	// Evidence is what the decision rested on, a line for each node.
 	Evidence []string `json:"evidence,omitempty"`
+	// Planned, Only and AcceptLoss are the intent's.
+	Planned    bool   `json:"planned,omitempty"`
+	Only       string `json:"only,omitempty"`
+	AcceptLoss bool   `json:"accept_loss,omitempty"`
 }
 
 // SetTarget makes the chosen candidate durable before it is ordered to promote.
@@ -88,7 +96,7 @@ var ErrConflict = errors.New("state has changed")
 // a newer release leads older ones as long as it does nothing that they do not know; 0: unknown.
 func commandVersion(k CommandKind) int {
 	switch k {
-	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock:
+	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock, CommandMaintenance:
 		return 1
 	}
 	return 0

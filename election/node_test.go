@@ -20,7 +20,11 @@ type idle struct{}
 
 func (idle) RunLeader(ctx context.Context) { <-ctx.Done() }
 
-func (idle) RequestSwitchover(context.Context, string) error { return nil }
+func (idle) Request(context.Context, election.Request) ([]election.Check, error) {
+	return nil, nil
+}
+
+func (idle) LastDecision() election.Decision { return election.Decision{} }
 
 // gate records what the lessee asks of it.
 type gate struct {

@@ -86,7 +86,7 @@ func TestRPCRefusesBadBodies(t *testing.T) {
 		"unknown command": {
 			"/v1/apply", `{"v":1,"kind":"drop"}`, 409, `command \"drop\" is not known`,
 		},
-		"unknown member": {"/v1/switchover", `{"v":1,"to":"x"}`, 200, ""},
+		"unknown member": {"/v1/request", `{"v":1,"kind":"switchover","member":"x"}`, 200, ""},
 	} {
 		code, text := post(t, g, "node1", tc.path, []byte(tc.body))
 		if code != tc.code || !strings.Contains(text, tc.words) {
@@ -110,7 +110,7 @@ func TestRPCOfStrangers(t *testing.T) {
 	g := startOne(t)
 	body := []byte(`{"v":1,"epoch":1,"kind":"stop","lessee":"sidecar","seq":1}`)
 	for _, path := range []string{
-		"/v1/endorse", "/v1/report", "/v1/apply", "/v1/order", "/v1/switchover",
+		"/v1/endorse", "/v1/report", "/v1/apply", "/v1/order", "/v1/request",
 		"/v1/observations", "/v1/renew", "/v1/release",
 	} {
 		code, text := post(t, g, "sidecar", path, body)

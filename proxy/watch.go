@@ -100,7 +100,10 @@ func (p *Proxy) runWatch() {
 				last, late = v, 0
 				p.watch.wake()
 			}
-			if late < lateLooks && bootNow() >= v.until+int64(p.cfg.LeaseGrace/2) {
+			// Where commits wait for standbys, late bytes can do nothing that is acknowledged:
+			// the session waits for its answer until the lease is renewed, or the epoch cut.
+			if pr.SyncQuorum == 0 && late < lateLooks &&
+				bootNow() >= v.until+int64(p.cfg.LeaseGrace/2) {
 				late++
 				p.resetLate(pr.Epoch)
 			}

@@ -113,3 +113,20 @@ func TestBytesUnderWayEndWithTheLease(t *testing.T) {
 		t.Errorf("%s rows", v)
 	}
 }
+
+// Where commits wait for standbys such bytes are only late: when the lease comes back, so do they.
+func TestBytesUnderWayWaitInSynchronousMode(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.LeaseGrace = 100 * time.Millisecond })
+	pr, _ := r.topo.Current()
+	now := *pr
+	now.SyncQuorum = 1
+	r.topo.Set(&now)
+	done, resume := r.stalledCopy()
+	r.lease.Set(-time.Hour, -time.Hour)
+	mustWait(t, done, time.Second)
+	resume()
+	r.lease.Set(time.Hour, time.Hour)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
