@@ -222,7 +222,21 @@ func (s *Status) print(out io.Writer) error {
 			orDash(m.Postgres), m.Role, orDash(m.Sync), m.Timeline, orDash(m.LSN), m.LagBytes,
 			m.Sessions, m.Held, m.Problem)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print status: %w", err)
+	}
+	return s.printProblems(out)
+}
+
+// printProblems lists what someone should look at below the table. It is the only place that says
+// why a node without a quorum knows nothing of the others.
+func (s *Status) printProblems(out io.Writer) error {
+	for _, p := range s.Problems {
+		if _, err := fmt.Fprintf(out, "problem: %s\n", p); err != nil {
+			return fmt.Errorf("print status: %w", err)
+		}
+	}
+	return nil
 }
 
 // phases lists the phases of a change in the order in which they happen.
