@@ -310,6 +310,9 @@ func newServeCommand() *cobra.Command {
 		Short: "Run the node: voter, agent and proxy as the configuration names them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getpid() == 1 {
+				return runAsInit()
+			}
 			return c.Run(cmd.Context())
 		},
 	}
