@@ -58,8 +58,8 @@ func newConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Check or explain the configuration",
-		Args:  cobra.NoArgs,
 	}
+	needCommand(cmd)
 	check := ConfigCheck{}
 	checkCmd := &cobra.Command{
 		Use:   "check",

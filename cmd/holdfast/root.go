@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -15,6 +17,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
+		var code exitCode
+		if errors.As(err, &code) {
+			return int(code)
+		}
 		fmt.Fprintf(stderr, "holdfast: %v\n", err)
 		return 1
 	}
@@ -27,12 +33,34 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "holdfast",
 		Short: "Keeps PostgreSQL sessions alive while the primary changes",
-		Args:  cobra.NoArgs,
 		// The error is printed once, by run; a usage text below it would hide it.
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	needCommand(root)
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
 		newSwitchoverCommand(), newVersionCommand(), newDemoCommand(), newReaperCommand())
 	return root
+}
+
+// needCommand makes a command that only holds others answer with an error when it is run itself:
+// cobra would print the help and succeed, and a script with a misspelt word would go on. Unknown
+// flags are let through so that the error names the word and not the flag behind it.
+func needCommand(cmd *cobra.Command) {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.FParseErrWhitelist = cobra.FParseErrWhitelist{UnknownFlags: true}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		path := cmd.CommandPath()
+		if len(args) == 0 {
+			fmt.Fprint(cmd.ErrOrStderr(), cmd.UsageString(), "\n")
+			return fmt.Errorf("a command is needed after %q", path)
+		}
+		// Two letters apart, as cobra itself counts for the root.
+		cmd.SuggestionsMinimumDistance = 2
+		hint := fmt.Sprintf("`%s --help` lists the commands", path)
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = "did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return fmt.Errorf("unknown command %q for %q; %s", args[0], path, hint)
+	}
 }

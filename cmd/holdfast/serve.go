@@ -85,7 +85,7 @@ type node struct {
 	running atomic.Bool
 }
 
-// newNode builds the roles; nothing runs yet.
+// newNode builds the roles and opens what they have on disk; nothing runs yet.
 func newNode(cfg config.Config, log *zap.Logger) (*node, error) {
 	n := &node{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(),
@@ -94,6 +94,9 @@ func newNode(cfg config.Config, log *zap.Logger) (*node, error) {
 	n.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.buildProxy(); err != nil {
+		return nil, err
+	}
+	if err := makeDirs(cfg); err != nil { // before Raft makes them for itself
 		return nil, err
 	}
 	if err := n.buildElection(); err != nil {
@@ -307,6 +310,9 @@ func newServeCommand() *cobra.Command {
 		Short: "Run the node: voter, agent and proxy as the configuration names them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getpid() == 1 {
+				return runAsInit()
+			}
 			return c.Run(cmd.Context())
 		},
 	}
