@@ -224,7 +224,10 @@ func (n *node) Ready() error {
 
 // Switchover implements controller.
 func (n *node) Switchover(ctx context.Context, to string) error {
-	return n.election.Switchover(ctx, to)
+	_, err := n.election.Request(ctx, election.Request{
+		Kind: election.RequestSwitchover, Member: to,
+	})
+	return err
 }
 
 // Status implements controller.
@@ -232,7 +235,7 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	state, _ := n.election.State()
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	obs, err := n.election.LeaderObservations(ctx)
+	obs, _, err := n.election.LeaderView(ctx)
 	st := buildStatus(state, obs)
 	if err != nil {
 		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
