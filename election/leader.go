@@ -275,8 +275,8 @@ func (n *Node) whileHeard(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { cancel(nil); <-done }
 }
 
-// LeaderView is what the leader knows of all nodes, and its newest decision, wherever this is asked;
-// the decision is nil from a leader of a release that does not tell.
+// LeaderView is what the leader knows of all nodes, and its newest decision, wherever this is
+// asked; the decision is nil from a leader of a release that does not tell.
 func (n *Node) LeaderView(ctx context.Context) ([]Observation, *Decision, error) {
 	if n.isLeading() {
 		obs, _ := n.Observations()

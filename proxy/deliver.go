@@ -221,6 +221,7 @@ func (b *backend) inner(s *session, typ byte, body []byte) {
 	}
 	cols, err := pgwire.ParseDataRow(body)
 	if err != nil || len(s.rows) >= innerRowsMax {
+		s.rowsCut = true
 		return
 	}
 	var row [3]string
@@ -252,27 +253,38 @@ func (s *session) completed(o *op, body []byte) {
 	if o.internal {
 		return
 	}
-	switch {
-	case o.kind == opExecute:
-		for i := range o.effects {
+	at := 0
+	if o.kind == opQuery {
+		at = s.flow.finished - 1 // the statements of a string complete in turn
+	}
+	for i := range o.effects {
+		if o.effects[i].at == at {
 			s.track.succeeded(&o.effects[i])
 		}
-	case len(o.effects) > 0:
-		// A string of statements: each completes in turn; those without an effect complete
-		// too, so what an error leaves undone is told apart only for single ones.
-		if !o.cls.has(clsMulti) || s.flow.finished >= len(o.effects) {
-			for i := range o.effects {
-				s.track.succeeded(&o.effects[i])
-			}
-			o.effects = nil
-		}
 	}
-	if o.cls.has(clsCommit|clsRollback) || o.cls.has(clsEnds) {
-		tag, err := pgwire.ParseCommandTag(body)
-		s.flow.rolledBack = err == nil && string(tag) == "ROLLBACK"
-		if o.cls.has(clsCommit) {
-			s.inDoubt, s.noCancel = false, false
-		}
+	if !o.cls.has(clsCommit | clsRollback | clsRollbackTo | clsEnds | clsOpaque) {
+		return
+	}
+	tag, err := pgwire.ParseCommandTag(body)
+	if err != nil {
+		return
+	}
+	isRollback := string(tag) == "ROLLBACK"
+	switch {
+	case o.cls.has(clsOpaque):
+		s.track.largeStatement(string(tag))
+	case o.cls.has(clsRollbackTo):
+		s.track.rolledBackTo()
+		return
+	case !o.cls.has(clsCommit | clsRollback): // a string, whose effects have said it
+	case isRollback:
+		s.track.rolledBack()
+	default:
+		s.track.committed()
+	}
+	s.flow.rolledBack = isRollback
+	if o.cls.has(clsCommit) {
+		s.inDoubt, s.noCancel = false, false
 	}
 }
 
@@ -283,10 +295,7 @@ func (s *session) answered(o *op) {
 	}
 	switch o.kind {
 	case opParse:
-		if s.track.statements[o.name] != o.stmt {
-			s.track.prepare(o.name, o.stmt)
-		}
-		s.track.statements[o.name].live = true
+		s.track.prepare(o.name, o.stmt)
 	case opClose:
 		s.track.forget(o.name)
 	}
@@ -296,7 +305,9 @@ func (s *session) answered(o *op) {
 func (s *session) ended(a answer, hide bool) bool {
 	if a.done.snapshot {
 		if s.inner == nil {
-			s.track.applySnapshot(s.rows)
+			s.track.applySnapshot(s.rows, s.rowsCut)
+		} else {
+			s.track.unmovable |= reasonSettings // the server could not say what there is
 		}
 		s.track.dirty = false
 		s.rows, s.inner = nil, nil
@@ -309,6 +320,9 @@ func (s *session) ended(a answer, hide bool) bool {
 	}
 	if a.done.cls.has(clsCommit) || s.flow.head == len(s.flow.ops) {
 		s.inDoubt, s.noCancel = false, false
+	}
+	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
+		s.track.dirty = true // some of it may have been done and undone
 	}
 	s.track.batchEnded(s.flow.status, s.flow.rolledBack)
 	s.flow.rolledBack = false

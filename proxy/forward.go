@@ -235,6 +235,14 @@ func (s *session) keep(p []byte) {
 func (s *session) pass() error {
 	n := min(s.passing, len(s.in.bytes()))
 	b := s.backend
+	if s.discard {
+		// The backend that has the first part of the message is lost, and the client was told: to
+		// another one the rest would be messages of their own.
+		s.passing -= n
+		s.in.take(n)
+		s.discard = s.passing > 0
+		return nil
+	}
 	s.journaled = false
 	if _, err := b.conn.Write(s.in.bytes()[:n]); err != nil {
 		s.lose(b, false)
@@ -285,6 +293,7 @@ func fatalProtocol(err error) error {
 }
 
 func (s *session) push(o op) {
-	s.flow.push(o)
-	s.pushed++
+	if s.flow.push(o) {
+		s.pushed++
+	}
 }

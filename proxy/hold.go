@@ -22,7 +22,7 @@ type pending struct {
 	// What a transaction in doubt would leave behind, for verdictLookup.
 	overlay   []string
 	unknown   bool
-	unmovable string
+	unmovable reason
 }
 
 // loss is what is known when a backend was lost.
@@ -242,11 +242,13 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 	for i := range l.pending {
 		p := &l.pending[i]
 		out = appendUnasked(out, l, p, why)
+		l.told = l.told || p.verdict == verdictRolledBack
 		if !p.batch.synced {
-			if err := s.writeClient(out); err != nil {
+			refused := p.batch.errored || p.verdict != verdictFinish
+			l.pending = nil
+			if err := s.writeClient(out); err != nil || !refused {
 				return err
 			}
-			l.pending = nil
 			return s.dropUntilSync(ctx)
 		}
 	}
@@ -282,6 +284,9 @@ func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error
 	switch typ {
 	case pgwire.CliTerminate:
 		return status, errClientGone
+	case pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail:
+		// The rest of a COPY that was answered with an error: the server ignores it too.
+		return status, s.dropMessage(ctx)
 	case pgwire.CliQuery, pgwire.CliFunctionCall:
 		if err := s.dropMessage(ctx); err != nil {
 			return status, err
@@ -311,6 +316,9 @@ func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error
 
 // nextMessage waits until the type and length of the client's next message are there.
 func (s *session) nextMessage(ctx context.Context) (byte, error) {
+	if err := s.dropPassing(ctx); err != nil {
+		return 0, err
+	}
 	for len(s.in.bytes()) < pgwire.HeaderLen {
 		s.in.want = pgwire.HeaderLen
 		err := s.fillClient()
@@ -365,6 +373,7 @@ func (s *session) dropPassing(ctx context.Context) error {
 		s.passing -= n
 		s.in.take(n)
 	}
+	s.discard = false
 	return nil
 }
 

@@ -27,8 +27,8 @@ func (s *session) recover(ctx context.Context) error {
 	s.mu.Lock()
 	why := s.track.unmovable
 	s.mu.Unlock()
-	if why != "" {
-		return s.leave(ctx, l, errUnmovable(why))
+	if why != 0 {
+		return s.leave(ctx, l, errUnmovable(why.String()))
 	}
 	for {
 		b, err := s.hold(ctx, l, false)
@@ -85,14 +85,23 @@ func (s *session) takeLoss() *loss {
 		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom,
 	}
 	s.heldFrom = time.Time{}
+	s.discard = s.passing > 0
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
 	l.pending = s.judgeAll(l.status)
+	rolledBack := s.flow.rolledBack
 	s.flow = newFlow(l.status)
 	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
 	s.noCancel = false
-	s.track.txOverlay, s.track.txUnknown, s.track.txUnmovable = nil, false, ""
+	if len(l.pending) > 0 {
+		first := &l.pending[0]
+		if first.verdict == verdictFinish && !first.batch.errored {
+			// Done, but for its ReadyForQuery: what it set stays set.
+			s.track.batchEnded(first.next, rolledBack)
+		}
+	}
+	s.track.rolledBack()
 	s.journaled = false
 	return l
 }
@@ -122,6 +131,7 @@ func (s *session) judgeAll(status byte) []pending {
 		out = append(out, p)
 		status = p.next
 	}
+	doubtWhatMayCommit(out)
 	return out
 }
 
@@ -179,6 +189,7 @@ func (s *session) settled(b *backend, l *loss) error {
 	}
 	// The client believes in a transaction that is gone; its next statement tells it. One that
 	// is open on the new backend was begun there.
+	s.lostStatus = l.status
 	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
 		l.status == pgwire.TxFailed && !l.told)
 	s.journaled = false
@@ -281,15 +292,23 @@ func (s *session) resend(b *backend, l *loss, p *pending) error {
 }
 
 // appendEnd gives the client what is still due of a batch: the error, or the answers of what was
-// done, and ReadyForQuery if the Sync was sent.
+// done, and ReadyForQuery if the Sync was sent. What follows a COMMIT that was looked up has an
+// outcome of its own, which nobody knows.
 func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
 	b := &p.batch
 	if e != nil && !b.errored {
 		out = pgwire.AppendError(out, e)
 	}
 	if e == nil && !b.errored {
+		committed := false
 		for i := range b.ops {
-			out = appendSuccess(out, &b.ops[i], b)
+			o := &b.ops[i]
+			if committed && o.isStatement() {
+				out = pgwire.AppendError(out, errOutcomeUnknown(whyUnknown))
+				break
+			}
+			out = appendSuccess(out, o, b)
+			committed = committed || o.isStatement() && !o.internal
 		}
 	}
 	if b.synced {
@@ -298,7 +317,8 @@ func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
 	return out
 }
 
-// appendSuccess is the answer to an operation of a committed COMMIT.
+// appendSuccess is the answer to an operation of a batch that ends with a COMMIT that was
+// committed, or that was done already.
 func appendSuccess(out []byte, o *op, b *batch) []byte {
 	if o.internal {
 		return out

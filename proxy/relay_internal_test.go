@@ -23,7 +23,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, done: make(chan struct{})}
 	s.backend = b
-	s.track.prepare("p", &prepared{sql: "SELECT 1", live: true})
+	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	ask = pgwire.AppendBind(nil, "", "p", "1")
 	ask = pgwire.AppendDescribe(ask, 'P', "")
 	ask = pgwire.AppendExecute(ask, "", 0)

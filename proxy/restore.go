@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -152,9 +153,16 @@ func restoreError(cause *pgwire.Error) *pgwire.Error {
 func (s *session) restoreStatements(b *backend) error {
 	s.mu.Lock()
 	out, n := s.out[:0], 0
+	encoding := s.params["client_encoding"]
 	for name, p := range s.track.statements {
-		if !p.live || p.sql == "" {
+		if p.sql == "" {
 			continue
+		}
+		if p.conf != s.conf && strings.Contains(p.sql, `\`) ||
+			p.encoding != "" && p.encoding != encoding {
+			s.mu.Unlock()
+			return notCarried(errUnmovable("prepared statement \"" + name +
+				"\" was parsed under another client_encoding or standard_conforming_strings"))
 		}
 		if p.bySQL {
 			out = pgwire.AppendQuery(out, p.sql)
@@ -243,15 +251,13 @@ func (s *session) committedLate(b *backend, p *pending) error {
 	s.mu.Lock()
 	s.track.overlay = append(s.track.overlay, p.overlay...)
 	s.track.unknown = s.track.unknown || p.unknown
-	if p.unmovable != "" {
-		s.track.unmovable = p.unmovable
-	}
+	s.track.unmovable |= p.unmovable
 	why := s.track.unmovable
 	unknown := s.track.unknown
 	s.mu.Unlock()
 	switch {
-	case why != "":
-		return notCarried(errUnmovable(why))
+	case why != 0:
+		return notCarried(errUnmovable(why.String()))
 	case unknown:
 		return notCarried(errUnmovable("a setting was changed by a function in the transaction"))
 	case len(p.overlay) == 0:

@@ -52,12 +52,14 @@ type session struct {
 	xid         uint64
 	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
 	rows        [][3]string   // of an internal query
+	rowsCut     bool          // there were more
 	inner       *pgwire.Error // its error
 	fatal       *pgwire.Error // a FATAL of the server that was not passed on yet
 	clientQuiet silence       // Proxy.runWatch's own
 
-	heldFrom time.Time // since when the lost backend's answers were kept back; zero: not
-	lostTx   bool      // the client's transaction is gone and it was not told yet
+	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
+	lostStatus byte      // the transaction status that the client believes in, if lostTx
+	lostTx     bool      // the client's transaction is gone and it was not told yet
 
 	// Of the backend that was lost last.
 	lostEpoch   uint64
@@ -74,7 +76,8 @@ type session struct {
 	unnamedQ  []byte // body of the unnamed Parse, to be parsed again on a new backend
 	portal    parsed
 	portals   map[string]parsed
-	passing   int // bytes of a message that is relayed as it comes
+	passing   int  // bytes of a message that is relayed as it comes
+	discard   bool // they go nowhere: the backend that has the first part is lost
 	pushed    int
 	guarded   class // of the Query that waits in guardCommit
 }
