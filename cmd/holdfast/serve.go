@@ -241,7 +241,7 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
 	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
-	st.RaftIndex = n.election.AppliedIndex()
+	st.RaftIndex, st.RaftLastIndex = n.election.AppliedIndex(), n.election.LastIndex()
 	st.Lease = leaseStatus(n.election)
 	if n.proxy != nil {
 		st.Sessions, st.Held = n.proxy.Stats()

@@ -22,18 +22,21 @@ type Status struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster"`
 	Leader  string `json:"raft_leader"`
-	// RaftIndex is the newest log index that this node has applied; it stands still while
-	// nothing changes.
-	RaftIndex uint64         `json:"raft_index"`
-	Epoch     uint64         `json:"epoch"`
-	Primary   string         `json:"primary"`
-	Timeline  uint32         `json:"timeline"`
-	Lease     LeaseStatus    `json:"lease"`
-	Intent    *IntentStatus  `json:"intent,omitempty"`
-	Members   []MemberStatus `json:"members"`
-	Sessions  int            `json:"sessions"`
-	Held      int            `json:"held"`
-	Last      *ChangeStatus  `json:"last_change,omitempty"`
+	// RaftIndex is the newest log index that this node has applied: two nodes with the same one
+	// have the same state.
+	RaftIndex uint64 `json:"raft_index"`
+	// RaftLastIndex is the newest one on this node's disk, committed or not; it stands still
+	// while nothing changes.
+	RaftLastIndex uint64         `json:"raft_last_index"`
+	Epoch         uint64         `json:"epoch"`
+	Primary       string         `json:"primary"`
+	Timeline      uint32         `json:"timeline"`
+	Lease         LeaseStatus    `json:"lease"`
+	Intent        *IntentStatus  `json:"intent,omitempty"`
+	Members       []MemberStatus `json:"members"`
+	Sessions      int            `json:"sessions"`
+	Held          int            `json:"held"`
+	Last          *ChangeStatus  `json:"last_change,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -215,8 +218,8 @@ func (c StatusCommand) Run(ctx context.Context) error {
 func (s *Status) print(out io.Writer) error {
 	fmt.Fprintf(out, "cluster %s, seen from %s: primary %s%s, epoch %d, timeline %d\n",
 		s.Cluster, s.Node, orDash(s.Primary), s.doubt(), s.Epoch, s.Timeline)
-	fmt.Fprintf(out, "raft leader %s, log index %d; lease of epoch %d %s (%d ms left)\n",
-		orDash(s.Leader), s.RaftIndex, s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
+	fmt.Fprintf(out, "raft leader %s, log index %d%s; lease of epoch %d %s (%d ms left)\n",
+		orDash(s.Leader), s.RaftIndex, s.unapplied(), s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
 	if i := s.Intent; i != nil {
 		fmt.Fprintf(out, "under way: %s to %s under epoch %d: %s\n", i.Kind, orDash(i.To),
 			i.Epoch, i.Cause)
@@ -263,6 +266,14 @@ func (c *ChangeStatus) phases() string {
 		}
 	}
 	return b.String()
+}
+
+// unapplied says how much of the log is no part of the state yet.
+func (s *Status) unapplied() string {
+	if s.RaftLastIndex <= s.RaftIndex {
+		return ""
+	}
+	return fmt.Sprintf(" (%d more not applied)", s.RaftLastIndex-s.RaftIndex)
 }
 
 // doubt says whether the primary is only what this node last heard of.
