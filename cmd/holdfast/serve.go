@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,7 +30,8 @@ type ServeCommand struct {
 	Name string
 }
 
-// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil.
+// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil. A second
+// one ends the process at once.
 func (c ServeCommand) Run(ctx context.Context) error {
 	if c.Name != "" {
 		if err := os.Setenv("HOLDFAST_NAME", c.Name); err != nil {
@@ -48,7 +50,7 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", zap.String("warning", w))
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := catchSignals(ctx, log)
 	defer stop()
 	n, err := newNode(cfg, log)
 	if err != nil {
@@ -66,6 +68,34 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	n.close()
 	log.Info("node stopped", zap.String("node", cfg.Name))
 	return nil
+}
+
+// catchSignals ends the context with the first SIGTERM or SIGINT and gives the next its usual
+// effect, so that somebody who cannot wait for the sessions need not find SIGKILL. SIGHUP, which a
+// closed terminal or a rotation of logs sends, must not end a node and cut all its sessions.
+func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	hangup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangup, syscall.SIGHUP)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-hangup:
+				log.Warn("SIGHUP does nothing: the configuration is read at the start only, " +
+					"restart to change it")
+			case <-done:
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		stop()
+		close(done)
+		wg.Wait()
+		signal.Stop(hangup)
+	}
 }
 
 // node is a running process of the group: the voter, agent and proxy that are configured, joined
