@@ -33,12 +33,7 @@ type ServeCommand struct {
 // Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil. A second
 // one ends the process at once.
 func (c ServeCommand) Run(ctx context.Context) error {
-	if c.Name != "" {
-		if err := os.Setenv("HOLDFAST_NAME", c.Name); err != nil {
-			return fmt.Errorf("set name: %w", err)
-		}
-	}
-	cfg, err := config.Load(c.Path)
+	cfg, err := loadConfig(c.Path, c.Name)
 	if err != nil {
 		return err
 	}
