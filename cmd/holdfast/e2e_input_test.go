@@ -201,8 +201,8 @@ func TestE2EBadMember(t *testing.T) {
 		}
 	}
 	waitProblems(t, c, map[string]string{
-		busy.Name:  `(?i)(port|address).*(in use|taken)`,
-		wrong.Name: `(?i)password`,
+		busy.Name:  `Address already in use.*postgres\.listen`,
+		wrong.Name: `password authentication failed.*postgres\.secrets_dir`,
 	})
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

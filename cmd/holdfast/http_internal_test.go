@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -157,5 +158,43 @@ func TestHTTPAnswers(t *testing.T) {
 		if want := map[bool]string{true: "", false: bad.Error()}[tt.code == 200]; e.Error != want {
 			t.Errorf("%s %s: error %q, want %q", tt.method, tt.path, e.Error, want)
 		}
+	}
+}
+
+// TestCommandsAskANode runs status and switchover against a node, whose address may be written as
+// the configuration writes it.
+func TestCommandsAskANode(t *testing.T) {
+	c := &fakeController{}
+	server := httptest.NewServer(newHTTPHandler(c, prometheus.NewRegistry()))
+	defer server.Close()
+	addr := strings.TrimPrefix(server.URL, "http://")
+	for _, tt := range []struct {
+		args []string
+		fail error
+		code int
+		want string
+	}{
+		{[]string{"status", "--url", addr}, nil, 0, "primary node2"},
+		{[]string{"status", "--url", server.URL}, nil, 0, "primary node2"},
+		{[]string{"status", "--json", "--url", addr}, nil, 0, `"primary": "node2"`},
+		{[]string{"switchover", "--to", "node3", "--url", addr}, nil, 0, "primary is node2"},
+		{[]string{"switchover", "--url", addr}, errors.New("not now"), 1, "switchover: not now"},
+		{[]string{"status", "--url", "127.0.0.1:1"}, nil, 1, "is it running, is --url right"},
+		{[]string{"status", "--url", server.URL + "/nosuch"}, nil, 1, "404"},
+	} {
+		c.switchover = tt.fail
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), tt.args, &stdout, &stderr)
+		out := stdout.String()
+		if tt.code != 0 {
+			out = stderr.String()
+		}
+		if code != tt.code || !strings.Contains(out, tt.want) {
+			t.Errorf("%q: exit code %d, want %d and %q: %s%s", tt.args, code, tt.code, tt.want,
+				stdout.String(), stderr.String())
+		}
+	}
+	if want := []string{"node3", ""}; !slices.Equal(c.asked, want) {
+		t.Errorf("the node was asked for %q, want %q", c.asked, want)
 	}
 }

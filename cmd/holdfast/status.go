@@ -308,6 +308,9 @@ func orDash(s string) string {
 
 // callHTTP asks a node's HTTP interface; an error answer becomes an error.
 func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url // as http.listen is written
+	}
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return fmt.Errorf("ask node: %w", err)
