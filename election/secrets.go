@@ -38,6 +38,10 @@ func loadAgentSecrets(dir string) (agentSecrets, error) {
 
 func readAgentSecret(path string) (string, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("secret: %w (the file and its directory must belong to the user "+
+			"that runs this)", err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("secret: %w (`holdfast init` makes it; copy it from another node)",
 			err)
