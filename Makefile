@@ -61,7 +61,8 @@ unit: ## tests without the end-to-end ones
 
 .PHONY: race
 race: ## the same under the race detector, without the slow ones
-	$(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... ./config/...
+	$(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... ./config/... \
+	    ./cmd/holdfast
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME

@@ -3,8 +3,8 @@
 # something missing it says what to install, in one line, and exits 1.
 # Usage: scripts/setup.sh demo|tools|test
 #   demo   PostgreSQL's server and tools
-#   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, and a C
-#          compiler for the race detector
+#   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, a C compiler
+#          for the race detector, and shellcheck
 #   test   the same, and root: the fault lab's tests make namespaces and file systems
 set -euo pipefail
 for_what=${1:?usage: setup.sh demo|tools|test}
@@ -46,6 +46,7 @@ if [[ $for_what != demo ]]; then
     command -v mount >/dev/null || missing+=(mount)
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
     command -v git >/dev/null || missing+=(git)
+    command -v shellcheck >/dev/null || missing+=(shellcheck)
 fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
