@@ -1,6 +1,7 @@
 package election
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -60,4 +61,18 @@ func FreeSegmentForTest(id int) bool {
 	}
 	_, err := unix.SysvShmCtl(id, unix.IPC_RMID, nil)
 	return err == nil
+}
+
+// GenerateAgentSecrets makes password files as `holdfast init` does.
+func GenerateAgentSecrets(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, name := range agentSecretNames {
+		text := []byte(rand.Text() + rand.Text() + "\n")
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -170,10 +170,14 @@ func TestCommandsAskANode(t *testing.T) {
 	addr := strings.TrimPrefix(server.URL, "http://")
 	for _, tt := range []struct {
 		args []string
-		fail error
+		fail error // of switchover and readiness
 		code int
 		want string
 	}{
+		{[]string{"status", "--ready", "--url", addr}, nil, 0, "ok"},
+		{[]string{"status", "--ready", "--url", addr}, errors.New("starting"), 1,
+			"not ready: starting"},
+		{[]string{"status", "--ready", "--url", "127.0.0.1:1"}, nil, 1, "is it running"},
 		{[]string{"status", "--url", addr}, nil, 0, "primary node2"},
 		{[]string{"status", "--url", server.URL}, nil, 0, "primary node2"},
 		{[]string{"status", "--json", "--url", addr}, nil, 0, `"primary": "node2"`},
@@ -182,7 +186,7 @@ func TestCommandsAskANode(t *testing.T) {
 		{[]string{"status", "--url", "127.0.0.1:1"}, nil, 1, "is it running, is --url right"},
 		{[]string{"status", "--url", server.URL + "/nosuch"}, nil, 1, "404"},
 	} {
-		c.switchover = tt.fail
+		c.switchover, c.ready = tt.fail, tt.fail
 		var stdout, stderr strings.Builder
 		code := run(t.Context(), tt.args, &stdout, &stderr)
 		out := stdout.String()

@@ -197,11 +197,16 @@ type StatusCommand struct {
 	// URL is the node's HTTP interface.
 	URL  string
 	JSON bool
-	Out  io.Writer
+	// Ready asks only whether the node takes clients.
+	Ready bool
+	Out   io.Writer
 }
 
 // Run asks the node and prints what it says.
 func (c StatusCommand) Run(ctx context.Context) error {
+	if c.Ready {
+		return c.runReady(ctx)
+	}
 	var st Status
 	if err := callHTTP(ctx, http.MethodGet, c.URL+"/v1/status", nil, &st); err != nil {
 		return err
@@ -212,6 +217,25 @@ func (c StatusCommand) Run(ctx context.Context) error {
 		return enc.Encode(st)
 	}
 	return st.print(c.Out)
+}
+
+// runReady is for probes: it fails while the node does not take clients.
+func (c StatusCommand) runReady(ctx context.Context) error {
+	resp, err := requestHTTP(ctx, http.MethodGet, c.URL+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return fmt.Errorf("read answer of %s: %w", c.URL, err)
+	}
+	answer := strings.TrimSpace(string(text))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", answer)
+	}
+	fmt.Fprintln(c.Out, answer)
+	return nil
 }
 
 // print writes the table.
@@ -306,21 +330,30 @@ func orDash(s string) string {
 	return s
 }
 
-// callHTTP asks a node's HTTP interface; an error answer becomes an error.
-func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+// requestHTTP asks a node's HTTP interface; the caller closes the body.
+func requestHTTP(ctx context.Context, method, url string, body io.Reader) (*http.Response, error) {
 	if !strings.Contains(url, "://") {
 		url = "http://" + url // as http.listen is written
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
-		return fmt.Errorf("ask node: %w", err)
+		return nil, fmt.Errorf("ask node: %w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+		return nil, fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+	}
+	return resp, nil
+}
+
+// callHTTP asks a node's HTTP interface; an error answer becomes an error.
+func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+	resp, err := requestHTTP(ctx, method, url, body)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	r := io.LimitReader(resp.Body, 4<<20)
@@ -355,5 +388,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&c.URL, "url", defaultURL, "the node's HTTP interface")
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&c.Ready, "ready", false,
+		"only tell whether the node takes clients, by the exit code too")
 	return cmd
 }
