@@ -1,5 +1,7 @@
 package election
 
+import "errors"
+
 // CheckFiles reads the CA, the certificate and the key as New does, and changes nothing.
 func (c Config) CheckFiles() error {
 	_, err := loadIdentity(c.Name, c.CAFile, c.CertFile, c.KeyFile)
@@ -20,4 +22,13 @@ func (c AgentConfig) CheckSurroundings() map[string]error {
 		found["os_user"] = err
 	}
 	return found
+}
+
+// CheckData looks whether the data directory holds what somebody else made. It may be asked before
+// Start, and changes nothing; a directory that cannot be read is none of its business.
+func (a *PostgresAgent) CheckData() error {
+	if kind, why := a.inspectDir(); kind == pgDirForeign {
+		return errors.New(why)
+	}
+	return nil
 }

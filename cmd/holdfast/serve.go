@@ -34,6 +34,10 @@ type ServeCommand struct {
 // one ends the process at once.
 func (c ServeCommand) Run(ctx context.Context) error {
 	cfg, err := loadConfig(c.Path, c.Name)
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return codedError{code: codeConfig, err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -188,6 +192,12 @@ func (n *node) start(ctx context.Context) error {
 	if n.proxy != nil {
 		if err := n.proxy.Start(run); err != nil {
 			return err
+		}
+	}
+	// Before this node votes: somebody who restarts it for ever would else disturb the group.
+	if n.agent != nil && !n.cfg.Postgres.AdoptForeign {
+		if err := n.agent.CheckData(); err != nil {
+			return codedError{code: codeConfig, err: fmt.Errorf("postgres.data_dir: %w", err)}
 		}
 	}
 	if err := n.election.Start(run); err != nil {
