@@ -45,7 +45,7 @@ setup-test:
 
 .PHONY: build
 build: ## build bin/holdfast, static
-	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) \
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags $(TAGS) \
 	    -ldflags '-s -w -X main.version=$(VERSION)' -o bin/holdfast ./cmd/holdfast
 
 .PHONY: demo
