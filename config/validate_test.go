@@ -128,3 +128,26 @@ func TestEvenNumberOfVotersIsAWarning(t *testing.T) {
 		t.Errorf("warnings are %q", w)
 	}
 }
+
+// TestLongDrainIsAWarning: a drain that outlasts the unit's patience ends in SIGKILL.
+func TestLongDrainIsAWarning(t *testing.T) {
+	const sidecar = "raft: {enabled: false}\npostgres: {enabled: false}\n"
+	for _, tt := range []struct {
+		text string
+		want bool
+	}{
+		{"proxy: {shutdown_timeout: 45s}\n", false},
+		{"proxy: {shutdown_timeout: 46s}\n", true},
+		{sidecar + "proxy: {shutdown_timeout: 30s, lookup_password_file: /x}\n", false},
+		{sidecar + "proxy: {shutdown_timeout: 31s, lookup_password_file: /x}\n", true},
+	} {
+		cfg, err := load(t, group+tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(cfg.Warnings(), "\n")
+		if got := strings.Contains(text, "TimeoutStopSec"); got != tt.want {
+			t.Errorf("%q: warned %v, want %v", tt.text, got, tt.want)
+		}
+	}
+}

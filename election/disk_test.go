@@ -127,6 +127,6 @@ func TestSilentNodeSeesTheChange(t *testing.T) {
 	goOn = func() {}
 	<-written
 	electiontest.Wait(t, "its own log", 20*time.Second, func() bool {
-		return !silent.IsSilent() && silent.AppliedIndex() == g.Running[waitLeader(t, g)].AppliedIndex()
+		return !silent.IsSilent() && silent.LastIndex() == g.Running[waitLeader(t, g)].LastIndex()
 	})
 }

@@ -129,8 +129,19 @@ func (n *Node) Leader() string {
 	return string(id)
 }
 
-// AppliedIndex is the newest log index that is applied here; 0 on a node that is no voter.
+// AppliedIndex is the newest log index whose entry is part of the state here; 0 on a node that is
+// no voter.
 func (n *Node) AppliedIndex() uint64 {
+	r := n.raft.Load()
+	if r == nil {
+		return 0
+	}
+	return r.AppliedIndex()
+}
+
+// LastIndex is the newest log index on disk here, committed or not; 0 on a node that is no voter.
+// It stands still while nothing changes.
+func (n *Node) LastIndex() uint64 {
 	r := n.raft.Load()
 	if r == nil {
 		return 0

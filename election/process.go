@@ -150,7 +150,8 @@ func (a *PostgresAgent) run(ctx context.Context, name string, args ...string) (s
 		err = ctx.Err()
 	}
 	if err != nil {
-		return out.String(), fmt.Errorf("%s: %w: %s", name, err, pgTail(out.String(), 600))
+		return out.String(), fmt.Errorf("%s: %w: %s", name, err,
+			pgWithRemedy(pgTail(out.String(), 600)))
 	}
 	return out.String(), nil
 }
@@ -185,6 +186,21 @@ func pgEnviron(bin, program string, getenv func(string) string, score int) []str
 		env = append(env, "PG_OOM_ADJUST_VALUE="+value)
 	}
 	return env
+}
+
+// pgWithRemedy adds to what PostgreSQL printed the key to look at, where its words are known.
+func pgWithRemedy(text string) string {
+	for words, remedy := range map[string]string{
+		"Address already in use": "another program has the port of postgres.listen: end it, or " +
+			"choose another port, also in group.nodes of all nodes",
+		"password authentication failed": "the passwords in postgres.secrets_dir are not those of " +
+			"the other nodes: copy the directory from one that works",
+	} {
+		if strings.Contains(text, words) {
+			text += " (" + remedy + ")"
+		}
+	}
+	return text
 }
 
 // pgTail gives the last bytes of a text as one line.

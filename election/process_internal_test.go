@@ -2,6 +2,7 @@ package election
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -27,6 +28,22 @@ func TestPgEnviron(t *testing.T) {
 		if len(got) < 3 || !slices.Equal(got[3:], tt.want) {
 			t.Errorf("%s, %v, score %d: %q, want the usual and %q", tt.program, tt.env, tt.score,
 				got, tt.want)
+		}
+	}
+}
+
+// TestPgWithRemedy: PostgreSQL's words stay, and the key that mends it follows them.
+func TestPgWithRemedy(t *testing.T) {
+	for text, want := range map[string]string{
+		`could not bind IPv4 address "127.0.0.1": Address already in use`: "postgres.listen",
+		`FATAL:  password authentication failed for user "holdfast_replication"`: "postgres." +
+			"secrets_dir",
+		"FATAL:  something else": "",
+	} {
+		got := pgWithRemedy(text)
+		if !strings.HasPrefix(got, text) || !strings.Contains(got[len(text):], want) ||
+			want == "" && got != text {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}
 }

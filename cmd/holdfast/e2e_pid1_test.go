@@ -20,7 +20,7 @@ import (
 func TestE2EProcess1(t *testing.T) {
 	needCluster(t)
 	if os.Geteuid() != 0 {
-		t.Skip("only root makes a pid namespace")
+		skipUnlessCI(t, "only root makes a pid namespace")
 	}
 	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
 		Binary: buildBinary(t), Prefix: "holdfast-e2e",

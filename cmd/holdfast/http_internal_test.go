@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -157,5 +158,47 @@ func TestHTTPAnswers(t *testing.T) {
 		if want := map[bool]string{true: "", false: bad.Error()}[tt.code == 200]; e.Error != want {
 			t.Errorf("%s %s: error %q, want %q", tt.method, tt.path, e.Error, want)
 		}
+	}
+}
+
+// TestCommandsAskANode runs status and switchover against a node, whose address may be written as
+// the configuration writes it.
+func TestCommandsAskANode(t *testing.T) {
+	c := &fakeController{}
+	server := httptest.NewServer(newHTTPHandler(c, prometheus.NewRegistry()))
+	defer server.Close()
+	addr := strings.TrimPrefix(server.URL, "http://")
+	for _, tt := range []struct {
+		args []string
+		fail error // of switchover and readiness
+		code int
+		want string
+	}{
+		{[]string{"status", "--ready", "--url", addr}, nil, 0, "ok"},
+		{[]string{"status", "--ready", "--url", addr}, errors.New("starting"), 1,
+			"not ready: starting"},
+		{[]string{"status", "--ready", "--url", "127.0.0.1:1"}, nil, 1, "is it running"},
+		{[]string{"status", "--url", addr}, nil, 0, "primary node2"},
+		{[]string{"status", "--url", server.URL}, nil, 0, "primary node2"},
+		{[]string{"status", "--json", "--url", addr}, nil, 0, `"primary": "node2"`},
+		{[]string{"switchover", "--to", "node3", "--url", addr}, nil, 0, "primary is node2"},
+		{[]string{"switchover", "--url", addr}, errors.New("not now"), 1, "switchover: not now"},
+		{[]string{"status", "--url", "127.0.0.1:1"}, nil, 1, "is it running, is --url right"},
+		{[]string{"status", "--url", server.URL + "/nosuch"}, nil, 1, "404"},
+	} {
+		c.switchover, c.ready = tt.fail, tt.fail
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), tt.args, &stdout, &stderr)
+		out := stdout.String()
+		if tt.code != 0 {
+			out = stderr.String()
+		}
+		if code != tt.code || !strings.Contains(out, tt.want) {
+			t.Errorf("%q: exit code %d, want %d and %q: %s%s", tt.args, code, tt.code, tt.want,
+				stdout.String(), stderr.String())
+		}
+	}
+	if want := []string{"node3", ""}; !slices.Equal(c.asked, want) {
+		t.Errorf("the node was asked for %q, want %q", c.asked, want)
 	}
 }

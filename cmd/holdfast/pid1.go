@@ -10,11 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exitCode is an error that only says how the process ends; what is to be said has been said.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
-
 // forwarded are the signals that process 1 passes on; what it does not ask for, the kernel keeps
 // from it.
 var forwarded = []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1,
@@ -53,7 +48,7 @@ func runAsInit() error {
 	if code == 0 {
 		return nil
 	}
-	return exitCode(code)
+	return codedError{code: code}
 }
 
 func forwardSignals(signals <-chan os.Signal, pid int) {

@@ -10,21 +10,43 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// run executes one command line and returns the exit code: 0 if it did what was asked, 1 if not.
+// codeConfig is the exit code of a node whose configuration is at fault, as sysexits.h has it:
+// trying again changes nothing, and a unit can be told so.
+const codeConfig = 78
+
+// codedError is an error with an exit code of its own. Without an error inside, what is to be said
+// has been said.
+type codedError struct {
+	code int
+	err  error
+}
+
+func (e codedError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e codedError) Unwrap() error { return e.err }
+
+// run executes one command line and returns the exit code: 0 if it did what was asked, 1 or the
+// code of the error if not.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
-		var code exitCode
-		if errors.As(err, &code) {
-			return int(code)
-		}
-		fmt.Fprintf(stderr, "holdfast: %v\n", err)
-		return 1
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
-	return 0
+	coded := codedError{code: 1, err: err}
+	errors.As(err, &coded)
+	if coded.err != nil {
+		fmt.Fprintf(stderr, "holdfast: %v\n", err)
+	}
+	return coded.code
 }
 
 // newRoot builds the command tree. It is a function and not a variable so that each test has its

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,14 +30,14 @@ type ServeCommand struct {
 	Name string
 }
 
-// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil.
+// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil. A second
+// one ends the process at once.
 func (c ServeCommand) Run(ctx context.Context) error {
-	if c.Name != "" {
-		if err := os.Setenv("HOLDFAST_NAME", c.Name); err != nil {
-			return fmt.Errorf("set name: %w", err)
-		}
+	cfg, err := loadConfig(c.Path, c.Name)
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return codedError{code: codeConfig, err: err}
 	}
-	cfg, err := config.Load(c.Path)
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", zap.String("warning", w))
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := catchSignals(ctx, log)
 	defer stop()
 	n, err := newNode(cfg, log)
 	if err != nil {
@@ -66,6 +67,34 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	n.close()
 	log.Info("node stopped", zap.String("node", cfg.Name))
 	return nil
+}
+
+// catchSignals ends the context with the first SIGTERM or SIGINT and gives the next its usual
+// effect, so that somebody who cannot wait for the sessions need not find SIGKILL. SIGHUP, which a
+// closed terminal or a rotation of logs sends, must not end a node and cut all its sessions.
+func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	hangup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangup, syscall.SIGHUP)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-hangup:
+				log.Warn("SIGHUP does nothing: the configuration is read at the start only, " +
+					"restart to change it")
+			case <-done:
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		stop()
+		close(done)
+		wg.Wait()
+		signal.Stop(hangup)
+	}
 }
 
 // node is a running process of the group: the voter, agent and proxy that are configured, joined
@@ -165,6 +194,12 @@ func (n *node) start(ctx context.Context) error {
 			return err
 		}
 	}
+	// Before this node votes: somebody who restarts it for ever would else disturb the group.
+	if n.agent != nil && !n.cfg.Postgres.AdoptForeign {
+		if err := n.agent.CheckData(); err != nil {
+			return codedError{code: codeConfig, err: fmt.Errorf("postgres.data_dir: %w", err)}
+		}
+	}
 	if err := n.election.Start(run); err != nil {
 		return err
 	}
@@ -244,7 +279,7 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
 	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
-	st.RaftIndex = n.election.AppliedIndex()
+	st.RaftIndex, st.RaftLastIndex = n.election.AppliedIndex(), n.election.LastIndex()
 	st.Lease = leaseStatus(n.election)
 	if n.proxy != nil {
 		st.Sessions, st.Held = n.proxy.Stats()

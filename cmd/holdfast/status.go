@@ -22,18 +22,21 @@ type Status struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster"`
 	Leader  string `json:"raft_leader"`
-	// RaftIndex is the newest log index that this node has applied; it stands still while
-	// nothing changes.
-	RaftIndex uint64         `json:"raft_index"`
-	Epoch     uint64         `json:"epoch"`
-	Primary   string         `json:"primary"`
-	Timeline  uint32         `json:"timeline"`
-	Lease     LeaseStatus    `json:"lease"`
-	Intent    *IntentStatus  `json:"intent,omitempty"`
-	Members   []MemberStatus `json:"members"`
-	Sessions  int            `json:"sessions"`
-	Held      int            `json:"held"`
-	Last      *ChangeStatus  `json:"last_change,omitempty"`
+	// RaftIndex is the newest log index that this node has applied: two nodes with the same one
+	// have the same state.
+	RaftIndex uint64 `json:"raft_index"`
+	// RaftLastIndex is the newest one on this node's disk, committed or not; it stands still
+	// while nothing changes.
+	RaftLastIndex uint64         `json:"raft_last_index"`
+	Epoch         uint64         `json:"epoch"`
+	Primary       string         `json:"primary"`
+	Timeline      uint32         `json:"timeline"`
+	Lease         LeaseStatus    `json:"lease"`
+	Intent        *IntentStatus  `json:"intent,omitempty"`
+	Members       []MemberStatus `json:"members"`
+	Sessions      int            `json:"sessions"`
+	Held          int            `json:"held"`
+	Last          *ChangeStatus  `json:"last_change,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -194,11 +197,16 @@ type StatusCommand struct {
 	// URL is the node's HTTP interface.
 	URL  string
 	JSON bool
-	Out  io.Writer
+	// Ready asks only whether the node takes clients.
+	Ready bool
+	Out   io.Writer
 }
 
 // Run asks the node and prints what it says.
 func (c StatusCommand) Run(ctx context.Context) error {
+	if c.Ready {
+		return c.runReady(ctx)
+	}
 	var st Status
 	if err := callHTTP(ctx, http.MethodGet, c.URL+"/v1/status", nil, &st); err != nil {
 		return err
@@ -211,12 +219,31 @@ func (c StatusCommand) Run(ctx context.Context) error {
 	return st.print(c.Out)
 }
 
+// runReady is for probes: it fails while the node does not take clients.
+func (c StatusCommand) runReady(ctx context.Context) error {
+	resp, err := requestHTTP(ctx, http.MethodGet, c.URL+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return fmt.Errorf("read answer of %s: %w", c.URL, err)
+	}
+	answer := strings.TrimSpace(string(text))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", answer)
+	}
+	fmt.Fprintln(c.Out, answer)
+	return nil
+}
+
 // print writes the table.
 func (s *Status) print(out io.Writer) error {
 	fmt.Fprintf(out, "cluster %s, seen from %s: primary %s%s, epoch %d, timeline %d\n",
 		s.Cluster, s.Node, orDash(s.Primary), s.doubt(), s.Epoch, s.Timeline)
-	fmt.Fprintf(out, "raft leader %s, log index %d; lease of epoch %d %s (%d ms left)\n",
-		orDash(s.Leader), s.RaftIndex, s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
+	fmt.Fprintf(out, "raft leader %s, log index %d%s; lease of epoch %d %s (%d ms left)\n",
+		orDash(s.Leader), s.RaftIndex, s.unapplied(), s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
 	if i := s.Intent; i != nil {
 		fmt.Fprintf(out, "under way: %s to %s under epoch %d: %s\n", i.Kind, orDash(i.To),
 			i.Epoch, i.Cause)
@@ -265,6 +292,14 @@ func (c *ChangeStatus) phases() string {
 	return b.String()
 }
 
+// unapplied says how much of the log is no part of the state yet.
+func (s *Status) unapplied() string {
+	if s.RaftLastIndex <= s.RaftIndex {
+		return ""
+	}
+	return fmt.Sprintf(" (%d more not applied)", s.RaftLastIndex-s.RaftIndex)
+}
+
 // doubt says whether the primary is only what this node last heard of.
 func (s *Status) doubt() string {
 	if s.Primary == "" || s.Leader != "" || s.Lease.State == "ok" || s.Lease.State == "doubt" {
@@ -295,18 +330,30 @@ func orDash(s string) string {
 	return s
 }
 
-// callHTTP asks a node's HTTP interface; an error answer becomes an error.
-func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+// requestHTTP asks a node's HTTP interface; the caller closes the body.
+func requestHTTP(ctx context.Context, method, url string, body io.Reader) (*http.Response, error) {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url // as http.listen is written
+	}
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
-		return fmt.Errorf("ask node: %w", err)
+		return nil, fmt.Errorf("ask node: %w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+		return nil, fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+	}
+	return resp, nil
+}
+
+// callHTTP asks a node's HTTP interface; an error answer becomes an error.
+func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+	resp, err := requestHTTP(ctx, method, url, body)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	r := io.LimitReader(resp.Body, 4<<20)
@@ -341,5 +388,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&c.URL, "url", defaultURL, "the node's HTTP interface")
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&c.Ready, "ready", false,
+		"only tell whether the node takes clients, by the exit code too")
 	return cmd
 }
