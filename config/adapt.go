@@ -31,7 +31,7 @@ func (c Config) proxyConfig() proxy.Config {
 		StartupTimeout:     p.StartupTimeout,
 		DialTimeout:        p.DialTimeout,
 		KeepAlive:          p.KeepAlive,
-		BackendUserTimeout: p.BackendUserTimeout,
+		LeaseGrace:         p.LeaseGrace,
 		HoldTimeout:        p.HoldTimeout,
 		HoldSessionsMax:    p.HoldSessionsMax,
 		HoldNoticeAfter:    p.HoldNoticeAfter,

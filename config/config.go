@@ -139,8 +139,8 @@ type Proxy struct {
 	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
 	DialTimeout    time.Duration `mapstructure:"dial_timeout"`
 	KeepAlive      time.Duration `mapstructure:"keep_alive"`
-	// BackendUserTimeout is derived from the profile (T_P - T_L) if 0.
-	BackendUserTimeout time.Duration `mapstructure:"backend_user_timeout"`
+	// LeaseGrace is T_P - T_L of the profile if 0.
+	LeaseGrace time.Duration `mapstructure:"lease_grace"`
 
 	HoldTimeout        time.Duration `mapstructure:"hold_timeout" reload:"yes"`
 	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1" reload:"yes"`

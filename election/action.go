@@ -24,6 +24,7 @@ func (c *Controller) beginIntent(
 		Request: rand.Text(), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
 		Evidence: boundedEvidence(it.Evidence),
+		Planned:  it.Planned, Only: it.Only, AcceptLoss: it.AcceptLoss,
 	}
 	epoch, err = c.apply(ctx, Command{Kind: CommandBegin, Begin: &begin})
 	if err != nil {

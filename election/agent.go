@@ -275,6 +275,8 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 		return a.orderStop(ctx, o)
 	case OrderStartPrimary:
 		return a.orderStartPrimary(ctx, o)
+	case OrderRestart:
+		return a.orderRestart(ctx)
 	default:
 		return OrderResult{}, fmt.Errorf("unknown order %q: upgrade this node", o.Kind)
 	}

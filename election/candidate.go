@@ -35,6 +35,8 @@ type Selection struct {
 	ShutdownLSN pgwire.LSN
 	// KnownLSN is the newest position that the old primary reported, on the lock's timeline.
 	KnownLSN pgwire.LSN
+	// AcceptLoss lets Only be promoted though acknowledged commits may be lost.
+	AcceptLoss bool
 	// LagMaxBytes bounds what may be lost when commits waited for nobody; 0: no bound.
 	LagMaxBytes uint64
 }
@@ -123,7 +125,7 @@ func recruitIneligible(sel Selection, r Recruit) string {
 	name := r.Member.Name
 	switch {
 	case sel.Only != "" && sel.Only != name:
-		return fmt.Sprintf("the switchover is to %s", sel.Only)
+		return fmt.Sprintf("the change is to %s", sel.Only)
 	case r.Timeline < sel.Lock.Timeline:
 		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", name, r.Timeline,
 			sel.Lock.Timeline)
@@ -159,7 +161,7 @@ func fenceIncomplete(sel Selection, known []Recruit) string {
 // ruleIncomplete tells what the fence lacks as far as one rule goes: with N-W+1 recruits of its
 // standbys nothing more is acknowledged by it, and one of them has all that was.
 func ruleIncomplete(sel Selection, known []Recruit, rule SyncRule) string {
-	if rule.MayLose {
+	if rule.MayLose || sel.AcceptLoss {
 		return ""
 	}
 	if rule.Wait == 0 {
@@ -202,7 +204,7 @@ func hasShutdown(sel Selection, r Recruit) bool {
 
 // recruitBehind tells what r lacks that would be lost with its promotion; best is the furthest.
 func recruitBehind(sel Selection, best, r Recruit) string {
-	if sel.ShutdownLSN != 0 {
+	if sel.ShutdownLSN != 0 || sel.AcceptLoss {
 		return ""
 	}
 	name := r.Member.Name

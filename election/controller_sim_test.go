@@ -283,7 +283,9 @@ func (r *simRun) fault() string {
 		w.late.Go(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 			defer cancel()
-			_ = r.controllers[leader].RequestSwitchover(ctx, to)
+			_, _ = r.controllers[leader].Request(ctx, election.Request{
+				Kind: election.RequestSwitchover, Member: to,
+			})
 		})
 	}
 	if kind >= 10 || isLost {

@@ -167,6 +167,9 @@ func (a *PostgresAgent) reconcileStopped(ctx context.Context, s agentStep) error
 	if err := a.endOrphans(ctx); err != nil {
 		return err
 	}
+	if st, _ := a.deps.Source.State(); st.Maintenance != nil {
+		return nil // whoever stopped it starts it, or ends the maintenance
+	}
 	switch {
 	case rec.Rewinding && s.holder != nil:
 		return a.rejoin(ctx, *s.holder, s.lock)

@@ -265,6 +265,9 @@ func (n *simNode) Observations() ([]election.Observation, <-chan struct{}) {
 // Name implements election.Coordinator.
 func (n *simNode) Name() string { return n.name }
 
+// UnplannedChanges implements election.Coordinator; the simulation sets no limit on them.
+func (n *simNode) UnplannedChanges() []time.Duration { return nil }
+
 // Timing implements election.Coordinator.
 func (n *simNode) Timing() election.Timing { return simTiming() }
 

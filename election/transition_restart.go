@@ -2,14 +2,24 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
 
 // restart makes the holder the primary again under a new epoch: after a crash, after somebody
-// else started it, or because a change to another member did not succeed.
+// else started it, because a change to another member did not succeed, or because an operator
+// wants its server restarted.
 func (t *transition) restart(ctx context.Context) error {
-	if err := t.endorseOnly(ctx); err != nil {
+	if t.it.Planned {
+		_, err := t.drainAndStop(ctx)
+		if err != nil && (ctx.Err() != nil || errors.Is(err, errIntentVoid)) {
+			return err
+		}
+		if err != nil {
+			return t.goBack(fmt.Sprintf("restart of %s failed: %v", t.lock.Holder, err))
+		}
+	} else if err := t.endorseOnly(ctx); err != nil {
 		return err
 	}
 	holder := t.lock.Holder
@@ -33,12 +43,21 @@ func (t *transition) restart(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	if why := failoverMissing(t.input(), t.c.policy); why != "" {
+	if why := t.failoverMissing(); why != "" {
 		t.note("%v; no failover either: %s", err, why)
 		return err
 	}
 	cause := fmt.Sprintf("%s; then %v", t.it.Cause, err)
 	return t.replace(IntentFailover, "", cause)
+}
+
+// failoverMissing tells why a failover must not or cannot follow; empty if it may.
+func (t *transition) failoverMissing() string {
+	in := t.input()
+	if m := in.State.Maintenance; m != nil && !t.it.Planned {
+		return m.text()
+	}
+	return failoverMissing(in, t.c.policy)
 }
 
 // bootstrap makes the first primary. There is no older epoch, but the endorsement makes sure that

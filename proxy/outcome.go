@@ -50,7 +50,7 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, str
 	defer cancel()
 	xid := strconv.FormatUint(l.xid, 10)
 	for {
-		rows, err := p.lookup.query(ctx, pr,
+		rows, err := p.outcomesAt.query(ctx, pr,
 			"SELECT pg_catalog.pg_xact_status('"+xid+"'::pg_catalog.xid8)")
 		var pe *pgwire.Error
 		if errors.As(err, &pe) && pe.Code == "22023" {
@@ -94,7 +94,7 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 	if pr.SyncQuorum == 0 {
 		return nil
 	}
-	rows, err := p.lookup.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	rows, err := p.outcomesAt.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 	}
 	sql := fmt.Sprintf(flushedSQL, pr.SyncQuorum, lsn)
 	for {
-		rows, err := p.lookup.query(ctx, pr, sql)
+		rows, err := p.outcomesAt.query(ctx, pr, sql)
 		if err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func (p *Proxy) endBackend(ctx context.Context, pr *Primary, l *loss) error {
 	defer cancel()
 	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, %s)", l.pid, quoteLiteral(l.started))
 	for {
-		rows, err := p.lookup.query(ctx, pr, sql)
+		rows, err := p.outcomesAt.query(ctx, pr, sql)
 		if err != nil {
 			return fmt.Errorf("end lost backend: %w", err)
 		}

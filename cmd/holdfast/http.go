@@ -5,8 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"mime"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,7 +99,46 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 	mux.HandleFunc("POST /v1/switchover", func(w http.ResponseWriter, r *http.Request) {
 		handleSwitchover(c, w, r)
 	})
-	return mux
+	return guardHTTP(mux)
+}
+
+// guardHTTP keeps pages in a browser of this machine away. Nobody is asked for a password here, so
+// loopback is the only lock, and a page could reach it: by a request across origins, or by a name
+// of its own that it lets point to 127.0.0.1 (DNS rebinding), which makes it the same origin. A
+// browser cannot be made to lie about Host, Origin and Sec-Fetch-Site; other clients can, but they
+// run on this machine already.
+func guardHTTP(next http.Handler) http.Handler {
+	cross := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := cross.Check(r)
+		// Check lets reads pass, which tell the topology.
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" &&
+			site != "none" {
+			err = errors.New("requests of other sites' pages are refused")
+		}
+		if !isLocalHost(r.Host) {
+			err = fmt.Errorf("host %.100q is refused: ask for localhost or a loopback address",
+				r.Host)
+		}
+		if err != nil {
+			writeHTTPError(w, http.StatusForbidden, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// isLocalHost tells whether a Host header names this machine in a way that no name server has a
+// say in. None at all, which HTTP/1.0 allows, comes from no browser.
+func isLocalHost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if host == "" || strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // switchoverRequest is the body of POST /v1/switchover.
@@ -105,16 +148,15 @@ type switchoverRequest struct {
 }
 
 func handleSwitchover(c controller, w http.ResponseWriter, r *http.Request) {
-	// A page in a browser must not be able to post here: it cannot send this content type
-	// across origins without being asked first.
-	if ct := r.Header.Get("Content-Type"); ct != "application/json" {
+	// A form in a page cannot send this content type; guardHTTP keeps away the rest.
+	ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || ct != "application/json" {
 		writeHTTPError(w, http.StatusUnsupportedMediaType,
 			errors.New("content type must be application/json"))
 		return
 	}
-	var req switchoverRequest
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, httpBodyMax))
-	if err := dec.Decode(&req); err != nil {
+	req, err := readSwitchover(http.MaxBytesReader(w, r.Body, httpBodyMax))
+	if err != nil {
 		writeHTTPError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
 		return
 	}
@@ -128,6 +170,21 @@ func handleSwitchover(c controller, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeHTTPJSON(w, http.StatusOK, st)
+}
+
+// readSwitchover is strict: with a key that is misspelt the group would choose a target that nobody
+// asked for.
+func readSwitchover(body io.Reader) (switchoverRequest, error) {
+	var req switchoverRequest
+	dec := json.NewDecoder(body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&req); err != nil {
+		return req, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return req, errors.New("there is more than one JSON value")
+	}
+	return req, nil
 }
 
 // httpError is the body of every answer that is not a success.
