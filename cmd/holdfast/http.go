@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -16,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"holdfast/election"
 )
 
 // httpBodyMax bounds the body of a control request.
@@ -27,8 +27,13 @@ type controller interface {
 	Status(ctx context.Context) (Status, error)
 	// Ready tells why the node cannot take clients; nil if it can, also while it holds them.
 	Ready() error
-	// Switchover moves the primary; it returns when that is done or was refused.
-	Switchover(ctx context.Context, to string) error
+	// Request carries out what an operator wants; it returns when that is done or was refused,
+	// with the preconditions.
+	Request(ctx context.Context, r election.Request) ([]election.Check, error)
+	// SetMaintenance begins or ends maintenance.
+	SetMaintenance(ctx context.Context, on bool, reason string) error
+	// History lists the newest changes of the lock, the newest first.
+	History(limit int) []ChangeStatus
 }
 
 // httpServer is the node's HTTP interface: health, metrics, status and control. It listens on
@@ -96,9 +101,7 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 		}
 		writeHTTPJSON(w, http.StatusOK, st)
 	})
-	mux.HandleFunc("POST /v1/switchover", func(w http.ResponseWriter, r *http.Request) {
-		handleSwitchover(c, w, r)
-	})
+	handleControl(mux, c)
 	return guardHTTP(mux)
 }
 
@@ -141,55 +144,11 @@ func isLocalHost(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// switchoverRequest is the body of POST /v1/switchover.
-type switchoverRequest struct {
-	// To is the member that becomes primary; empty lets the group choose.
-	To string `json:"to"`
-}
-
-func handleSwitchover(c controller, w http.ResponseWriter, r *http.Request) {
-	// A form in a page cannot send this content type; guardHTTP keeps away the rest.
-	ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || ct != "application/json" {
-		writeHTTPError(w, http.StatusUnsupportedMediaType,
-			errors.New("content type must be application/json"))
-		return
-	}
-	req, err := readSwitchover(http.MaxBytesReader(w, r.Body, httpBodyMax))
-	if err != nil {
-		writeHTTPError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
-		return
-	}
-	if err := c.Switchover(r.Context(), req.To); err != nil {
-		writeHTTPError(w, http.StatusConflict, err)
-		return
-	}
-	st, err := c.Status(r.Context())
-	if err != nil {
-		writeHTTPError(w, http.StatusServiceUnavailable, err)
-		return
-	}
-	writeHTTPJSON(w, http.StatusOK, st)
-}
-
-// readSwitchover is strict: with a key that is misspelt the group would choose a target that nobody
-// asked for.
-func readSwitchover(body io.Reader) (switchoverRequest, error) {
-	var req switchoverRequest
-	dec := json.NewDecoder(body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
-		return req, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return req, errors.New("there is more than one JSON value")
-	}
-	return req, nil
-}
-
 // httpError is the body of every answer that is not a success.
 type httpError struct {
 	Error string `json:"error"`
+	// Checks are the preconditions of a request that was refused.
+	Checks []election.Check `json:"checks,omitempty"`
 }
 
 func writeHTTPError(w http.ResponseWriter, code int, err error) {

@@ -11,23 +11,53 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"holdfast/election"
 )
 
 // fakeController is a scripted node.
 type fakeController struct {
 	ready, status, switchover error
 	asked                     []string
+	requests                  []election.Request
+	missing                   string
+	maintenance               bool
 }
 
 func (f *fakeController) Ready() error { return f.ready }
 
 func (f *fakeController) Status(context.Context) (Status, error) {
-	return Status{Node: "node1", Primary: "node2"}, f.status
+	st := Status{Node: "node1", Primary: "node2", Members: []MemberStatus{
+		{Name: "node2", LSN: "0/3000000"}, {Name: "node3", LSN: "0/3000100"},
+	}}
+	if f.maintenance {
+		st.Maintenance = &election.Maintenance{Reason: "kernel"}
+	}
+	return st, f.status
 }
 
-func (f *fakeController) Switchover(_ context.Context, to string) error {
-	f.asked = append(f.asked, to)
+func (f *fakeController) Request(_ context.Context, r election.Request) ([]election.Check, error) {
+	f.asked = append(f.asked, r.Member)
+	f.requests = append(f.requests, r)
+	return []election.Check{{What: "all is well"}, {What: "more", Why: f.missing}}, f.switchover
+}
+
+func (f *fakeController) SetMaintenance(_ context.Context, on bool, reason string) error {
+	f.asked = append(f.asked, reason)
+	f.maintenance = on
 	return f.switchover
+}
+
+func (f *fakeController) History(limit int) []ChangeStatus {
+	s := &election.State{}
+	for e := range uint64(3) {
+		s.History = append(s.History, election.Change{
+			Lock: election.Lock{Epoch: e + 1, Holder: "node1"}, Kind: election.IntentFailover,
+			Cause: "it was gone", Evidence: []string{"node2: silent"},
+			PhasesMS: map[string]int64{"total": 70, "promote": 40},
+		})
+	}
+	return historyOf(s, limit)
 }
 
 // httpAsk sends one request, headers as pairs.

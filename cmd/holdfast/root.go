@@ -61,7 +61,9 @@ func newRoot() *cobra.Command {
 	}
 	needCommand(root)
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
-		newSwitchoverCommand(), newVersionCommand(), newDemoCommand(), newReaperCommand())
+		newSwitchoverCommand(), newRestartCommand(), newFailoverCommand(),
+		newMaintenanceCommand(), newHistoryCommand(), newVersionCommand(), newDemoCommand(),
+		newReaperCommand())
 	return root
 }
 

@@ -261,12 +261,25 @@ func (n *node) Ready() error {
 	return nil
 }
 
-// Switchover implements controller.
-func (n *node) Switchover(ctx context.Context, to string) error {
-	_, err := n.election.Request(ctx, election.Request{
-		Kind: election.RequestSwitchover, Member: to,
-	})
-	return err
+// Request implements controller.
+func (n *node) Request(ctx context.Context, r election.Request) ([]election.Check, error) {
+	return n.election.Request(ctx, r)
+}
+
+// SetMaintenance implements controller.
+func (n *node) SetMaintenance(ctx context.Context, on bool, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	return n.election.SetMaintenance(ctx, on, reason)
+}
+
+// maintenanceTimeout bounds the write of one entry to the replicated state.
+const maintenanceTimeout = 15 * time.Second
+
+// History implements controller.
+func (n *node) History(limit int) []ChangeStatus {
+	state, _ := n.election.State()
+	return historyOf(state, limit)
 }
 
 // Status implements controller.
@@ -274,8 +287,9 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	state, _ := n.election.State()
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	obs, _, err := n.election.LeaderView(ctx)
+	obs, decision, err := n.election.LeaderView(ctx)
 	st := buildStatus(state, obs)
+	st.Decision = decisionStatus(decision)
 	if err != nil {
 		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
 	}

@@ -38,6 +38,10 @@ type Status struct {
 	Held          int            `json:"held"`
 	Last          *ChangeStatus  `json:"last_change,omitempty"`
 	Sync          *SyncStatus    `json:"sync,omitempty"`
+	// Maintenance is set while nobody but an operator changes anything.
+	Maintenance *election.Maintenance `json:"maintenance,omitempty"`
+	// Decision is the leader's newest; nil where it is not known.
+	Decision *DecisionStatus `json:"decision,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -85,21 +89,25 @@ type MemberStatus struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// ChangeStatus is the newest entry of the lock's history.
+// ChangeStatus is an entry of the lock's history.
 type ChangeStatus struct {
-	Epoch    uint64           `json:"epoch"`
-	Kind     string           `json:"kind"`
-	From     string           `json:"from,omitempty"`
-	To       string           `json:"to"`
+	Epoch uint64 `json:"epoch"`
+	Kind  string `json:"kind"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to"`
+	// Planned tells that an operator asked for it.
+	Planned  bool             `json:"planned"`
 	Cause    string           `json:"cause"`
 	At       time.Time        `json:"at"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	TotalMS  int64            `json:"total_ms"`
+	// Evidence is what the decision rested on; only the newest changes have theirs.
+	Evidence []string `json:"evidence,omitempty"`
 }
 
 // buildStatus puts the replicated state and the leader's observations together.
 func buildStatus(state *election.State, obs []election.Observation) Status {
-	st := Status{Cluster: state.Cluster}
+	st := Status{Cluster: state.Cluster, Maintenance: state.Maintenance}
 	if l := state.Lock; l != nil {
 		st.Epoch, st.Primary, st.Timeline = l.Epoch, l.Holder, l.Timeline
 	}
@@ -133,7 +141,7 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 func changeStatus(c *election.Change) *ChangeStatus {
 	out := &ChangeStatus{
 		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
-		Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS,
+		Planned: c.Planned, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
 	}
 	for name, ms := range c.PhasesMS {
 		if name == "total" {
@@ -254,6 +262,11 @@ func (s *Status) print(out io.Writer) error {
 			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.phases(), l.Cause)
 	}
 	s.Sync.print(out)
+	if m := s.Maintenance; m != nil {
+		fmt.Fprintf(out, "maintenance since %s: %s\n", m.Since.Format(time.RFC3339),
+			orDash(m.Reason))
+	}
+	s.Decision.print(out)
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MEMBER\tPOSTGRES\tROLE\tSYNC\tTL\tLSN\tLAG\tSESSIONS\tHELD")
