@@ -154,3 +154,36 @@ func TestSyncNames(t *testing.T) {
 		t.Error("N-W+1 is wrong")
 	}
 }
+
+// TestAcceptLoss: what an operator accepts is the loss of commits, not a member that cannot be
+// promoted.
+func TestAcceptLoss(t *testing.T) {
+	sel := election.Selection{
+		Lock: election.Lock{Holder: "pg1", Timeline: 3}, Only: "pg2", AcceptLoss: true,
+		Sync:     []election.SyncRule{{Names: []string{"pg2", "pg3"}, Wait: 1}},
+		KnownLSN: 0x9000, LagMaxBytes: 16,
+		Recruits: []election.Recruit{
+			{Member: election.Member{Name: "pg2"}, Timeline: 3, LSN: 0x1000},
+		},
+	}
+	if c := election.Choose(sel); c.To != "pg2" {
+		t.Errorf("%+v", c)
+	}
+	ahead := sel
+	ahead.Recruits = append(ahead.Recruits,
+		election.Recruit{Member: election.Member{Name: "pg3"}, Timeline: 3, LSN: 0x8000})
+	if c := election.Choose(ahead); c.To != "pg2" {
+		t.Errorf("with one that has more: %+v", c)
+	}
+	behind := sel
+	behind.Recruits = []election.Recruit{
+		{Member: election.Member{Name: "pg2"}, Timeline: 2, LSN: 0x1000},
+	}
+	if c := election.Choose(behind); c.To != "" {
+		t.Errorf("on an older timeline: %+v", c)
+	}
+	sel.AcceptLoss = false
+	if c := election.Choose(sel); c.To != "" {
+		t.Errorf("without it: %+v", c)
+	}
+}

@@ -72,11 +72,14 @@ const historyAll = 100000
 
 // printWhole writes a change with all that is known of it.
 func (c *ChangeStatus) printWhole(out io.Writer) error {
-	planned := "unplanned"
-	if c.Planned {
-		planned = "planned"
+	planned := ", unplanned"
+	switch {
+	case c.Planned:
+		planned = ", planned"
+	case c.Kind == string(election.IntentBootstrap):
+		planned = ""
 	}
-	_, err := fmt.Fprintf(out, "epoch %d  %s  %s, %s: %s -> %s  (%d ms%s)\n  cause: %s\n", c.Epoch,
+	_, err := fmt.Fprintf(out, "epoch %d  %s  %s%s: %s -> %s  (%d ms%s)\n  cause: %s\n", c.Epoch,
 		c.At.Format(time.RFC3339), c.Kind, planned, orDash(c.From), c.To, c.TotalMS, c.phases(),
 		c.Cause)
 	for _, e := range c.Evidence {
