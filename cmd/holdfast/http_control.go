@@ -124,8 +124,8 @@ func answerStatus(c controller, w http.ResponseWriter, r *http.Request) {
 	writeHTTPJSON(w, http.StatusOK, st)
 }
 
-// readHTTPJSON reads a body, or answers why not. It is strict: with a key that is misspelt the group
-// would do what nobody asked for.
+// readHTTPJSON reads a body, or answers why not. It is strict: with a key that is misspelt the
+// group would do what nobody asked for.
 func readHTTPJSON[T any](w http.ResponseWriter, r *http.Request) (T, bool) {
 	var body T
 	// A form in a page cannot send this content type; guardHTTP keeps away the rest.
