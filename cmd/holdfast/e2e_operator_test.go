@@ -203,12 +203,12 @@ func (o operator) testDryRun(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}
 	}
-	if out, err := o.run(o.c.Nodes[0], "switchover", "--to", before.Primary, "--dry-run"); err == nil ||
-		!strings.Contains(out, "FAILS  "+before.Primary+" is not the primary") {
+	out, err := o.run(o.c.Nodes[0], "switchover", "--to", before.Primary, "--dry-run")
+	if err == nil || !strings.Contains(out, "FAILS  "+before.Primary+" is not the primary") {
 		t.Errorf("to the primary: %v\n%s", err, out)
 	}
-	if out, err := o.run(o.c.Nodes[0], "failover", "--to", standby.Name); err == nil ||
-		!strings.Contains(out, "can be used") {
+	out, err = o.run(o.c.Nodes[0], "failover", "--to", standby.Name)
+	if err == nil || !strings.Contains(out, "can be used") {
 		t.Errorf("failover while the primary works: %v\n%s", err, out)
 	}
 	after := waitHealthy(t, o.c)
