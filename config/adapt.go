@@ -31,7 +31,7 @@ func (c Config) proxyConfig() proxy.Config {
 		StartupTimeout:     p.StartupTimeout,
 		DialTimeout:        p.DialTimeout,
 		KeepAlive:          p.KeepAlive,
-		BackendUserTimeout: p.BackendUserTimeout,
+		LeaseGrace:         p.LeaseGrace,
 		HoldTimeout:        p.HoldTimeout,
 		HoldSessionsMax:    p.HoldSessionsMax,
 		HoldNoticeAfter:    p.HoldNoticeAfter,
@@ -63,6 +63,7 @@ func (c Config) ElectionConfig() (election.Config, error) {
 	e.Nodes, e.Profile, e.SyncMode = c.members(), c.Group.Profile, c.Synchronous.Mode
 	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
 	e.DrainTimeout = c.Group.DrainTimeout
+	e.SyncWait, e.SyncDegradeAfter = c.Synchronous.Standbys, c.Synchronous.DegradeAfter
 	return e, e.Validate()
 }
 

@@ -67,8 +67,13 @@ type Raft struct {
 
 // Synchronous says whom a commit waits for.
 type Synchronous struct {
-	// Mode is off, or quorum: with three members a commit waits for any one standby.
-	Mode string `mapstructure:"mode" oneof:"off|quorum"`
+	// Mode is off, on (one named standby), quorum (any of them) or strict (quorum that never
+	// degrades); docs/synchronous.md says what each promises.
+	Mode string `mapstructure:"mode" oneof:"off|on|quorum|strict"`
+	// Standbys is how many a commit waits for in the modes quorum and strict.
+	Standbys int `mapstructure:"standbys" min:"1" max:"99"`
+	// DegradeAfter is how long a standby may be away before commits no longer wait for it.
+	DegradeAfter time.Duration `mapstructure:"degrade_after"`
 }
 
 // HTTP is the local interface for status, health and metrics.
@@ -134,8 +139,8 @@ type Proxy struct {
 	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
 	DialTimeout    time.Duration `mapstructure:"dial_timeout"`
 	KeepAlive      time.Duration `mapstructure:"keep_alive"`
-	// BackendUserTimeout is derived from the profile (T_P - T_L) if 0.
-	BackendUserTimeout time.Duration `mapstructure:"backend_user_timeout"`
+	// LeaseGrace is T_P - T_L of the profile if 0.
+	LeaseGrace time.Duration `mapstructure:"lease_grace"`
 
 	HoldTimeout        time.Duration `mapstructure:"hold_timeout" reload:"yes"`
 	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1" reload:"yes"`

@@ -56,9 +56,10 @@ func Default() Config {
 			SecretTTL:          px.SecretTTL,
 			LookupUser:         px.LookupUser,
 		},
-		Synchronous: Synchronous{Mode: group.SyncMode},
-		HTTP:        HTTP{Listen: "127.0.0.1:7401"},
-		Log:         Log{Level: "info", Format: "json"},
+		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
+			DegradeAfter: group.SyncDegradeAfter},
+		HTTP: HTTP{Listen: "127.0.0.1:7401"},
+		Log:  Log{Level: "info", Format: "json"},
 	}
 }
 
@@ -86,8 +87,8 @@ func (c *Config) derive() error {
 	if node, ok := c.Self(); ok && c.Postgres.Listen == "" {
 		c.Postgres.Listen = node.Postgres
 	}
-	if t, err := election.TimingOf(c.Group.Profile); err == nil && c.Proxy.BackendUserTimeout == 0 {
-		c.Proxy.BackendUserTimeout = t.Promise - t.Lease
+	if t, err := election.TimingOf(c.Group.Profile); err == nil && c.Proxy.LeaseGrace == 0 {
+		c.Proxy.LeaseGrace = t.Promise - t.Lease
 	}
 	return nil
 }

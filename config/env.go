@@ -50,14 +50,17 @@ func (w *walker) walkEnv() map[string]any {
 	return lists
 }
 
-// listNode reads a list from a variable: YAML if it begins with a bracket, else items between
-// commas.
+// bracketedHost begins a list of addresses whose first is of IPv6; no YAML list does.
+var bracketedHost = regexp.MustCompile(`^\s*\[[^\[\]]*\]:`)
+
+// listNode reads a list from a variable: YAML if it begins with a bracket that is no address's,
+// else items between commas.
 func (w *walker) listNode(f *field, key, text string) *yaml.Node {
 	if len(text) > fileBytesMax {
 		w.problem(key, 0, "is longer than %d bytes", fileBytesMax)
 		return nil
 	}
-	if strings.HasPrefix(strings.TrimSpace(text), "[") {
+	if strings.HasPrefix(strings.TrimSpace(text), "[") && !bracketedHost.MatchString(text) {
 		var doc yaml.Node
 		if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
 			_, why := yamlError(err)

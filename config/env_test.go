@@ -53,6 +53,28 @@ func TestListsInTheEnvironment(t *testing.T) {
 	}
 }
 
+// TestIPv6InTheEnvironment: an address in brackets at the start is no YAML.
+func TestIPv6InTheEnvironment(t *testing.T) {
+	for text, want := range map[string][]string{
+		"[::1]:6432":                 {"[::1]:6432"},
+		" [::1]:6432, 10.0.0.1:6432": {"[::1]:6432", "10.0.0.1:6432"},
+		"[fe80::1%eth0]:6432":        {"[fe80::1%eth0]:6432"},
+		`["[::1]:6432"]`:             {"[::1]:6432"},
+		"[ '10.0.0.1:6432' ]":        {"10.0.0.1:6432"},
+	} {
+		t.Setenv("HOLDFAST_PROXY_LISTEN", text)
+		cfg, err := config.Parse("", nil)
+		if err != nil || !reflect.DeepEqual(cfg.Proxy.Listen, want) {
+			t.Errorf("%q: %q, want %q: %v", text, cfg.Proxy.Listen, want, err)
+		}
+	}
+	t.Setenv("HOLDFAST_GROUP_NODES", "[::1]:7400")
+	if _, err := config.Parse("", nil); err == nil ||
+		!strings.Contains(err.Error(), "must be written as a YAML list") {
+		t.Errorf("an address for a list of sections: %v", err)
+	}
+}
+
 func TestEnvironmentIsCheckedAsTheFileIs(t *testing.T) {
 	for _, c := range []struct{ name, value, words string }{
 		{"HOLDFAST_PROXY_HOLD_TIMEOUT", "60", "proxy.hold_timeout: \"60\" is not a duration"},

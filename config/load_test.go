@@ -60,7 +60,7 @@ func TestLoadFillsInDefaultsAndWhatIsDerived(t *testing.T) {
 		{"postgres.data_dir", cfg.Postgres.DataDir, "/var/lib/holdfast/postgres/data"},
 		{"postgres.secrets_dir", cfg.Postgres.SecretsDir, "/var/lib/holdfast/secrets"},
 		{"lookup file", cfg.Proxy.LookupPasswordFile, "/var/lib/holdfast/secrets/lookup"},
-		{"backend_user_timeout", cfg.Proxy.BackendUserTimeout, time.Second},
+		{"lease_grace", cfg.Proxy.LeaseGrace, time.Second},
 		{"second node", cfg.Group.Nodes[1].Name, "node2"},
 	} {
 		if !reflect.DeepEqual(c.got, c.want) {

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 )
@@ -12,6 +14,10 @@ const secretBytesMax = 1024
 // readSecret reads a file with one line, which nobody but its owner may read.
 func readSecret(path string) (string, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("%w; the file and its directory must belong to the user that runs "+
+			"this", err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w; `holdfast init` makes it, copy it from another node", err)
 	}
@@ -25,7 +31,7 @@ func readSecret(path string) (string, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w; it must belong to the user that runs this", err)
 	}
 	text := strings.TrimRight(string(data), "\r\n")
 	if text == "" || strings.ContainsAny(text, "\r\n\x00") {

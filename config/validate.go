@@ -41,11 +41,19 @@ func (c *Config) validate(from *origin) Problems {
 func (c Config) Warnings() []string { return slices.Clone(c.warnings) }
 
 // nodeName is what a name may be: it becomes an application_name, a slot name, a host name of a
-// certificate and a part of file names.
-var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,53}[A-Za-z0-9])?$`)
+// certificate and a part of file names. A slot's name has at most 63 bytes, "holdfast_" before it.
+var nodeName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,52}[A-Za-z0-9])?$`)
 
-const nodeNameAllowed = "1 to 55 letters, digits, dots, dashes or underscores, " +
+const nodeNameAllowed = "1 to 54 letters, digits, dots, dashes or underscores, " +
 	"a letter or digit first and last"
+
+// CheckName tells whether a node or a cluster may have the name.
+func CheckName(name string) error {
+	if !nodeName.MatchString(name) {
+		return fmt.Errorf("the name %q is not allowed; allowed: %s", clip(name), nodeNameAllowed)
+	}
+	return nil
+}
 
 func (k *checker) roles() {
 	c := k.c

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -50,6 +51,21 @@ func (k *checker) hbaLine(key, line string) {
 	}
 }
 
+// shutdown warns of a drain that the systemd units as shipped do not wait for: they give a stop
+// 90 s, that of a sidecar 60, and closing the other roles takes up to 15 s for each of three, or
+// two.
+func (k *checker) shutdown() {
+	most := 45 * time.Second
+	if !k.c.Postgres.Enabled {
+		most = 30 * time.Second
+	}
+	if d := k.c.Proxy.ShutdownTimeout; d > most {
+		k.c.warnings = append(k.c.warnings, fmt.Sprintf("proxy.shutdown_timeout: %s is more than "+
+			"the %s that the systemd unit's TimeoutStopSec leaves for it; raise that too, or the "+
+			"drain ends in SIGKILL", d, most))
+	}
+}
+
 func (k *checker) proxy() {
 	p := k.c.Proxy
 	if !p.Enabled {
@@ -76,6 +92,7 @@ func (k *checker) proxy() {
 	} {
 		k.positive(d.key, d.d)
 	}
+	k.shutdown()
 	k.positive("group.drain_timeout", k.c.Group.DrainTimeout)
 	if d := k.c.Group.DrainTimeout; d >= p.HoldTimeout {
 		k.bad("group.drain_timeout", "%s must be less than proxy.hold_timeout (%s): who waits "+
@@ -89,9 +106,9 @@ func (k *checker) proxy() {
 		k.bad("proxy.hold_timeout", "%s must be more than %s, which a failover may take with "+
 			"profile %s", p.HoldTimeout, t.Promise, k.c.Group.Profile)
 	}
-	if p.BackendUserTimeout > t.Promise-t.Lease {
-		k.bad("proxy.backend_user_timeout", "%s must be at most %s with profile %s (promise "+
-			"less lease): later bytes could reach an old primary", p.BackendUserTimeout,
+	if p.LeaseGrace > t.Promise-t.Lease {
+		k.bad("proxy.lease_grace", "%s must be at most %s with profile %s (promise "+
+			"less lease): later bytes could reach an old primary", p.LeaseGrace,
 			t.Promise-t.Lease, k.c.Group.Profile)
 	}
 	if p.LookupUser == "" {

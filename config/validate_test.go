@@ -41,8 +41,8 @@ func TestRulesAcrossSections(t *testing.T) {
 		{"hold shorter than a failover", strings.Replace(group, "group:",
 			"group:\n  profile: wan", 1) + "proxy: {hold_timeout: 11s}\n",
 			"proxy.hold_timeout", "must be more than 12s"},
-		{"late bytes", group + "proxy: {backend_user_timeout: 2s}\n",
-			"proxy.backend_user_timeout", "must be at most 1s with profile cloud"},
+		{"late bytes", group + "proxy: {lease_grace: 2s}\n",
+			"proxy.lease_grace", "must be at most 1s with profile cloud"},
 		{"HTTP for everybody", group + "http: {listen: \":7401\"}\n", "http.listen",
 			"not a loopback address"},
 		{"port of another", group + "proxy: {listen: [\":5432\"]}\n", "proxy.listen[0]",
@@ -126,5 +126,28 @@ func TestEvenNumberOfVotersIsAWarning(t *testing.T) {
 	}
 	if w := cfg.Warnings(); len(w) != 1 || !strings.Contains(w[0], "add a witness") {
 		t.Errorf("warnings are %q", w)
+	}
+}
+
+// TestLongDrainIsAWarning: a drain that outlasts the unit's patience ends in SIGKILL.
+func TestLongDrainIsAWarning(t *testing.T) {
+	const sidecar = "raft: {enabled: false}\npostgres: {enabled: false}\n"
+	for _, tt := range []struct {
+		text string
+		want bool
+	}{
+		{"proxy: {shutdown_timeout: 45s}\n", false},
+		{"proxy: {shutdown_timeout: 46s}\n", true},
+		{sidecar + "proxy: {shutdown_timeout: 30s, lookup_password_file: /x}\n", false},
+		{sidecar + "proxy: {shutdown_timeout: 31s, lookup_password_file: /x}\n", true},
+	} {
+		cfg, err := load(t, group+tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(cfg.Warnings(), "\n")
+		if got := strings.Contains(text, "TimeoutStopSec"); got != tt.want {
+			t.Errorf("%q: warned %v, want %v", tt.text, got, tt.want)
+		}
 	}
 }

@@ -17,6 +17,8 @@ type AdoptConfig struct {
 	Members []Member
 	// SyncMode is what synchronous_standby_names will follow once the group has its lock.
 	SyncMode string
+	// SyncWait is how many standbys a commit waits for in the modes quorum and strict.
+	SyncWait int
 	// AdminRole is the superuser to log in as before Agent.Superuser works; empty takes that one.
 	AdminRole string
 	// AdminPassword is AdminRole's; empty relies on pg_hba.conf letting PostgreSQL's account in

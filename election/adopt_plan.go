@@ -296,7 +296,8 @@ func (d *Adoption) planLater(p *AdoptPlan) {
 		return
 	}
 	have := s.settings["synchronous_standby_names"].value
-	if to := SyncNames(d.cfg.SyncMode, d.cfg.Members, a.cfg.Name); to != have {
+	p0 := Policy{SyncMode: d.cfg.SyncMode, SyncWait: d.cfg.SyncWait}
+	if to := FullRule(p0, d.cfg.Members, a.cfg.Name).Setting(); to != have {
 		p.later(AdoptChange{AdoptTakeover, "setting", "synchronous_standby_names", have, to})
 	}
 }

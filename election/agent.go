@@ -58,6 +58,7 @@ type PostgresAgent struct {
 	conn        *pgconn.PgConn
 	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
 	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
+	syncProof   syncProof
 
 	kick      chan struct{} // wakes runSample
 	work      chan struct{} // wakes runReconcile
@@ -74,10 +75,12 @@ type PostgresAgent struct {
 	diskBad string
 	changed chan struct{}
 	rec     agentRecord
-	problem string // of the last reconcile step
-	watched int    // pid that watchPostmaster looks at
-	waiters int    // orders that wait for ops
-	yield   func() // ends what the holder of ops asks another member
+	// provedSync names the newest record of the sync set that was proved.
+	provedSync MemberSync
+	problem    string // of the last reconcile step
+	watched    int    // pid that watchPostmaster looks at
+	waiters    int    // orders that wait for ops
+	yield      func() // ends what the holder of ops asks another member
 }
 
 var _ Agent = (*PostgresAgent)(nil)
@@ -255,6 +258,10 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 	if err := a.checkPledge(o.Epoch); err != nil {
 		return OrderResult{}, err
 	}
+	if rec := a.record(); o.Epoch <= rec.SyncEpoch {
+		// It comes late: the lock of its epoch was entered, and its sync set has changed since.
+		o.SyncNames = rec.SyncNames
+	}
 	switch o.Kind {
 	case OrderBootstrap:
 		return a.orderBootstrap(ctx, o)
@@ -268,6 +275,8 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 		return a.orderStop(ctx, o)
 	case OrderStartPrimary:
 		return a.orderStartPrimary(ctx, o)
+	case OrderRestart:
+		return a.orderRestart(ctx)
 	default:
 		return OrderResult{}, fmt.Errorf("unknown order %q: upgrade this node", o.Kind)
 	}

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -52,11 +51,8 @@ func TestAgentBootstrapCloneFailover(t *testing.T) {
 	c.sql("n1", "INSERT INTO t VALUES (101)")
 	// Nothing waits for the standbys here: that they have the row must be seen before the kill.
 	c.awaitReceived("n1", "n2", "n3")
-	old := c.pid("n1")
 	begin := time.Now()
-	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	c.crash("n1")
 	c.wait("n1", "stopped", func(s election.MemberStatus) bool {
 		return s.Phase == election.PhaseStopped
 	})

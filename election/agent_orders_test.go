@@ -37,10 +37,7 @@ func TestAgentRecruitIsDurable(t *testing.T) {
 	}
 
 	c.close("n2")
-	pid := c.pid("n2")
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	pid := c.crash("n2")
 	c.start("n2")
 	c.wait("n2", "standby", func(s election.MemberStatus) bool {
 		return s.Phase == election.PhaseStandby && s.Pid != pid && s.Pledged == 5
@@ -87,9 +84,7 @@ func TestAgentRestartInPlace(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	before := c.agents["n1"].Status()
 	c.close("n1") // nobody is there who would end the orphan
-	if err := syscall.Kill(c.pid("n1"), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	c.crash("n1")
 	time.Sleep(100 * time.Millisecond)
 	if syscall.Kill(backend, 0) != nil {
 		t.Fatal("the busy backend did not outlive its postmaster: the test shows nothing")
@@ -271,9 +266,7 @@ func TestAgentInterruptedRewind(t *testing.T) {
 	c.open("n1")
 	c.waitStreaming("n2", "n1")
 	c.close("n1")
-	if err := syscall.Kill(c.pid("n1"), syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	c.crash("n1")
 	record := c.cfgs["n1"].DataDir + ".holdfast/agent.json"
 	b, err := os.ReadFile(record)
 	if err != nil {

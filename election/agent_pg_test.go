@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,6 +55,8 @@ type agentCluster struct {
 	agents  map[string]*election.PostgresAgent
 	cfgs    map[string]election.AgentConfig
 	epoch   uint64
+	// segments are of servers that a test killed: nobody else frees their shared memory.
+	segments []int
 }
 
 func agentNeedPostgres(t *testing.T) {
@@ -114,7 +118,9 @@ func newAgentCluster(t *testing.T, n int) *agentCluster {
 		cfg.SecretsDir = filepath.Join(dir, "secrets")
 		cfg.StopTimeout, cfg.SampleInterval = 4*time.Second, 100*time.Millisecond
 		cfg.AllowFrom = []string{"127.0.0.1"}
+		// mmap: a killed server's dynamic shared memory goes with its data directory.
 		cfg.Settings = []string{"shared_buffers = 16MB", "max_connections = 40",
+			"dynamic_shared_memory_type = mmap",
 			"log_min_messages = info"}
 		c.cfgs[m.Name] = cfg
 	}
@@ -171,11 +177,37 @@ func (c *agentCluster) pid(name string) int {
 	return pid
 }
 
-// killServer ends what is left of a server whose agent is closed.
+// killServer ends what is left of a server whose agent is closed, and its shared memory.
 func (c *agentCluster) killServer(name string) {
+	c.noteSegment(name)
 	if pid := c.pid(name); pid > 0 {
 		election.KillServerForTest(pid, c.cfgs[name].DataDir)
 	}
+	left := c.segments[:0]
+	for _, id := range c.segments {
+		if !election.FreeSegmentForTest(id) { // another member's server still runs
+			left = append(left, id)
+		}
+	}
+	c.segments = left
+}
+
+func (c *agentCluster) noteSegment(name string) {
+	id := election.SegmentForTest(c.cfgs[name].DataDir)
+	if id >= 0 && !slices.Contains(c.segments, id) {
+		c.segments = append(c.segments, id)
+	}
+}
+
+// crash kills a postmaster as a lack of memory would, and returns its pid.
+func (c *agentCluster) crash(name string) int {
+	c.t.Helper()
+	c.noteSegment(name)
+	pid := c.pid(name)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		c.t.Fatal(err)
+	}
+	return pid
 }
 
 func (c *agentCluster) do(name string, o election.Order) election.OrderResult {

@@ -24,8 +24,8 @@ type Selection struct {
 	// Recruits are the members that answered; Silent says why each of the others did not.
 	Recruits []Recruit
 	Silent   map[string]string
-	// SyncSet is the sync set of the old primary; empty if its commits waited for nobody.
-	SyncSet []string
+	// Sync are the rules by which the old primary's commits may have been acknowledged.
+	Sync []SyncRule
 	// Tried are members that were ordered to promote under intents that were replaced.
 	Tried []string
 	// Only is the one member that may be chosen; empty if any may.
@@ -35,8 +35,22 @@ type Selection struct {
 	ShutdownLSN pgwire.LSN
 	// KnownLSN is the newest position that the old primary reported, on the lock's timeline.
 	KnownLSN pgwire.LSN
+	// AcceptLoss lets Only be promoted though acknowledged commits may be lost.
+	AcceptLoss bool
 	// LagMaxBytes bounds what may be lost when commits waited for nobody; 0: no bound.
 	LagMaxBytes uint64
+}
+
+// isSynchronous tells that some commits were waited for, or none that may be lost is known of.
+func (sel Selection) isSynchronous() bool {
+	return slices.ContainsFunc(sel.Sync, func(r SyncRule) bool { return !r.MayLose })
+}
+
+// isInSync tells that commits may have waited for the member.
+func (sel Selection) isInSync(name string) bool {
+	return slices.ContainsFunc(sel.Sync, func(r SyncRule) bool {
+		return slices.Contains(r.Names, name)
+	})
 }
 
 // Refusal says why a member is not promoted, in words for a DBA.
@@ -111,7 +125,7 @@ func recruitIneligible(sel Selection, r Recruit) string {
 	name := r.Member.Name
 	switch {
 	case sel.Only != "" && sel.Only != name:
-		return fmt.Sprintf("the switchover is to %s", sel.Only)
+		return fmt.Sprintf("the change is to %s", sel.Only)
 	case r.Timeline < sel.Lock.Timeline:
 		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", name, r.Timeline,
 			sel.Lock.Timeline)
@@ -136,28 +150,43 @@ func fenceIncomplete(sel Selection, known []Recruit) string {
 		return fmt.Sprintf("%s does not have the shutdown checkpoint at %s of %s", sel.Only,
 			sel.ShutdownLSN, sel.Lock.Holder)
 	}
-	if len(sel.SyncSet) == 0 {
+	for _, rule := range sel.Sync {
+		if why := ruleIncomplete(sel, known, rule); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
+// ruleIncomplete tells what the fence lacks as far as one rule goes: with N-W+1 recruits of its
+// standbys nothing more is acknowledged by it, and one of them has all that was.
+func ruleIncomplete(sel Selection, known []Recruit, rule SyncRule) string {
+	if rule.MayLose || sel.AcceptLoss {
 		return ""
+	}
+	if rule.Wait == 0 {
+		return fmt.Sprintf("synchronous replication is degraded: %s acknowledges commits alone,"+
+			" and no other member is sure to have them", sel.Lock.Holder)
 	}
 	have := map[string]bool{}
 	for _, r := range known {
-		if slices.Contains(sel.SyncSet, r.Member.Name) {
+		if slices.Contains(rule.Names, r.Member.Name) {
 			have[r.Member.Name] = true
 		}
 	}
-	need := RecruitsNeeded(len(sel.SyncSet), syncQuorumWidth)
+	need := RecruitsNeeded(len(rule.Names), rule.Wait)
 	if len(have) >= need {
 		return ""
 	}
 	text := fmt.Sprintf("synchronous mode needs %d of %s to be sure of every acknowledged commit,"+
-		" and has %d", need, strings.Join(sel.SyncSet, ", "), len(have))
+		" and has %d", need, strings.Join(rule.Names, ", "), len(have))
 	var why []string
 	for _, r := range sel.Recruits {
 		if w := recruitIncomparable(sel, r); w != "" {
 			why = append(why, w)
 		}
 	}
-	if s := silentText(sel.Silent, sel.SyncSet); s != "" {
+	if s := silentText(sel.Silent, rule.Names); s != "" {
 		why = append(why, s)
 	}
 	if len(why) > 0 {
@@ -175,7 +204,7 @@ func hasShutdown(sel Selection, r Recruit) bool {
 
 // recruitBehind tells what r lacks that would be lost with its promotion; best is the furthest.
 func recruitBehind(sel Selection, best, r Recruit) string {
-	if sel.ShutdownLSN != 0 {
+	if sel.ShutdownLSN != 0 || sel.AcceptLoss {
 		return ""
 	}
 	name := r.Member.Name
@@ -183,7 +212,7 @@ func recruitBehind(sel Selection, best, r Recruit) string {
 		return fmt.Sprintf("%s is on timeline %d, %s on %d", name, r.Timeline, best.Member.Name,
 			best.Timeline)
 	}
-	if len(sel.SyncSet) > 0 {
+	if sel.isSynchronous() {
 		if r.LSN < best.LSN {
 			return fmt.Sprintf("%s lacks %s that %s has", name, byteText(best.LSN-r.LSN),
 				best.Member.Name)
@@ -207,7 +236,7 @@ func sortRecruits(sel Selection, rs []Recruit) {
 	rank := func(r Recruit) (promoted, untried, inSync bool) {
 		tried := slices.Contains(sel.Tried, r.Member.Name)
 		return tried && r.Timeline > sel.Lock.Timeline, !tried,
-			slices.Contains(sel.SyncSet, r.Member.Name)
+			sel.isInSync(r.Member.Name)
 	}
 	sort.SliceStable(rs, func(i, j int) bool {
 		a, b := rs[i], rs[j]

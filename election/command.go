@@ -16,6 +16,9 @@ const (
 	CommandBegin      CommandKind = "begin"
 	CommandTarget     CommandKind = "target"
 	CommandCommitLock CommandKind = "commit-lock"
+	CommandSync       CommandKind = "sync"
+	// CommandMaintenance begins or ends maintenance.
+	CommandMaintenance CommandKind = "maintenance"
 )
 
 // Command is one entry of the Raft log. Which field is set depends on Kind.
@@ -26,6 +29,9 @@ type Command struct {
 	Begin    *BeginIntent     `json:"begin,omitempty"`
 	Target   *SetTarget       `json:"target,omitempty"`
 	Commit   *CommitLock      `json:"commit,omitempty"`
+	Sync     *SetSync         `json:"sync,omitempty"`
+
+	Maintenance *SetMaintenance `json:"maintenance,omitempty"`
 }
 
 // RegisterMembers names the cluster and its members.
@@ -48,6 +54,10 @@ type BeginIntent struct {
 	Cause    string `json:"cause"`
 	// Evidence is what the decision rested on, a line for each node.
 	Evidence []string `json:"evidence,omitempty"`
+	// Planned, Only and AcceptLoss are the intent's.
+	Planned    bool   `json:"planned,omitempty"`
+	Only       string `json:"only,omitempty"`
+	AcceptLoss bool   `json:"accept_loss,omitempty"`
 }
 
 // SetTarget makes the chosen candidate durable before it is ordered to promote.
@@ -62,6 +72,8 @@ type CommitLock struct {
 	SystemID string           `json:"system_id,omitempty"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	At       time.Time        `json:"at"`
+	// Sync is the rule on which a new holder was promoted.
+	Sync *SyncRule `json:"sync,omitempty"`
 }
 
 // Result is the answer to a command.
@@ -88,7 +100,8 @@ var ErrConflict = errors.New("state has changed")
 // a newer release leads older ones as long as it does nothing that they do not know; 0: unknown.
 func commandVersion(k CommandKind) int {
 	switch k {
-	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock:
+	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock, CommandMaintenance,
+		CommandSync:
 		return 1
 	}
 	return 0
@@ -98,9 +111,13 @@ func commandVersion(k CommandKind) int {
 // applied here: what it did is unknown.
 var errNewerEntry = errors.New("a newer release wrote an entry of the Raft log; upgrade this node")
 
-// encodeCommand writes a log entry.
+// encodeCommand writes a log entry. A command that this release does not know is refused: once in
+// the log it would stop the state of every node.
 func encodeCommand(c Command) ([]byte, error) {
 	c.V = commandVersion(c.Kind)
+	if c.V == 0 {
+		return nil, fmt.Errorf("command %q is not known here; upgrade this node", c.Kind)
+	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode command: %w", err)

@@ -40,8 +40,12 @@ type Config struct {
 	CAFile, CertFile, KeyFile string
 	// Profile chooses the times.
 	Profile string
-	// SyncMode is SyncOff or SyncQuorum.
+	// SyncMode is one of SyncModes.
 	SyncMode string
+	// SyncWait is how many standbys a commit waits for in the modes quorum and strict.
+	SyncWait int
+	// SyncDegradeAfter is how long a standby may be away before commits no longer wait for it.
+	SyncDegradeAfter time.Duration
 	// DrainTimeout bounds how long open units of work may delay a switchover.
 	DrainTimeout time.Duration
 }
@@ -50,7 +54,8 @@ type Config struct {
 func DefaultConfig() Config {
 	return Config{
 		Cluster: "main", Dir: "/var/lib/holdfast/raft", Voter: true, Profile: ProfileCloud,
-		SyncMode: SyncQuorum, DrainTimeout: 10 * time.Second,
+		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
+		DrainTimeout: 10 * time.Second,
 	}
 }
 
@@ -131,9 +136,7 @@ func (c Config) Validate() error {
 	} else if err := t.Validate(); err != nil {
 		add("group.profile: %w", err)
 	}
-	if c.SyncMode != SyncOff && c.SyncMode != SyncQuorum {
-		add("synchronous.mode: %q is not one of off, quorum", c.SyncMode)
-	}
+	errs = append(errs, c.validateSync()...)
 	if c.DrainTimeout <= 0 {
 		add("group.drain_timeout: must be greater than zero")
 	}

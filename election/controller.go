@@ -20,23 +20,22 @@ type Controller struct {
 	// mu guards what follows; it is never held while another component is called.
 	mu       sync.Mutex
 	decision Decision
-	requests []*pendingSwitchover
+	requests []*pendingRequest
 	lastID   uint64
 	isLeader bool
-	// changes are the unplanned changes seen while leading; seenEpoch is the newest looked at.
-	changes   []time.Time
-	seenEpoch uint64
+	ledAt    time.Time // when the leadership began
 
 	// wake has one place: a request came in.
 	wake chan struct{}
-	// What follows belongs to RunLeader's goroutine: when the leadership began, when the input
-	// was gathered, when the primary was last seen to work, how often in a row a change did not
-	// advance or was replaced, and the phases measured before the transition of phasesEpoch.
-	ledAt, inputAt, usableAt time.Time
-	failures, replaced       int
-	phasesEpoch              uint64
-	begunAt                  time.Time // when the intent of phasesEpoch was begun
-	phases                   map[string]int64
+	// What follows belongs to RunLeader's goroutine: when the input was gathered, when the primary
+	// was last seen to work, how often in a row a change did not advance or was replaced, and the
+	// phases measured before the transition of phasesEpoch.
+	inputAt, usableAt  time.Time
+	failures, replaced int
+	phasesEpoch        uint64
+	begunAt            time.Time // when the intent of phasesEpoch was begun
+	phases             map[string]int64
+	sync               syncTracker
 }
 
 var _ LeaderLoop = (*Controller)(nil)
@@ -58,7 +57,8 @@ func (c *Controller) LastDecision() Decision {
 // RunLeader decides and acts until ctx, the leadership, ends. It is called again at the next
 // leadership, never twice at once; all its goroutines have ended when it returns.
 func (c *Controller) RunLeader(ctx context.Context) {
-	c.ledAt, c.usableAt, c.failures = time.Now(), time.Time{}, 0
+	c.usableAt, c.failures = time.Time{}, 0
+	c.sync = syncTracker{}
 	c.startRequests()
 	defer c.failRequests()
 	ticker := time.NewTicker(c.policy.Tick)
@@ -84,6 +84,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		if d.Do != ActHold {
 			continue
 		}
+		c.tendSync(ctx, state)
 		c.failures = 0
 		select {
 		case <-ctx.Done():
@@ -108,12 +109,12 @@ func (c *Controller) act(ctx context.Context, s *State, d Decision) error {
 	panic("BUG: action " + string(d.Do))
 }
 
-// begin writes the intent of a new change. A switchover first makes the primary write a
-// checkpoint, so that its stop is short.
+// begin writes the intent of a new change. One that stops the primary in order makes it
+// write a checkpoint first, so that the stop is short.
 func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	it := *d.Intent
 	it.Evidence = d.Evidence
-	if it.Kind == IntentSwitchover {
+	if it.drains() {
 		if err := c.checkpointFirst(ctx, s); err != nil {
 			c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
 			return err
@@ -125,9 +126,9 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 		c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
 		return err
 	}
-	c.markRequest(d.RequestID, epoch, it.To)
+	c.markRequest(d.RequestID, epoch)
 	phases := map[string]int64{phaseIntent: time.Since(start).Milliseconds()}
-	if !c.usableAt.IsZero() && it.Kind != IntentSwitchover {
+	if !c.usableAt.IsZero() && !it.drains() {
 		phases[phaseDetect] = start.Sub(c.usableAt).Milliseconds()
 	}
 	c.phasesEpoch, c.phases, c.begunAt = epoch, phases, start
@@ -167,7 +168,9 @@ func (c *Controller) checkpointFirst(ctx context.Context, s *State) error {
 func (c *Controller) input(s *State) Input {
 	now := time.Now()
 	c.inputAt = now
-	in := Input{State: s, Observations: c.observations(s, now)}
+	in := Input{
+		State: s, Observations: c.observations(s, now), ChangeAges: c.co.UnplannedChanges(),
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range c.requests {
@@ -175,34 +178,24 @@ func (c *Controller) input(s *State) Input {
 			in.Requests = append(in.Requests, r.request)
 		}
 	}
-	for _, h := range s.History {
-		if h.Lock.Epoch <= c.seenEpoch {
-			continue
-		}
-		if h.Kind == IntentFailover || h.Kind == IntentRestart {
-			c.changes = append(c.changes, now)
-		}
-		c.seenEpoch = h.Lock.Epoch
-	}
-	kept := c.changes[:0]
-	for _, at := range c.changes {
-		if age := now.Sub(at); age <= c.policy.FlapWindow {
-			kept = append(kept, at)
-			in.ChangeAges = append(in.ChangeAges, age)
-		}
-	}
-	c.changes = kept
 	return in
 }
 
-// observations returns the reports, with an entry for each member that has not reported to this
-// leader: its age is that of the leadership.
 func (c *Controller) observations(s *State, now time.Time) []Observation {
-	obs, _ := c.co.Observations()
+	c.mu.Lock()
+	ledAt := c.ledAt
+	c.mu.Unlock()
+	return observationsFor(c.co, s, ledAt, now)
+}
+
+// observationsFor returns the reports, with an entry for each member that has not reported to this
+// leader: its age is that of the leadership.
+func observationsFor(co Coordinator, s *State, ledAt, now time.Time) []Observation {
+	obs, _ := co.Observations()
 	obs = slices.Clone(obs)
 	for _, m := range s.Members {
 		if !slices.ContainsFunc(obs, func(o Observation) bool { return o.Node == m.Name }) {
-			obs = append(obs, Observation{Report: Report{Node: m.Name}, Age: now.Sub(c.ledAt)})
+			obs = append(obs, Observation{Report: Report{Node: m.Name}, Age: now.Sub(ledAt)})
 		}
 	}
 	return obs
@@ -252,5 +245,6 @@ func (c *Controller) pause(ctx context.Context, d time.Duration) {
 func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p := DefaultPolicy(co.Timing())
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
+	p.SyncWait, p.SyncDegradeAfter = cfg.SyncWait, cfg.SyncDegradeAfter
 	return NewController(co, p)
 }

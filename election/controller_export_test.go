@@ -2,3 +2,6 @@ package election
 
 // ApplyCommand gives the simulation the real rule of the replicated state.
 var ApplyCommand = apply
+
+// ParseSyncSetting reads what SyncRule.Setting wrote.
+var ParseSyncSetting = parseSyncSetting

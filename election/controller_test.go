@@ -33,7 +33,13 @@ func simGroup(t *testing.T, f func(r *simRun)) {
 func (r *simRun) request(to string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	return r.controllers[r.w.leader].RequestSwitchover(ctx, to)
+	return r.ask(ctx, election.Request{Kind: election.RequestSwitchover, Member: to})
+}
+
+// ask asks the leader.
+func (r *simRun) ask(ctx context.Context, q election.Request) error {
+	_, err := r.controllers[r.w.leader].Request(ctx, q)
+	return err
 }
 
 func (r *simRun) newest() election.Change {
@@ -83,7 +89,7 @@ func TestSwitchoverRequests(t *testing.T) {
 		to := map[string]string{"pg1": "pg2", "pg2": "pg3", "pg3": "pg1"}[old]
 		for name, text := range map[string]string{"pg9": "no member", old: "is the primary already"} {
 			err := r.request(name)
-			if !errors.Is(err, election.ErrSwitchoverRefused) || !strings.Contains(err.Error(), text) {
+			if !errors.Is(err, election.ErrRefused) || !strings.Contains(err.Error(), text) {
 				t.Errorf("switchover to %s: %v", name, err)
 			}
 		}
@@ -131,7 +137,7 @@ func TestSwitchoverGoesBack(t *testing.T) {
 			r.lead(false)
 		}
 		err := <-answer
-		if !errors.Is(err, election.ErrSwitchoverFailed) && !errors.Is(err, election.ErrNotLeading) {
+		if !errors.Is(err, election.ErrFailed) && !errors.Is(err, election.ErrNotLeading) {
 			t.Errorf("answer is %v", err)
 		}
 		if !r.waitSettled(20*time.Second, r.ackedNow()) {
@@ -210,7 +216,8 @@ func TestFailoverGoesBack(t *testing.T) {
 func TestRequestWithoutLeadership(t *testing.T) {
 	w := newSimWorld(1, bugNone)
 	c := election.NewController(w.nodes["pg1"], simPolicy(bugNone))
-	if err := c.RequestSwitchover(t.Context(), ""); !errors.Is(err, election.ErrNotLeading) {
+	_, err := c.Request(t.Context(), election.Request{Kind: election.RequestSwitchover})
+	if !errors.Is(err, election.ErrNotLeading) {
 		t.Errorf("answer is %v", err)
 	}
 }

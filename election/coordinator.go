@@ -24,6 +24,9 @@ type Coordinator interface {
 	EndorseAll(ctx context.Context, epoch uint64) error
 	// Call carries an order out on that member's node.
 	Call(ctx context.Context, member string, o Order) (OrderResult, error)
+	// UnplannedChanges are how long ago unplanned changes of the lock were entered in the state
+	// here; those of before the start of this node, and all but the newest, are left out.
+	UnplannedChanges() []time.Duration
 	// Timing are the group's times.
 	Timing() Timing
 	// Now is CLOCK_BOOTTIME in nanoseconds.
@@ -35,9 +38,11 @@ type Coordinator interface {
 type LeaderLoop interface {
 	// RunLeader works until ctx ends, which it does when leadership is lost.
 	RunLeader(ctx context.Context)
-	// RequestSwitchover asks the running loop to move the primary; it returns when that is
-	// done, or with the reason why not.
-	RequestSwitchover(ctx context.Context, to string) error
+	// Request asks the running loop for what an operator wants; it returns when that is done, or
+	// with the reason why not. The checks say what it rests on.
+	Request(ctx context.Context, r Request) ([]Check, error)
+	// LastDecision is the newest decision.
+	LastDecision() Decision
 }
 
 // Timing are the times of the lease and of Raft (DESIGN.md, "Lease arithmetic").

@@ -7,13 +7,6 @@ import (
 	"time"
 )
 
-// Request is a wish of an operator that waits for a decision: a switchover.
-type Request struct {
-	ID uint64
-	// To is the new primary; empty: the best standby.
-	To string
-}
-
 // Input is all that a decision rests on. Ages are measured by the caller; nothing here is a time
 // of day.
 type Input struct {
@@ -68,19 +61,27 @@ func Decide(in Input, p Policy) Decision {
 		return decideBootstrap(in, p)
 	}
 	v := judgePrimary(in, p)
-	var d Decision
-	switch {
-	case v.restarted != "":
-		d = decideUnplanned(in, p, v, Intent{
-			Kind: IntentRestart, To: s.Lock.Holder, Cause: v.restarted,
-		})
-	case v.isDead:
-		d = decideDead(in, p, v)
-	default:
-		d = decideRequests(in, p, v)
+	d := decideAlone(in, p, v)
+	if d.Do == ActHold {
+		d = decideRequests(in, p, v, d)
+	} else {
+		d.Refusals = refuseAll(in.Requests, d.Summary)
 	}
 	d.IsPrimaryUsable, d.UsableAge = v.isUsable, v.usableAge
 	return d
+}
+
+// decideAlone is what happens without any request.
+func decideAlone(in Input, p Policy, v verdict) Decision {
+	switch {
+	case v.restarted != "":
+		return decideUnplanned(in, p, v, Intent{
+			Kind: IntentRestart, To: in.State.Lock.Holder, Cause: v.restarted,
+		})
+	case v.isDead:
+		return decideDead(in, p, v)
+	}
+	return Decision{Do: ActHold, Summary: v.why, Evidence: v.evidence}
 }
 
 // decideContinue goes on with the change that stands; requests wait for no second one.
@@ -135,6 +136,12 @@ func decideBootstrap(in Input, p Policy) Decision {
 
 // decideDead answers a dead primary: failover if one is possible, else a restart in place.
 func decideDead(in Input, p Policy, v verdict) Decision {
+	if m := in.State.Maintenance; m != nil {
+		return Decision{
+			Do: ActHold, Evidence: v.evidence,
+			Summary: v.why + ", and nothing is promoted: " + m.text(),
+		}
+	}
 	why := failoverMissing(in, p)
 	if why == "" {
 		return decideUnplanned(in, p, v, Intent{Kind: IntentFailover, Cause: v.why})
@@ -147,7 +154,6 @@ func decideDead(in Input, p Policy, v verdict) Decision {
 	}
 	return Decision{
 		Do: ActHold, Summary: v.why + ", and nothing is promoted: " + why, Evidence: v.evidence,
-		Refusals: refuseAll(in.Requests, v.why+", and nothing is promoted: "+why),
 	}
 }
 
@@ -168,26 +174,24 @@ func decideUnplanned(in Input, p Policy, v verdict, it Intent) Decision {
 		d.Summary = fmt.Sprintf("%s; held back: %d unplanned changes within %s are the limit",
 			it.Cause, p.MaxChanges, p.FlapWindow)
 	}
-	d.Refusals = refuseAll(in.Requests, d.Summary)
 	return d
 }
 
-// decideRequests carries out the first request that can be; the primary is not known to be dead.
-func decideRequests(in Input, p Policy, v verdict) Decision {
-	lock := in.State.Lock
-	d := Decision{Do: ActHold, Summary: v.why, Evidence: v.evidence}
+// decideRequests carries out the first request that can be; nothing else is to be done.
+func decideRequests(in Input, p Policy, v verdict, d Decision) Decision {
 	for i, r := range in.Requests {
-		to, why := switchoverTarget(in, p, r.To)
-		if why != "" {
+		if v.isDead && r.Kind != RequestFailover {
+			d.Refusals = append(d.Refusals, RequestRefusal{r.ID, d.Summary})
+			continue
+		}
+		to, checks := CheckRequest(in, p, r)
+		if why := firstWrong(checks); why != "" {
 			d.Refusals = append(d.Refusals, RequestRefusal{r.ID, why})
 			continue
 		}
-		it := Intent{
-			Kind: IntentSwitchover, From: lock.Holder, FromEpoch: lock.Epoch, To: to,
-			Cause: "asked for by an operator",
-		}
+		it := requestIntent(*in.State.Lock, r, to)
 		d.Do, d.Intent, d.RequestID = ActBegin, &it, r.ID
-		d.Summary = fmt.Sprintf("switchover from %s to %s", lock.Holder, to)
+		d.Summary = intentText(it) + ": " + it.Cause
 		rest := refuseAll(in.Requests[i+1:], "a change is in progress: "+intentText(it))
 		d.Refusals = append(d.Refusals, rest...)
 		break
@@ -195,13 +199,29 @@ func decideRequests(in Input, p Policy, v verdict) Decision {
 	return d
 }
 
+// requestIntent is the change that carries a request out.
+func requestIntent(lock Lock, r Request, to string) Intent {
+	it := Intent{From: lock.Holder, FromEpoch: lock.Epoch, Cause: "asked for by an operator"}
+	switch r.Kind {
+	case RequestRestart:
+		it.Kind, it.To, it.Planned = IntentRestart, to, true
+	case RequestFailover:
+		it.Kind, it.Only, it.AcceptLoss = IntentFailover, to, r.AcceptLoss
+		if r.AcceptLoss {
+			it.Cause += ", who accepts the loss of commits"
+		}
+	default:
+		it.Kind, it.To = IntentSwitchover, to
+	}
+	return it
+}
+
 // failoverMissing tells why a failover would find no candidate; empty if one is likely. It looks
 // at reports only; the recruits' own answers decide.
 func failoverMissing(in Input, p Policy) string {
 	lock := in.State.Lock
 	sel := Selection{
-		Lock: *lock, SyncSet: SyncSet(p.SyncMode, in.State.Members, lock.Holder),
-		Silent: map[string]string{},
+		Lock: *lock, Sync: SyncRules(in.State, p), Silent: map[string]string{},
 	}
 	// Positions are still moving: only whether somebody could be chosen counts.
 	sel.Lock.PromotionLSN = 0
@@ -241,75 +261,6 @@ func holderIsBack(in Input, p Policy) bool {
 	o, ok := freshReport(in, p, lock.Holder)
 	return ok && (o.Member.Phase == PhaseStopped || o.Member.Phase == PhasePrimary &&
 		o.Member.Incarnation == lock.Incarnation)
-}
-
-// switchoverTarget returns the member to switch to, or why there is none.
-func switchoverTarget(in Input, p Policy, to string) (target, why string) {
-	lock := in.State.Lock
-	holder, ok := freshReport(in, p, lock.Holder)
-	if !ok || holder.Member.Phase != PhasePrimary {
-		return "", fmt.Sprintf("the agent of the primary %s does not answer or does not see it"+
-			" running", lock.Holder)
-	}
-	if to != "" {
-		return to, switchoverRefusal(in, p, holder, to)
-	}
-	sel := Selection{Lock: *lock}
-	var refused []string
-	for _, m := range DataMembers(in.State.Members) {
-		if m.Name == lock.Holder {
-			continue
-		}
-		if why := switchoverRefusal(in, p, holder, m.Name); why != "" {
-			refused = append(refused, why)
-			continue
-		}
-		o, _ := freshReport(in, p, m.Name)
-		sel.Recruits = append(sel.Recruits, Recruit{m, o.Member.Timeline, o.Member.LSN})
-	}
-	if c := Choose(sel); c.To != "" {
-		return c.To, ""
-	}
-	return "", "no standby can take over: " + strings.Join(refused, "; ")
-}
-
-// switchoverRefusal tells why to cannot take over from a running primary; empty if it can.
-func switchoverRefusal(in Input, p Policy, holder Observation, to string) string {
-	lock := in.State.Lock
-	i := slices.IndexFunc(in.State.Members, func(m Member) bool { return m.Name == to })
-	if i < 0 {
-		return fmt.Sprintf("there is no member %q", to)
-	}
-	m := in.State.Members[i]
-	if m.Postgres == "" {
-		return to + " is a witness without PostgreSQL"
-	}
-	if to == lock.Holder {
-		return to + " is the primary already"
-	}
-	if m.NoFailover {
-		return to + " is tagged nofailover"
-	}
-	o, ok := freshReport(in, p, to)
-	st := o.Member
-	switch {
-	case !ok:
-		return "the agent of " + to + " is silent"
-	case st.Phase != PhaseStandby:
-		return fmt.Sprintf("%s is %s", to, phaseText(st.Phase))
-	case st.DiskBad != "":
-		return fmt.Sprintf("the data disk of %s takes no writes: %s", to, st.DiskBad)
-	case st.Timeline != lock.Timeline:
-		return fmt.Sprintf("%s is on timeline %d, the lock is on %d", to, st.Timeline,
-			lock.Timeline)
-	case !st.Streaming:
-		return to + " is not streaming from the primary"
-	}
-	lag := holder.Member.LSN - min(st.LSN, holder.Member.LSN)
-	if p.LagMaxBytes > 0 && uint64(lag) > p.LagMaxBytes {
-		return fmt.Sprintf("%s lags by %s", to, byteText(lag))
-	}
-	return ""
 }
 
 func refuseAll(requests []Request, why string) []RequestRefusal {

@@ -96,6 +96,8 @@ func situationLine(in *election.Input, p *election.Policy, line string) error {
 	switch words[0] {
 	case "mode":
 		p.SyncMode = name
+	case "maintenance":
+		in.State.Maintenance = &election.Maintenance{Reason: name}
 	case "changed":
 		d, err := time.ParseDuration(name)
 		in.ChangeAges = append(in.ChangeAges, d)
@@ -124,7 +126,13 @@ func situationLine(in *election.Input, p *election.Policy, line string) error {
 		}
 		in.State.Intent = &it
 	case "request":
-		r := election.Request{ID: number(name), To: kv["to"]}
+		r := election.Request{
+			ID: number(name), Kind: election.RequestSwitchover, Member: kv["to"],
+		}
+		if k, ok := kv["kind"]; ok {
+			r.Kind = election.RequestKind(k)
+		}
+		_, r.AcceptLoss = kv["lossy"]
 		in.Requests = append(in.Requests, r)
 	case "report":
 		return situationReport(in, name, kv)

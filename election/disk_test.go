@@ -114,16 +114,19 @@ func TestSilentNodeSeesTheChange(t *testing.T) {
 		return e == epoch && s.Lock.Epoch == epoch && silent.IsSilent()
 	})
 	// What is asked of it goes to the node that leads now.
-	if err := silent.Switchover(t.Context(), "node3"); err != nil {
+	_, err := silent.Request(t.Context(), election.Request{
+		Kind: election.RequestSwitchover, Member: "node3",
+	})
+	if err != nil {
 		t.Errorf("switchover by the silent node: %v", err)
 	}
-	if _, err := silent.LeaderObservations(t.Context()); err != nil {
+	if _, _, err := silent.LeaderView(t.Context()); err != nil {
 		t.Errorf("observations by the silent node: %v", err)
 	}
 	goOn()
 	goOn = func() {}
 	<-written
 	electiontest.Wait(t, "its own log", 20*time.Second, func() bool {
-		return !silent.IsSilent() && silent.AppliedIndex() == g.Running[waitLeader(t, g)].AppliedIndex()
+		return !silent.IsSilent() && silent.LastIndex() == g.Running[waitLeader(t, g)].LastIndex()
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -20,6 +21,10 @@ type fsm struct {
 	// stuck is set for good by an entry that this release does not understand: the state stays
 	// what it was before, and no snapshot hides the entry from the release that will.
 	stuck error
+	// replayed is the last index that was in the log when this process started: what it did has an
+	// unknown age. unplanned are when newer unplanned changes were applied here, newest last.
+	replayed  uint64
+	unplanned []time.Time
 }
 
 var (
@@ -73,9 +78,46 @@ func (f *fsm) Apply(l *raft.Log) any {
 	}
 	next, r := apply(f.state, c)
 	if next != f.state {
+		if c.Kind == CommandCommitLock && l.Index > f.replayed {
+			f.noteChangeLocked(next)
+		}
 		f.publishLocked(next, l.Index)
 	}
 	return applied{result: r}
+}
+
+// unplannedKept is how many unplanned changes are remembered; above Policy.MaxChanges.
+const unplannedKept = 50
+
+// noteChangeLocked remembers when an unplanned change was entered. Every node does, so that the
+// limit on them outlives the leader; no clock of another node is compared.
+func (f *fsm) noteChangeLocked(s *State) {
+	n := len(s.History)
+	if n == 0 || !s.History[n-1].isUnplanned() {
+		return
+	}
+	f.unplanned = append(f.unplanned, time.Now())
+	if len(f.unplanned) > unplannedKept {
+		f.unplanned = f.unplanned[1:]
+	}
+}
+
+// unplannedAges are how long ago unplanned changes were entered.
+func (f *fsm) unplannedAges() []time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []time.Duration
+	for _, at := range f.unplanned {
+		out = append(out, time.Since(at))
+	}
+	return out
+}
+
+// startAt tells what was in the log before this process.
+func (f *fsm) startAt(index uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replayed = index
 }
 
 func (f *fsm) publishLocked(s *State, index uint64) {

@@ -174,3 +174,78 @@ func TestFSMStopsAtAnEntryOfANewerRelease(t *testing.T) {
 		}
 	}
 }
+
+// TestUnplannedChangesAreCountedHere: each node counts what it saw entered; what was in its log
+// when it started has an unknown age, and what an operator asked for does not count.
+func TestUnplannedChangesAreCountedHere(t *testing.T) {
+	f := newFSM()
+	index := uint64(0)
+	do := func(c Command) {
+		t.Helper()
+		b, err := encodeCommand(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		index++
+		a := f.Apply(&raft.Log{Index: index, Data: b}).(applied)
+		if a.err != nil || a.result.Refused != "" {
+			t.Fatalf("%s: %+v", c.Kind, a)
+		}
+	}
+	change := func(kind IntentKind, planned bool) {
+		t.Helper()
+		s, _ := f.State()
+		do(Command{Kind: CommandBegin, Begin: &BeginIntent{
+			Kind: kind, To: "pg1", FromEpoch: lockEpoch(s), Planned: planned,
+		}})
+		s, _ = f.State()
+		do(Command{Kind: CommandCommitLock, Commit: &CommitLock{Lock: Lock{
+			Epoch: s.Intent.Epoch, Holder: "pg1",
+		}}})
+	}
+	f.startAt(4)
+	change(IntentFailover, false)
+	change(IntentFailover, false) // both are replayed
+	for _, tc := range []struct {
+		kind    IntentKind
+		planned bool
+		want    int
+	}{
+		{IntentFailover, false, 1}, {IntentRestart, false, 2}, {IntentRestart, true, 2},
+		{IntentSwitchover, false, 2}, {IntentBootstrap, false, 2},
+	} {
+		change(tc.kind, tc.planned)
+		if ages := f.unplannedAges(); len(ages) != tc.want {
+			t.Errorf("after %s, planned %v: %v", tc.kind, tc.planned, ages)
+		}
+	}
+	for range 3 * unplannedKept {
+		change(IntentFailover, false)
+	}
+	if n := len(f.unplannedAges()); n != unplannedKept {
+		t.Errorf("%d are kept", n)
+	}
+}
+
+func TestMaintenanceCommand(t *testing.T) {
+	on := Command{Kind: CommandMaintenance, Maintenance: &SetMaintenance{On: true, Reason: "r"}}
+	off := Command{Kind: CommandMaintenance, Maintenance: &SetMaintenance{}}
+	s := &State{V: Version}
+	next, r := apply(s, on)
+	if r.Refused != "" || next.Maintenance == nil || next.Maintenance.Reason != "r" ||
+		s.Maintenance != nil {
+		t.Fatalf("%+v %+v", next, r)
+	}
+	if again, _ := apply(next, on); again != next {
+		t.Error("the same again changes the state")
+	}
+	if ended, _ := apply(next, off); ended.Maintenance != nil || next.Maintenance == nil {
+		t.Errorf("%+v", ended)
+	}
+	long := Command{Kind: CommandMaintenance, Maintenance: &SetMaintenance{
+		On: true, Reason: strings.Repeat("x", textBytesMax+1),
+	}}
+	if _, r := apply(s, long); r.Refused == "" {
+		t.Error("a reason without bounds is taken")
+	}
+}

@@ -40,6 +40,11 @@ func (n *Node) startRaft() error {
 	if err := n.formGroup(snaps); err != nil {
 		return err
 	}
+	last, err := n.store.LastIndex()
+	if err != nil {
+		return fmt.Errorf("read the Raft log: %w", err)
+	}
+	n.fsm.startAt(last)
 	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.transport)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)

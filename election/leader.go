@@ -129,8 +129,19 @@ func (n *Node) Leader() string {
 	return string(id)
 }
 
-// AppliedIndex is the newest log index that is applied here; 0 on a node that is no voter.
+// AppliedIndex is the newest log index whose entry is part of the state here; 0 on a node that is
+// no voter.
 func (n *Node) AppliedIndex() uint64 {
+	r := n.raft.Load()
+	if r == nil {
+		return 0
+	}
+	return r.AppliedIndex()
+}
+
+// LastIndex is the newest log index on disk here, committed or not; 0 on a node that is no voter.
+// It stands still while nothing changes.
+func (n *Node) LastIndex() uint64 {
 	r := n.raft.Load()
 	if r == nil {
 		return 0
@@ -187,29 +198,35 @@ func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
 	return a.result, a.err
 }
 
-// Switchover moves the primary to that member, or to the best one if to is empty. It returns
-// when that is done, or with the reason why it was not.
-func (n *Node) Switchover(ctx context.Context, to string) error {
+// Request asks the leader, wherever that is, for what an operator wants. It returns when that is
+// done, or with the reason why it was not; the checks are the preconditions.
+func (n *Node) Request(ctx context.Context, r Request) ([]Check, error) {
+	r.V = Version
 	s, _ := n.State()
 	before := lockEpoch(s)
 	if n.isLeading() {
-		return n.switchoverHere(ctx, to)
+		return n.requestHere(ctx, r)
 	}
 	err := ErrNoLeader
 	for _, p := range n.leaderPeers() {
-		var a empty
-		err = p.call(ctx, "/v1/switchover", switchoverRequest{Version, to}, &a)
+		var a requestAnswer
+		err = p.call(ctx, "/v1/request", r, &a)
+		if err == nil && a.Error != "" {
+			return a.Checks, errors.New(a.Error)
+		}
 		if err == nil {
-			n.awaitLock(ctx, before)
-			return nil
+			if !r.DryRun && (r.Kind != RequestRestart || s.Lock != nil && r.Member == s.Lock.Holder) {
+				n.awaitLock(ctx, before)
+			}
+			return a.Checks, nil
 		}
 		// Only a node that surely did nothing is passed over.
 		text := err.Error()
 		if !strings.Contains(text, errNotLeader.Error()) && !strings.Contains(text, "dial node") {
-			return err
+			return nil, err
 		}
 	}
-	return err
+	return nil, err
 }
 
 // seeTimeout bounds how long a node waits to see what the leader says is done.
@@ -232,19 +249,22 @@ func (n *Node) awaitLock(ctx context.Context, before uint64) {
 	}
 }
 
-func (n *Node) switchoverHere(ctx context.Context, to string) error {
+func (n *Node) requestHere(ctx context.Context, r Request) ([]Check, error) {
 	if !n.isLeading() {
-		return errNotLeader
+		return nil, errNotLeader
 	}
 	ctx, stop := n.whileHeard(ctx)
 	defer stop()
-	err := n.loop.RequestSwitchover(ctx, to)
+	checks, err := n.loop.Request(ctx, r)
 	if errors.Is(context.Cause(ctx), errSilent) {
-		return fmt.Errorf("%w: the outcome is unknown; look at the status and ask again once "+
-			"another node leads", errSilent)
+		return checks, fmt.Errorf("%w: the outcome is unknown; look at the status and ask again "+
+			"once another node leads", errSilent)
 	}
-	return err
+	return checks, err
 }
+
+// UnplannedChanges implements Coordinator.
+func (n *Node) UnplannedChanges() []time.Duration { return n.fsm.unplannedAges() }
 
 // silentCheck is how often whileHeard looks.
 const silentCheck = 100 * time.Millisecond
@@ -266,18 +286,20 @@ func (n *Node) whileHeard(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { cancel(nil); <-done }
 }
 
-// LeaderObservations are the leader's observations, wherever this is asked.
-func (n *Node) LeaderObservations(ctx context.Context) ([]Observation, error) {
+// LeaderView is what the leader knows of all nodes, and its newest decision, wherever this is
+// asked; the decision is nil from a leader of a release that does not tell.
+func (n *Node) LeaderView(ctx context.Context) ([]Observation, *Decision, error) {
 	if n.isLeading() {
 		obs, _ := n.Observations()
-		return obs, nil
+		d := n.loop.LastDecision()
+		return obs, &d, nil
 	}
 	last := ErrNoLeader
 	for _, p := range n.leaderPeers() {
 		var a observationsAnswer
 		if last = p.call(ctx, "/v1/observations", empty{Version}, &a); last == nil {
-			return a.Observations, nil
+			return a.Observations, a.Decision, nil
 		}
 	}
-	return nil, last
+	return nil, nil, last
 }

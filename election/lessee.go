@@ -167,7 +167,7 @@ func (l *lessee) mustEnd(s *State) uint64 {
 // then nothing of the epoch passes any more, and only then the voters are told.
 func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
 	if l.gate != nil {
-		if s.Intent != nil && s.Intent.Kind == IntentSwitchover {
+		if s.Intent != nil && s.Intent.drains() {
 			dctx, cancel := context.WithTimeout(ctx, l.drain)
 			l.drainGate(dctx, s.Intent.Epoch, epoch)
 			cancel()

@@ -28,7 +28,10 @@ type agentRecord struct {
 	Result      *OrderResult `json:"result,omitempty"`
 	ResultEpoch uint64       `json:"result_epoch,omitempty"`
 	SyncNames   string       `json:"sync_names,omitempty"`
-	Members     []Member     `json:"members,omitempty"`
+	// SyncEpoch and SyncSeq name the newest record of the sync set that was acted upon.
+	SyncEpoch uint64   `json:"sync_epoch,omitempty"`
+	SyncSeq   uint64   `json:"sync_seq,omitempty"`
+	Members   []Member `json:"members,omitempty"`
 	// Rewinding is set before pg_rewind writes, and cleared when the directory is whole again.
 	Rewinding bool `json:"rewinding,omitempty"`
 	// Adopted is set from an adoption to the group's first lock, Files until the next start.

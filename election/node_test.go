@@ -20,7 +20,11 @@ type idle struct{}
 
 func (idle) RunLeader(ctx context.Context) { <-ctx.Done() }
 
-func (idle) RequestSwitchover(context.Context, string) error { return nil }
+func (idle) Request(context.Context, election.Request) ([]election.Check, error) {
+	return nil, nil
+}
+
+func (idle) LastDecision() election.Decision { return election.Decision{} }
 
 // gate records what the lessee asks of it.
 type gate struct {
@@ -199,17 +203,48 @@ func TestNoLogEntryInSteadyState(t *testing.T) {
 	waitGranted(t, g, epoch)
 	n := g.Running["node1"]
 	electiontest.Wait(t, "quiet log", 5*time.Second, func() bool {
-		i := n.AppliedIndex()
+		i := n.LastIndex()
 		time.Sleep(300 * time.Millisecond)
-		return i == n.AppliedIndex()
+		return i == n.LastIndex()
 	})
-	before, until := n.AppliedIndex(), n.Lease().Until()
+	before, until := n.LastIndex(), n.Lease().Until()
 	time.Sleep(3 * time.Second)
-	if after := n.AppliedIndex(); after != before {
+	if after := n.LastIndex(); after != before {
 		t.Errorf("the log grew from %d to %d while nothing happened", before, after)
 	}
 	if n.Lease().Until() <= until {
 		t.Error("the lease was not renewed meanwhile")
+	}
+}
+
+// TestAppliedIndex: an entry that is on disk but not committed is no part of the state, and does
+// not count as applied.
+func TestAppliedIndex(t *testing.T) {
+	g, _ := startGroup(t, 3)
+	change(t, g, election.IntentBootstrap, "node1")
+	leader := waitLeader(t, g)
+	n := g.Running[leader]
+	electiontest.Wait(t, "all applied", 5*time.Second, func() bool {
+		return n.AppliedIndex() == n.LastIndex()
+	})
+	before := n.AppliedIndex()
+	for _, m := range g.Nodes {
+		if m.Name != leader {
+			g.Stop(m.Name)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := n.Apply(ctx, election.Command{Kind: election.CommandRegister,
+		Register: &election.RegisterMembers{Cluster: g.Config(leader).Cluster, Members: g.Nodes}})
+	if err == nil {
+		t.Fatal("an entry was committed without a majority")
+	}
+	if last := n.LastIndex(); last <= before {
+		t.Fatalf("the last index is %d, was %d: the entry is not on disk", last, before)
+	}
+	if now := n.AppliedIndex(); now != before {
+		t.Errorf("the applied index is %d, was %d: the entry is not committed", now, before)
 	}
 }
 

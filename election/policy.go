@@ -5,8 +5,13 @@ import "time"
 // Policy is what the decision and its transitions may do and how long they take. Ages and
 // deadlines are durations measured on one node; none is compared across hosts.
 type Policy struct {
-	// SyncMode is SyncOff or SyncQuorum.
+	// SyncMode is one of SyncModes.
 	SyncMode string
+	// SyncWait is how many standbys a commit waits for in the modes quorum and strict.
+	SyncWait int
+	// SyncDegradeAfter is how long a standby may be away before commits are no longer waited for
+	// on it; SyncReturnAfter, how long it must be there before they are again.
+	SyncDegradeAfter, SyncReturnAfter time.Duration
 	// ReportFresh is the age up to which a report speaks for its node.
 	ReportFresh time.Duration
 	// ProofFresh is the age up to which a node's word that the primary works stands against
@@ -49,6 +54,9 @@ type Policy struct {
 func DefaultPolicy(t Timing) Policy {
 	return Policy{
 		SyncMode:          SyncQuorum,
+		SyncWait:          1,
+		SyncDegradeAfter:  10 * time.Second,
+		SyncReturnAfter:   2 * time.Second,
 		ReportFresh:       4 * t.Interval,
 		ProofFresh:        2*t.Interval + t.Interval/2,
 		ProbeRepeats:      3,

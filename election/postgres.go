@@ -227,7 +227,7 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 		close(failed)
 	}()
 	if err := a.waitReady(ctx, failed); err != nil {
-		return fmt.Errorf("start: %w%s", err, a.logSince(offset))
+		return fmt.Errorf("start: %w%s", err, pgWithRemedy(a.logSince(offset)))
 	}
 	a.hurry()
 	return nil

@@ -139,7 +139,7 @@ func pgFindBin(dir string) (string, error) {
 func (a *PostgresAgent) run(ctx context.Context, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(a.bin, name), args...)
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + a.bin + ":/usr/bin:/bin", "LC_ALL=C", "HOME=/nonexistent"}
+	cmd.Env = pgEnviron(a.bin, name, os.Getenv, oomScore())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: a.account.cred}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
@@ -150,9 +150,57 @@ func (a *PostgresAgent) run(ctx context.Context, name string, args ...string) (s
 		err = ctx.Err()
 	}
 	if err != nil {
-		return out.String(), fmt.Errorf("%s: %w: %s", name, err, pgTail(out.String(), 600))
+		return out.String(), fmt.Errorf("%s: %w: %s", name, err,
+			pgWithRemedy(pgTail(out.String(), 600)))
 	}
 	return out.String(), nil
+}
+
+// oomScoreFile is where a process tells the kernel how soon it is to be killed for memory.
+const oomScoreFile = "/proc/self/oom_score_adj"
+
+// oomScore is our own score; an unknown one counts as the usual 0.
+func oomScore() int {
+	b, _ := os.ReadFile(oomScoreFile)
+	n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+	return n
+}
+
+// pgEnviron is what PostgreSQL's programs get of the environment. The postmaster, which pg_ctl
+// starts, gets what makes it raise its children's out-of-memory score: a node is spared by its
+// unit, the postmaster inherits that, and a backend that eats all memory must not. Without the two
+// variables a spared node asks for what they usually say.
+func pgEnviron(bin, program string, getenv func(string) string, score int) []string {
+	env := []string{"PATH=" + bin + ":/usr/bin:/bin", "LC_ALL=C", "HOME=/nonexistent"}
+	if program != "pg_ctl" {
+		return env
+	}
+	file, value := getenv("PG_OOM_ADJUST_FILE"), getenv("PG_OOM_ADJUST_VALUE")
+	if file == "" && score < 0 {
+		file, value = oomScoreFile, "0"
+	}
+	if file != "" {
+		env = append(env, "PG_OOM_ADJUST_FILE="+file)
+	}
+	if file != "" && value != "" {
+		env = append(env, "PG_OOM_ADJUST_VALUE="+value)
+	}
+	return env
+}
+
+// pgWithRemedy adds to what PostgreSQL printed the key to look at, where its words are known.
+func pgWithRemedy(text string) string {
+	for words, remedy := range map[string]string{
+		"Address already in use": "another program has the port of postgres.listen: end it, or " +
+			"choose another port, also in group.nodes of all nodes",
+		"password authentication failed": "the passwords in postgres.secrets_dir are not those of " +
+			"the other nodes: copy the directory from one that works",
+	} {
+		if strings.Contains(text, words) {
+			text += " (" + remedy + ")"
+		}
+	}
+	return text
 }
 
 // pgTail gives the last bytes of a text as one line.

@@ -170,6 +170,9 @@ func (a *PostgresAgent) reconcileStopped(ctx context.Context, s agentStep) error
 	if err := a.endOrphans(ctx); err != nil {
 		return err
 	}
+	if st, _ := a.deps.Source.State(); st.Maintenance != nil {
+		return nil // whoever stopped it starts it, or ends the maintenance
+	}
 	switch {
 	case rec.Rewinding && s.holder != nil:
 		return a.rejoin(ctx, *s.holder, s.lock)
@@ -237,7 +240,11 @@ func (a *PostgresAgent) reconcilePrimary(ctx context.Context, s agentStep,
 		return errors.New("the server was started without an order: it stays closed until the " +
 			"lock names its incarnation")
 	}
-	if err := a.applyConf(ctx, pgConf{syncNames: rec.SyncNames}); err != nil {
+	st, _ := a.deps.Source.State()
+	if st.Lock == nil || st.Lock.Epoch != s.lock.Epoch {
+		return nil // overtaken: the next pass sees it
+	}
+	if err := a.reconcileSync(ctx, st); err != nil {
 		return err
 	}
 	if time.Since(*lastSlots) < slotInterval {

@@ -315,6 +315,20 @@ func (a *PostgresAgent) hasStandbySignal() bool {
 	return err == nil
 }
 
+// orderRestart restarts a standby, or starts one that was stopped.
+func (a *PostgresAgent) orderRestart(ctx context.Context) (OrderResult, error) {
+	if err := a.needOurs(); err != nil {
+		return OrderResult{}, err
+	}
+	if !a.hasStandbySignal() {
+		return OrderResult{}, fmt.Errorf("%w: it is no standby", ErrAgentRole)
+	}
+	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
+		return OrderResult{}, err
+	}
+	return OrderResult{}, a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
+}
+
 // startStandby starts the stopped server as a standby.
 func (a *PostgresAgent) startStandby(ctx context.Context, conf pgConf) error {
 	if err := a.endOrphans(ctx); err != nil {

@@ -158,6 +158,7 @@ func (n *Node) runReports(ctx context.Context) {
 func (n *Node) buildReport(p *prober) Report {
 	r := Report{
 		V: Version, Node: n.cfg.Name, Epoch: p.epoch, Probe: p.result, ProbeCount: p.count,
+		SyncV: SyncVersion,
 	}
 	if n.deps.Agent != nil {
 		r.Member = n.deps.Agent.Status()

@@ -4,31 +4,67 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
-// ErrSwitchoverRefused tells that a switchover was not begun; the text after it says why.
-var ErrSwitchoverRefused = errors.New("switchover refused")
+// ErrRefused tells that a request was not begun; the text after it says why.
+var ErrRefused = errors.New("refused")
 
-// ErrSwitchoverFailed tells that a switchover was begun and another change of the lock came of it.
-var ErrSwitchoverFailed = errors.New("switchover failed")
+// ErrFailed tells that a request was begun and another change of the lock came of it.
+var ErrFailed = errors.New("failed")
 
-// ErrNotLeading tells that this node does not lead the group (any more); a switchover that it had
+// ErrNotLeading tells that this node does not lead the group (any more); a request that it had
 // begun is finished by the next leader.
 var ErrNotLeading = errors.New("this node does not lead the group")
 
-// pendingSwitchover is a request whose asker waits; guarded by Controller.mu.
-type pendingSwitchover struct {
+// pendingRequest is a request whose asker waits; guarded by Controller.mu.
+type pendingRequest struct {
 	request Request
 	// epoch is that of the intent that carries the request out; 0 before.
 	epoch uint64
-	to    string
 	// done has one place, for the outcome.
 	done chan error
 }
 
-// RequestSwitchover asks for a switchover to a member, or to the best one if to is empty, and
-// waits for its outcome. When ctx ends first, a switchover that has begun goes on.
-func (c *Controller) RequestSwitchover(ctx context.Context, to string) error {
+// Request asks for what an operator wants and waits for its outcome; when ctx ends first, what has
+// begun goes on. The checks are those of the moment in which it was asked for.
+func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
+	s, _ := c.co.State()
+	c.mu.Lock()
+	isLeader, ledAt := c.isLeader, c.ledAt
+	c.mu.Unlock()
+	if !isLeader {
+		return nil, ErrNotLeading
+	}
+	in := Input{State: s, Observations: observationsFor(c.co, s, ledAt, time.Now())}
+	_, checks := CheckRequest(in, c.policy, r)
+	if r.DryRun {
+		return checks, nil
+	}
+	if r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder {
+		return checks, c.restartStandby(ctx, s, r, checks)
+	}
+	return checks, c.enqueue(ctx, r)
+}
+
+// restartStandby needs no change of the lock: the order is given under the lock's own epoch, so a
+// change that begins meanwhile overtakes it.
+func (c *Controller) restartStandby(ctx context.Context, s *State, r Request, checks []Check,
+) error {
+	if why := firstWrong(checks); why != "" {
+		return fmt.Errorf("%w: %s", ErrRefused, why)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.policy.StopTimeout+c.policy.StartTimeout)
+	defer cancel()
+	o := Order{V: Version, Kind: OrderRestart, Epoch: s.Lock.Epoch}
+	if _, err := c.co.Call(ctx, r.Member, o); err != nil {
+		return fmt.Errorf("%w: order restart to %s: %w", ErrFailed, r.Member, err)
+	}
+	return nil
+}
+
+// enqueue hands a request to the loop and waits.
+func (c *Controller) enqueue(ctx context.Context, r Request) error {
 	c.mu.Lock()
 	if !c.isLeader {
 		c.mu.Unlock()
@@ -36,38 +72,34 @@ func (c *Controller) RequestSwitchover(ctx context.Context, to string) error {
 	}
 	if len(c.requests) >= requestsMax {
 		c.mu.Unlock()
-		return fmt.Errorf("%w: too many requests wait", ErrSwitchoverRefused)
+		return fmt.Errorf("%w: too many requests wait", ErrRefused)
 	}
 	c.lastID++
-	r := &pendingSwitchover{request: Request{ID: c.lastID, To: to}, done: make(chan error, 1)}
-	c.requests = append(c.requests, r)
+	r.ID = c.lastID
+	w := &pendingRequest{request: r, done: make(chan error, 1)}
+	c.requests = append(c.requests, w)
 	c.mu.Unlock()
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 	select {
-	case err := <-r.done:
+	case err := <-w.done:
 		return err
 	case <-ctx.Done():
-		c.dropRequest(r.request.ID, nil)
-		return fmt.Errorf("switchover: outcome not waited for: %w", ctx.Err())
+		c.dropRequest(r.ID, nil)
+		return fmt.Errorf("%s: outcome not waited for: %w", r.Kind, ctx.Err())
 	}
 }
 
 // requestsMax bounds the requests that wait.
 const requestsMax = 16
 
-// startRequests opens the door for requests at the start of a leadership. Changes from before it
-// have an unknown age and are not counted as flapping.
+// startRequests opens the door for requests at the start of a leadership.
 func (c *Controller) startRequests() {
-	s, _ := c.co.State()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.isLeader = true
-	for _, h := range s.History {
-		c.seenEpoch = max(c.seenEpoch, h.Lock.Epoch)
-	}
+	c.isLeader, c.ledAt = true, time.Now()
 }
 
 // failRequests ends all requests with the leadership.
@@ -76,7 +108,8 @@ func (c *Controller) failRequests() {
 	defer c.mu.Unlock()
 	c.isLeader = false
 	for _, r := range c.requests {
-		r.done <- fmt.Errorf("switchover: %w any more; see status for its outcome", ErrNotLeading)
+		r.done <- fmt.Errorf("%s: %w any more; see status for its outcome", r.request.Kind,
+			ErrNotLeading)
 	}
 	c.requests = nil
 }
@@ -84,7 +117,7 @@ func (c *Controller) failRequests() {
 // refuseRequests answers requests that are not carried out.
 func (c *Controller) refuseRequests(refusals []RequestRefusal) {
 	for _, r := range refusals {
-		c.dropRequest(r.ID, fmt.Errorf("%w: %s", ErrSwitchoverRefused, r.Why))
+		c.dropRequest(r.ID, fmt.Errorf("%w: %s", ErrRefused, r.Why))
 	}
 }
 
@@ -102,12 +135,12 @@ func (c *Controller) dropRequest(id uint64, err error) {
 }
 
 // markRequest notes the intent that carries a request out.
-func (c *Controller) markRequest(id, epoch uint64, to string) {
+func (c *Controller) markRequest(id, epoch uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, r := range c.requests {
 		if r.request.ID == id {
-			r.epoch, r.to = epoch, to
+			r.epoch = epoch
 		}
 	}
 }
@@ -118,7 +151,7 @@ func (c *Controller) settleRequests(s *State) {
 		return
 	}
 	c.mu.Lock()
-	var over []*pendingSwitchover
+	var over []*pendingRequest
 	for _, r := range c.requests {
 		if r.epoch != 0 && s.Lock.Epoch >= r.epoch {
 			over = append(over, r)
@@ -128,7 +161,7 @@ func (c *Controller) settleRequests(s *State) {
 	for _, r := range over {
 		var err error
 		if s.Lock.Epoch != r.epoch {
-			err = fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrSwitchoverFailed,
+			err = fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrFailed,
 				s.Lock.Holder, s.Lock.Epoch, causeOf(s))
 		}
 		c.dropRequest(r.request.ID, err)

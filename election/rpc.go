@@ -40,13 +40,17 @@ type (
 		Epoch uint64 `json:"epoch"`
 		Blank bool   `json:"blank,omitempty"`
 	}
-	switchoverRequest struct {
-		V  int    `json:"v"`
-		To string `json:"to"`
+	requestAnswer struct {
+		V      int     `json:"v"`
+		Checks []Check `json:"checks,omitempty"`
+		// Error is why the request was not carried out; empty if it was.
+		Error string `json:"error,omitempty"`
 	}
 	observationsAnswer struct {
 		V            int           `json:"v"`
 		Observations []Observation `json:"observations"`
+		// Decision is the leader's newest; nil from a release that does not tell.
+		Decision *Decision `json:"decision,omitempty"`
 	}
 	empty struct {
 		V int `json:"v"`
@@ -93,10 +97,12 @@ func (n *Node) handler() http.Handler {
 	) (OrderResult, error) {
 		return n.obey(ctx, o)
 	})))
-	on("/v1/switchover", voters(rpc(func(ctx context.Context,
-		r switchoverRequest,
-	) (empty, error) {
-		return empty{Version}, n.switchoverHere(ctx, r.To)
+	on("/v1/request", voters(rpc(func(ctx context.Context, r Request) (requestAnswer, error) {
+		checks, err := n.requestHere(ctx, r)
+		if err != nil && len(checks) > 0 {
+			return requestAnswer{Version, checks, err.Error()}, nil
+		}
+		return requestAnswer{V: Version, Checks: checks}, err
 	})))
 	on("/v1/observations", voters(rpc(func(context.Context, empty,
 	) (observationsAnswer, error) {
@@ -104,7 +110,8 @@ func (n *Node) handler() http.Handler {
 			return observationsAnswer{}, errNotLeader
 		}
 		obs, _ := n.Observations()
-		return observationsAnswer{Version, obs}, nil
+		d := n.loop.LastDecision()
+		return observationsAnswer{Version, obs, &d}, nil
 	})))
 	return mux
 }

@@ -84,9 +84,9 @@ func TestRPCRefusesBadBodies(t *testing.T) {
 		"newer order":  {"/v1/order", `{"v":7,"kind":"stop"}`, 400, "upgrade this node"},
 		"unknown path": {"/v1/nothing", `{"v":1}`, 404, ""},
 		"unknown command": {
-			"/v1/apply", `{"v":1,"kind":"drop"}`, 200, `command \"drop\" is not known`,
+			"/v1/apply", `{"v":1,"kind":"drop"}`, 409, `command \"drop\" is not known`,
 		},
-		"unknown member": {"/v1/switchover", `{"v":1,"to":"x"}`, 200, ""},
+		"unknown member": {"/v1/request", `{"v":1,"kind":"switchover","member":"x"}`, 200, ""},
 	} {
 		code, text := post(t, g, "node1", tc.path, []byte(tc.body))
 		if code != tc.code || !strings.Contains(text, tc.words) {
@@ -100,6 +100,9 @@ func TestRPCRefusesBadBodies(t *testing.T) {
 	if s, _ := g.Running["node1"].State(); s.LastEpoch != 0 || s.Intent != nil {
 		t.Errorf("a bad body took effect: %+v", s)
 	}
+	if p := g.Running["node1"].Problems(); len(p) > 0 {
+		t.Errorf("a bad body left a problem: %v", p)
+	}
 }
 
 // TestRPCOfStrangers: a certificate of the CA for another name than a node's is a sidecar's.
@@ -107,7 +110,7 @@ func TestRPCOfStrangers(t *testing.T) {
 	g := startOne(t)
 	body := []byte(`{"v":1,"epoch":1,"kind":"stop","lessee":"sidecar","seq":1}`)
 	for _, path := range []string{
-		"/v1/endorse", "/v1/report", "/v1/apply", "/v1/order", "/v1/switchover",
+		"/v1/endorse", "/v1/report", "/v1/apply", "/v1/order", "/v1/request",
 		"/v1/observations", "/v1/renew", "/v1/release",
 	} {
 		code, text := post(t, g, "sidecar", path, body)

@@ -54,6 +54,9 @@ func (s *agentSampler) once(ctx context.Context) {
 	}
 	rec := s.a.record()
 	st.Name, st.Pledged, st.Adopted = s.a.cfg.Name, rec.Pledged, s.a.adoptedRole()
+	if st.Phase == PhasePrimary {
+		st.Sync = s.a.memberSync()
+	}
 	if st.SystemID == "" && st.Phase != PhaseForeign && st.Phase != PhaseEmpty {
 		st.SystemID = rec.SystemID
 	}
@@ -261,7 +264,8 @@ func agentSameForDecision(x, y MemberStatus) bool {
 	return x.Phase == y.Phase && x.Pid == y.Pid && x.Incarnation == y.Incarnation &&
 		x.SystemID == y.SystemID && x.Timeline == y.Timeline && x.Streaming == y.Streaming &&
 		x.Upstream == y.Upstream && x.Pledged == y.Pledged && x.Problem == y.Problem &&
-		x.CheckpointTimeline == y.CheckpointTimeline && x.Adopted == y.Adopted &&
+		x.CheckpointTimeline == y.CheckpointTimeline && x.Sync == y.Sync &&
+		x.Adopted == y.Adopted &&
 		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots)
 }
 

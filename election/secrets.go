@@ -39,6 +39,10 @@ func loadAgentSecrets(dir string) (agentSecrets, error) {
 
 func readAgentSecret(path string) (string, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("secret: %w (the file and its directory must belong to the user "+
+			"that runs this)", err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("secret: %w (`holdfast init` makes it; copy it from another node)",
 			err)
@@ -60,28 +64,6 @@ func readAgentSecret(path string) (string, error) {
 		return "", fmt.Errorf("secret %s: one line with a password is needed", path)
 	}
 	return text, nil
-}
-
-// GenerateAgentSecrets makes the password files that dir lacks, and leaves existing ones alone.
-// All nodes of a cluster need the same files.
-func GenerateAgentSecrets(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("secrets directory: %w", err)
-	}
-	for _, name := range agentSecretNames {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, os.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("secret: %w", err)
-		}
-		_, err = f.WriteString(rand.Text() + rand.Text() + "\n")
-		if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-			return fmt.Errorf("write secret %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // pgVerifier makes the SCRAM-SHA-256 secret that PostgreSQL stores (RFC 5802), so that a password

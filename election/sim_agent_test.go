@@ -79,6 +79,7 @@ func (n *simNode) resultLocked() election.OrderResult {
 }
 
 func (n *simNode) bootstrapLocked(o election.Order) (election.OrderResult, error) {
+	n.takeSyncLocked(o)
 	if n.pg.phase == election.PhaseEmpty {
 		n.pg.phase, n.pg.promotedAt = election.PhasePrimary, o.Epoch
 		n.pg.wal = []uint64{n.w.entryLocked(1)}
@@ -114,6 +115,7 @@ func (n *simNode) recruitLocked(o election.Order) (election.OrderResult, error) 
 }
 
 func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) {
+	n.takeSyncLocked(o)
 	switch n.pg.phase {
 	case election.PhaseStandby:
 		n.pg.phase, n.pg.upstream = election.PhasePrimary, ""
@@ -164,6 +166,7 @@ func (n *simNode) stopLocked() (election.OrderResult, error) {
 }
 
 func (n *simNode) startLocked(o election.Order) (election.OrderResult, error) {
+	n.takeSyncLocked(o)
 	switch n.pg.phase {
 	case election.PhaseStopped:
 		if n.pg.promotedAt == 0 {
@@ -193,6 +196,7 @@ func (n *simNode) tickAgentLocked() {
 			n.pg.incarnation++
 			n.pg.isOpen = true
 		}
+		n.tickSyncLocked()
 		return
 	}
 	if n.pg.promotedAt >= l.Epoch || n.pg.pledged > l.Epoch {

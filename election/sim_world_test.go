@@ -26,6 +26,7 @@ const (
 	bugIgnoresPledge simBug = "agents ignore their pledge"
 	bugSameEpoch     simBug = "restarts in place without a new epoch"
 	bugNoEndorsement simBug = "promotes before a majority endorsed"
+	bugNoRecord      simBug = "chooses by the configuration and not by the record of the sync set"
 )
 
 // The model's lease: T_L, and T_P of a promise.
@@ -57,7 +58,9 @@ type simWorld struct {
 	used       map[uint64]string // epoch -> incarnation that clients used
 	targets    map[uint64]string // epoch -> durable target
 	violations []string
-	late       sync.WaitGroup // messages that are still under way
+	// degraded and changedSync count the entries of the sync set.
+	degraded, changedSync int
+	late                  sync.WaitGroup // messages that are still under way
 }
 
 // simNode is one node: voter, agent, PostgreSQL and proxy; it is the Coordinator of its controller.
@@ -107,6 +110,7 @@ type simServer struct {
 	isClean    bool
 	isOpen     bool
 	pending    []simCommit
+	sync       simSync
 }
 
 type simCommit struct {
@@ -180,6 +184,9 @@ func (n *simNode) State() (*election.State, <-chan struct{}) {
 		s.Intent = &it
 		return &s, n.changed
 	}
+	if n.w.bug == bugNoRecord {
+		return n.withoutSyncLocked(), n.changed
+	}
 	return n.view, n.changed
 }
 
@@ -219,6 +226,7 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 	if after.LastEpoch < before.LastEpoch {
 		w.violate("the epoch counter went from %d to %d", before.LastEpoch, after.LastEpoch)
 	}
+	w.checkSyncLocked(before, after)
 	if after.Intent != nil && after.Intent.To != "" {
 		w.targets[after.Intent.Epoch] = after.Intent.To
 	}
@@ -256,6 +264,9 @@ func (n *simNode) Observations() ([]election.Observation, <-chan struct{}) {
 
 // Name implements election.Coordinator.
 func (n *simNode) Name() string { return n.name }
+
+// UnplannedChanges implements election.Coordinator; the simulation sets no limit on them.
+func (n *simNode) UnplannedChanges() []time.Duration { return nil }
 
 // Timing implements election.Coordinator.
 func (n *simNode) Timing() election.Timing { return simTiming() }

@@ -34,6 +34,10 @@ func apply(s *State, c Command) (*State, Result) {
 		return applyTarget(s, c.Target)
 	case c.Kind == CommandCommitLock && c.Commit != nil:
 		return applyCommit(s, c.Commit)
+	case c.Kind == CommandSync && c.Sync != nil:
+		return applySync(s, c.Sync)
+	case c.Kind == CommandMaintenance && c.Maintenance != nil:
+		return applyMaintenance(s, c.Maintenance)
 	}
 	return s, refuse("command %q is not known", c.Kind)
 }
@@ -66,7 +70,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	default:
 		return s, refuse("an intent of kind %q is not known", c.Kind)
 	}
-	if max(len(c.Request), len(c.Cause), len(c.From), len(c.To)) > textBytesMax {
+	if max(len(c.Request), len(c.Cause), len(c.From), len(c.To), len(c.Only)) > textBytesMax {
 		return s, refuse("a text is longer than %d bytes", textBytesMax)
 	}
 	if why := evidenceTooLong(c.Evidence); why != "" {
@@ -86,6 +90,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	intent := &Intent{
 		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
 		Cause: c.Cause, Evidence: c.Evidence, Request: c.Request,
+		Planned: c.Planned, Only: c.Only, AcceptLoss: c.AcceptLoss,
 	}
 	if old := s.Intent; old != nil {
 		intent.Tried = slices.Clone(old.Tried)
@@ -148,18 +153,25 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 		return s, refuse("a text is longer than %d bytes, or there are more than %d phases",
 			textBytesMax, phasesMax)
 	}
+	if c.Sync != nil {
+		if why := syncRuleWrong(otherNames(s.Members, c.Lock.Holder), *c.Sync); why != "" {
+			return s, refuse("sync set: %s", why)
+		}
+	}
 	if c.SystemID != "" && s.SystemID != "" && c.SystemID != s.SystemID {
 		return s, refuse("the system identifier is %s, not %s", s.SystemID, c.SystemID)
 	}
 	next := *s
 	lock := c.Lock
 	next.Lock, next.Intent = &lock, nil
+	next.Sync = syncAfterCommit(s, lock, c.Sync)
 	if c.SystemID != "" {
 		next.SystemID = c.SystemID
 	}
 	change := Change{
 		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
 		At: c.At, PhasesMS: c.PhasesMS,
+		Planned: i.Kind == IntentSwitchover || i.Planned || i.Only != "",
 	}
 	next.History = append(slices.Clone(s.History), change)
 	n := len(next.History)

@@ -19,6 +19,9 @@ type transition struct {
 	// lock is the lock that the intent replaces; nil at bootstrap.
 	lock    *Lock
 	members []Member
+	// state is the replicated state in which the intent was found: the rules of its sync set do
+	// not change as long as an intent stands.
+	state *State
 	// lead is the leadership's context; the steps' own ends also when the intent is void.
 	lead context.Context
 	// phases is written by the transition's goroutine only.
@@ -28,7 +31,8 @@ type transition struct {
 // runTransition goes on with an intent until it became a lock, was replaced, or a step failed.
 func (c *Controller) runTransition(lead context.Context, s *State, it Intent) error {
 	t := &transition{
-		c: c, it: it, lock: s.Lock, members: s.Members, lead: lead, phases: map[string]int64{},
+		c: c, it: it, lock: s.Lock, members: s.Members, state: s, lead: lead,
+		phases: map[string]int64{},
 	}
 	if c.phasesEpoch == it.Epoch {
 		t.phases = maps.Clone(c.phases)
@@ -178,7 +182,7 @@ func (t *transition) promote(ctx context.Context, to string) error {
 	t.note("%s is promoted", to)
 	start := time.Now()
 	o := Order{Kind: OrderPromote, Members: t.members}
-	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
+	o.SyncNames = startRule(t.state, t.c.policy, to).Setting()
 	res, err := t.insist(ctx, t.c.policy.PromoteTimeout, promoteAttempts, to, o)
 	t.measure(phasePromote, start)
 	switch {
@@ -249,7 +253,8 @@ func (t *transition) commit(l Lock, systemID string) error {
 	if t.c.phasesEpoch == t.it.Epoch && !t.c.begunAt.IsZero() {
 		t.phases[phaseTotal] = start.Sub(t.c.begunAt).Milliseconds() + t.phases[phaseDetect]
 	}
-	if err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases)); err != nil {
+	err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases), t.ruleOf(l.Holder))
+	if err != nil {
 		return err
 	}
 	t.measure(phaseCommit, start)

@@ -20,10 +20,14 @@ func (t *transition) failover(ctx context.Context) error {
 			return err
 		}
 	} else {
-		g := t.newGathering("")
+		g := t.newGathering(t.it.Only)
 		choice, back, err := g.gather(ctx)
 		if err != nil {
 			return err
+		}
+		if back && t.it.Only != "" {
+			// What the operator asked for cannot be done: back to what is decided without one.
+			return t.replace(IntentFailover, "", t.it.Cause+"; then: "+choice.Missing)
 		}
 		if back {
 			return t.goBack("no candidate: " + choice.Missing)
@@ -72,9 +76,9 @@ type recruitAnswer struct {
 func (t *transition) newGathering(only string) *gathering {
 	g := &gathering{t: t, failed: map[string]bool{}}
 	g.sel = Selection{
-		Lock: *t.lock, SyncSet: SyncSet(t.c.policy.SyncMode, t.members, t.lock.Holder),
+		Lock: *t.lock, Sync: SyncRules(t.state, t.c.policy),
 		Tried: triedBut(t.it.Tried, t.lock.Holder), Only: only, Silent: map[string]string{},
-		LagMaxBytes: t.c.policy.LagMaxBytes,
+		LagMaxBytes: t.c.policy.LagMaxBytes, AcceptLoss: t.it.AcceptLoss,
 	}
 	for _, m := range DataMembers(t.members) {
 		if m.Name != t.lock.Holder {
@@ -102,7 +106,8 @@ func triedBut(tried []string, holder string) []string {
 }
 
 // gather runs endorsement and recruiting side by side until a candidate can be chosen. isBack
-// tells that none can be, but the old holder can be the primary again.
+// tells that none can be, but the old holder can be the primary again; or, where only one may be
+// chosen, that this one cannot.
 func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var workers sync.WaitGroup
@@ -130,7 +135,8 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 			return choice, false, nil
 		case choice.To != "" && g.isEndorsed && grace == nil:
 			grace = time.After(g.graceTime())
-		case choice.To == "" && g.isRoundOver() && holderIsBack(g.t.input(), g.t.c.policy):
+		case choice.To == "" && g.isRoundOver() &&
+			(g.sel.Only != "" || holderIsBack(g.t.input(), g.t.c.policy)):
 			return choice, true, nil
 		case choice.To == "":
 			g.t.note("no candidate yet: %s", choice.Missing)
@@ -158,7 +164,7 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 // graceTime is how long better candidates are waited for. When the recruits are known to have all
 // that was acknowledged it is short; else only the other members can tell.
 func (g *gathering) graceTime() time.Duration {
-	if len(g.sel.SyncSet) > 0 && len(g.sel.Tried) == 0 {
+	if g.sel.isSynchronous() && len(g.sel.Tried) == 0 {
 		return g.t.c.policy.RecruitGrace
 	}
 	return g.t.c.policy.RecruitTimeout

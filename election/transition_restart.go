@@ -2,21 +2,31 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
 
 // restart makes the holder the primary again under a new epoch: after a crash, after somebody
-// else started it, or because a change to another member did not succeed.
+// else started it, because a change to another member did not succeed, or because an operator
+// wants its server restarted.
 func (t *transition) restart(ctx context.Context) error {
-	if err := t.endorseOnly(ctx); err != nil {
+	if t.it.Planned {
+		_, err := t.drainAndStop(ctx)
+		if err != nil && (ctx.Err() != nil || errors.Is(err, errIntentVoid)) {
+			return err
+		}
+		if err != nil {
+			return t.goBack(fmt.Sprintf("restart of %s failed: %v", t.lock.Holder, err))
+		}
+	} else if err := t.endorseOnly(ctx); err != nil {
 		return err
 	}
 	holder := t.lock.Holder
 	t.note("%s is started", holder)
 	start := time.Now()
 	o := Order{Kind: OrderStartPrimary, Members: t.members}
-	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, holder)
+	o.SyncNames = startRule(t.state, t.c.policy, holder).Setting()
 	res, err := t.insist(ctx, t.c.policy.StartTimeout, promoteAttempts, holder, o)
 	t.measure(phaseStart, start)
 	if err == nil && (res.Incarnation == "" || res.Timeline != t.lock.Timeline) {
@@ -33,12 +43,21 @@ func (t *transition) restart(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	if why := failoverMissing(t.input(), t.c.policy); why != "" {
+	if why := t.failoverMissing(); why != "" {
 		t.note("%v; no failover either: %s", err, why)
 		return err
 	}
 	cause := fmt.Sprintf("%s; then %v", t.it.Cause, err)
 	return t.replace(IntentFailover, "", cause)
+}
+
+// failoverMissing tells why a failover must not or cannot follow; empty if it may.
+func (t *transition) failoverMissing() string {
+	in := t.input()
+	if m := in.State.Maintenance; m != nil && !t.it.Planned {
+		return m.text()
+	}
+	return failoverMissing(in, t.c.policy)
 }
 
 // bootstrap makes the first primary. There is no older epoch, but the endorsement makes sure that
@@ -55,7 +74,7 @@ func (t *transition) bootstrap(ctx context.Context) error {
 	}
 	start := time.Now()
 	o := Order{Kind: OrderBootstrap, Members: t.members}
-	o.SyncNames = SyncNames(t.c.policy.SyncMode, t.members, to)
+	o.SyncNames = startRule(t.state, t.c.policy, to).Setting()
 	res, err := t.call(ctx, t.c.policy.BootstrapTimeout, to, o)
 	t.measure(phaseBootstrap, start)
 	if err != nil {

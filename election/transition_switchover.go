@@ -26,6 +26,19 @@ func (t *transition) switchover(ctx context.Context) error {
 }
 
 func (t *transition) switchoverSteps(ctx context.Context) error {
+	shutdown, err := t.drainAndStop(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.gatherAfterStop(ctx, shutdown); err != nil {
+		return err
+	}
+	return t.promote(ctx, t.it.To)
+}
+
+// drainAndStop lets sessions finish what is open, closes the old epoch, and stops the primary in
+// order. It returns the shutdown checkpoint.
+func (t *transition) drainAndStop(ctx context.Context) (pgwire.LSN, error) {
 	p := t.c.policy
 	start := time.Now()
 	t.note("sessions are drained")
@@ -34,23 +47,20 @@ func (t *transition) switchoverSteps(ctx context.Context) error {
 	cancel()
 	t.measure(phaseEndorse, start)
 	if err != nil {
-		return fmt.Errorf("endorse: %w", err)
+		return 0, fmt.Errorf("endorse: %w", err)
 	}
 	start = time.Now()
 	t.note("%s is stopped", t.lock.Holder)
 	res, err := t.insist(ctx, p.StopTimeout, stopAttempts, t.lock.Holder, Order{Kind: OrderStop})
 	t.measure(phaseStop, start)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if res.LSN == 0 {
-		return fmt.Errorf("order stop to %s: it does not tell its shutdown checkpoint",
+		return 0, fmt.Errorf("order stop to %s: it does not tell its shutdown checkpoint",
 			t.lock.Holder)
 	}
-	if err := t.gatherAfterStop(ctx, res.LSN); err != nil {
-		return err
-	}
-	return t.promote(ctx, t.it.To)
+	return res.LSN, nil
 }
 
 // stopAttempts is how often the stop of the old primary is ordered before going back.

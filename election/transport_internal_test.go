@@ -238,7 +238,8 @@ func TestStateRPCWaitsForNews(t *testing.T) {
 // TestApplyWhileJoining: others may take this node for the leader before it has started Raft.
 func TestApplyWhileJoining(t *testing.T) {
 	n := &Node{fsm: newFSM()}
-	if _, err := n.applyHere(t.Context(), Command{}); !errors.Is(err, errNotLeader) {
+	_, err := n.applyHere(t.Context(), Command{Kind: CommandRegister})
+	if !errors.Is(err, errNotLeader) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -68,7 +68,16 @@ type Intent struct {
 	Evidence []string `json:"evidence,omitempty"`
 	// Request names the command that began it.
 	Request string `json:"request,omitempty"`
+	// Planned tells that the holder's server is stopped in order first, after a drain (restart).
+	Planned bool `json:"planned,omitempty"`
+	// Only is the one member that may be chosen (failover that an operator asked for).
+	Only string `json:"only,omitempty"`
+	// AcceptLoss tells that acknowledged commits may be lost by it (failover).
+	AcceptLoss bool `json:"accept_loss,omitempty"`
 }
+
+// drains tells that sessions may finish their transactions before the epoch is given up.
+func (it *Intent) drains() bool { return it.Kind == IntentSwitchover || it.Planned }
 
 // Change is one entry of the lock's history.
 type Change struct {
@@ -80,8 +89,15 @@ type Change struct {
 	Evidence []string `json:"evidence,omitempty"`
 	// At is the coordinator's wall clock, for people only; no decision reads it.
 	At time.Time `json:"at"`
+	// Planned tells that an operator asked for it.
+	Planned bool `json:"planned,omitempty"`
 	// PhasesMS is how long each phase took, in milliseconds.
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
+}
+
+// isUnplanned tells that nobody asked for the change: it counts for the limit on them.
+func (c *Change) isUnplanned() bool {
+	return !c.Planned && (c.Kind == IntentFailover || c.Kind == IntentRestart)
 }
 
 // State is the replicated state: all that the Raft log builds. It holds nothing that changes by
@@ -95,6 +111,10 @@ type State struct {
 	Intent    *Intent  `json:"intent,omitempty"`
 	Members   []Member `json:"members,omitempty"`
 	History   []Change `json:"history,omitempty"`
+	// Sync is the sync set; nil until the first record.
+	Sync *SyncRecord `json:"sync,omitempty"`
+	// Maintenance is set while nobody but an operator changes anything.
+	Maintenance *Maintenance `json:"maintenance,omitempty"`
 }
 
 // MemberPhase is what the agent's PostgreSQL is doing.
@@ -143,6 +163,8 @@ type MemberStatus struct {
 	// Standbys and Slots are filled on every running member.
 	Standbys []StandbyStatus `json:"standbys,omitempty"`
 	Slots    []string        `json:"slots,omitempty"`
+	// Sync is what a primary's agent tells of its sync set.
+	Sync MemberSync `json:"sync,omitzero"`
 	// Pledged is the highest epoch that the member was ordered under (durable).
 	Pledged uint64 `json:"pledged,omitempty"`
 	// CheckpointTimeline is the timeline of the last checkpoint in pg_control.
@@ -182,6 +204,8 @@ type Report struct {
 	Held     int `json:"held"`
 	// LeaseEpoch is the epoch the node holds a valid lease for; 0 if none.
 	LeaseEpoch uint64 `json:"lease_epoch"`
+	// SyncV is the node's SyncVersion.
+	SyncV int `json:"sync_v,omitempty"`
 }
 
 // Observation is a report with its age when it was looked at.
@@ -203,6 +227,7 @@ const (
 	OrderStop         OrderKind = "stop"          // fast stop of a primary, give its shutdown LSN
 	OrderStartPrimary OrderKind = "start-primary" // restart in place behind the closed door
 	OrderCheckpoint   OrderKind = "checkpoint"
+	OrderRestart      OrderKind = "restart" // stop and start of a standby
 )
 
 // Order is an instruction of the coordinator to one agent.

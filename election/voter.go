@@ -117,7 +117,7 @@ func (v *voter) closeBelow(it *Intent) {
 		return
 	}
 	v.closing, v.closeAt = it.Epoch, v.now()
-	if it.Kind == IntentSwitchover {
+	if it.drains() {
 		v.closeAt += int64(v.drain + v.timing.Interval)
 	}
 }

@@ -57,6 +57,10 @@ type Statement struct {
 	CreatesTemp, WithHold, HasAdvisoryLock bool
 	// HasSetConfig marks a call of set_config, or an UPDATE of pg_settings, which does the same.
 	HasSetConfig bool
+	// SetConfigNames are the settings that calls of set_config name by a constant;
+	// SetConfigOther tells that one names its setting in another way.
+	SetConfigNames []string
+	SetConfigOther bool
 	// harmless marks a SELECT that can call nothing.
 	harmless bool
 	// fires marks SET CONSTRAINTS, which runs deferred triggers.

@@ -25,6 +25,8 @@ type bodyScan struct {
 	bodyAt      int  // where ATOMIC was; 0 if there was none
 	isTempNext  bool // the words since INTO or CREATE were LOCAL, GLOBAL, OR, REPLACE
 	isLabelNext bool // AS was behind a constant
+	isNameNext  bool // set_config( was met
+	named       bool // ... and a constant behind it
 }
 
 // inBody tells that a semicolon ends nothing here.
@@ -32,11 +34,16 @@ func (b *bodyScan) inBody() bool { return b.body || b.isRule && b.parts > 0 }
 
 func (b *bodyScan) token() {
 	p, t := b.p, b.p.tok
+	b.settingName(t)
 	switch t.kind {
 	case tokOpen:
 		b.parts++
 		if b.last.kind == tokWord || b.last.kind == tokQuoted {
+			had := p.s.HasSetConfig
+			p.s.HasSetConfig = false
 			p.call(b.last)
+			b.isNameNext = p.s.HasSetConfig
+			p.s.HasSetConfig = had || p.s.HasSetConfig
 		}
 	case tokClose:
 		b.parts = max(0, b.parts-1)
@@ -55,6 +62,27 @@ func (b *bodyScan) token() {
 	b.mark(t)
 	b.last2, b.last = b.last, t
 	b.count++
+}
+
+// settingName reads the first argument of set_config.
+func (b *bodyScan) settingName(t token) {
+	s := &b.p.s
+	switch {
+	case b.named:
+		b.named = false
+		if t.kind != tokComma { // 'app.' || x, or a cast
+			s.SetConfigNames = s.SetConfigNames[:len(s.SetConfigNames)-1]
+			s.SetConfigOther = true
+		}
+	case b.isNameNext:
+		b.isNameNext = false
+		if t.kind == tokString && b.p.sql[t.start] == '\'' {
+			s.SetConfigNames = append(s.SetConfigNames, lower(b.p.name(t)))
+			b.named = true
+			return
+		}
+		s.SetConfigOther = true
+	}
 }
 
 // object finds what a CREATE makes.
@@ -143,7 +171,9 @@ func (p *classifier) call(name token) {
 	case fold(w, "set_config"):
 		p.s.HasSetConfig = true
 	case fold(w, "pg_advisory_lock"), fold(w, "pg_advisory_lock_shared"),
-		fold(w, "pg_try_advisory_lock"), fold(w, "pg_try_advisory_lock_shared"):
+		fold(w, "pg_try_advisory_lock"), fold(w, "pg_try_advisory_lock_shared"),
+		fold(w, "pg_advisory_unlock"), fold(w, "pg_advisory_unlock_shared"),
+		fold(w, "pg_advisory_unlock_all"):
 		p.s.HasAdvisoryLock = true
 	}
 }

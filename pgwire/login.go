@@ -37,9 +37,13 @@ type ServerInfo struct {
 // serverParamsMax bounds what a server may tell at login; PostgreSQL tells about 15.
 const serverParamsMax = 1000
 
+// ErrAuthMethod is a server that asks for what cannot be given, or that fails to prove itself: to
+// try again is of no use.
+var ErrAuthMethod = errors.New("log in: the server's authentication request cannot be met")
+
 // errNoPassword is a method that needs the password where it is not known; a ClientKey is of use
 // for scram-sha-256 alone.
-var errNoPassword = errors.New("log in: the server asks for a password that is not known")
+var errNoPassword = fmt.Errorf("%w: it asks for a password that is not known", ErrAuthMethod)
 
 // Login logs in as a client on a fresh connection. The caller owns conn and sets its deadline. A
 // server's ErrorResponse is returned as *Error.
@@ -113,7 +117,7 @@ func (a *authenticator) answer(b []byte) error {
 	switch kind {
 	case authOK:
 		if a.scram != nil && a.sent {
-			return errors.New("log in: the server skipped its part of the proof")
+			return fmt.Errorf("%w: it skipped its part of the proof", ErrAuthMethod)
 		}
 		a.ok = true
 		return nil
@@ -139,7 +143,7 @@ func (a *authenticator) answer(b []byte) error {
 		}
 		final, err := a.scram.Continue(r.b) // refuses to be asked twice
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", ErrAuthMethod, err)
 		}
 		return a.send(final)
 	case authSASLFinal:
@@ -147,9 +151,12 @@ func (a *authenticator) answer(b []byte) error {
 			return protocolError("unexpected authentication request")
 		}
 		a.sent = false
-		return a.scram.Finish(r.b)
+		if err := a.scram.Finish(r.b); err != nil {
+			return fmt.Errorf("%w: %w", ErrAuthMethod, err)
+		}
+		return nil
 	}
-	return fmt.Errorf("log in: authentication method %d is not supported", kind)
+	return fmt.Errorf("%w: method %d is not supported", ErrAuthMethod, kind)
 }
 
 // start begins SCRAM if the server offers it.
@@ -171,7 +178,7 @@ func (a *authenticator) start(mechs []byte) error {
 		out = append(out, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 		return a.send(append(out, first...))
 	}
-	return errors.New("log in: the server does not offer SCRAM-SHA-256")
+	return fmt.Errorf("%w: it does not offer SCRAM-SHA-256", ErrAuthMethod)
 }
 
 func (a *authenticator) send(body []byte) error {

@@ -187,9 +187,6 @@ func TestKeepAlive(t *testing.T) {
 	pipe, other := net.Pipe()
 	for _, c := range []net.Conn{conn, pipe, other} {
 		pgwire.SetKeepAlive(c, 3*time.Second)
-		pgwire.SetUserTimeout(c, time.Second)
-		pgwire.SetUserTimeout(c, 0)
 		_ = c.Close()
-		pgwire.SetUserTimeout(c, time.Second)
 	}
 }

@@ -31,6 +31,8 @@ type backend struct {
 	taken    int
 	isLast   bool // what was taken ends the last unit of work of a proxy that is closing
 
+	quiet silence // Proxy.runWatch's own
+
 	done      chan struct{} // closed when the deliverer ended
 	closed    chan struct{} // closed by close
 	closeOnce sync.Once
@@ -68,7 +70,6 @@ func (p *Proxy) connect(ctx context.Context, pr *Primary, login []pgwire.Param,
 		reset(conn)
 		return nil, err
 	}
-	pgwire.SetUserTimeout(conn, p.cfg.BackendUserTimeout)
 	return b, nil
 }
 
@@ -161,9 +162,18 @@ func (b *backend) exchange(out []byte, n int, report func(name, value string),
 	}
 }
 
+// isServerFull tells that the server has no connection left for this login.
+func isServerFull(err error) bool {
+	var pe *pgwire.Error
+	return errors.As(err, &pe) && pe.Code == pgwire.CodeTooManyConnections
+}
+
 // isServerAway tells that a failure to connect may pass: nobody listens, the server starts or
 // stops, or it is not the right one yet. Anything else is an answer about this login.
 func isServerAway(err error) bool {
+	if errors.Is(err, pgwire.ErrAuthMethod) {
+		return false
+	}
 	var pe *pgwire.Error
 	if errors.As(err, &pe) {
 		return pe.Code == pgwire.CodeCannotConnectNow || strings.HasPrefix(pe.Code, "57P") ||

@@ -21,11 +21,16 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 		return
 	}
 	s.mu.Lock()
-	b, inDoubt := s.backend, s.inDoubt
-	if b == nil || s.lost {
-		s.canceled = true
+	b, inDoubt := s.backend, s.inDoubt || s.noCancel
+	if b == nil {
+		b = s.resent
 	}
-	lost := s.canceled
+	lost := b == nil || b == s.backend && s.lost
+	if lost {
+		s.canceled = true
+	} else if !inDoubt {
+		s.cancels++ // a COMMIT waits until the server has dealt with it
+	}
 	s.mu.Unlock()
 	switch {
 	case lost:
@@ -43,5 +48,9 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 			p.log.Info("cancel request could not be passed on", zap.Error(err))
 		}
 		p.metrics.cancels.WithLabelValues("relayed").Inc()
+		s.mu.Lock()
+		s.cancels--
+		s.mu.Unlock()
+		s.notify()
 	}
 }

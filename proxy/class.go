@@ -4,7 +4,7 @@ import "holdfast/pgwire"
 
 // class says what a statement, or a string of statements, can do; it decides what may be done
 // about it when the backend is lost. Its zero value can do nothing.
-type class uint16
+type class uint32
 
 const (
 	// clsMayWrite marks what can change data, so that its loss in flight is in doubt.
@@ -29,12 +29,17 @@ const (
 	clsAdvisory
 	// clsChain marks COMMIT or ROLLBACK with AND CHAIN: another transaction follows at once.
 	clsChain
-	// clsOpaque marks a message that was too large to be inspected.
+	// clsOpaque marks a message that was too large to be inspected, or cannot be read for sure.
 	clsOpaque
+	// clsOpens marks a string of several statements that leaves a transaction block open.
+	clsOpens
 )
 
 // has tells whether any of the bits is set.
 func (c class) has(bits class) bool { return c&bits != 0 }
+
+// mayCommit tells whether it can change what a commit makes last, or commit by itself.
+func (c class) mayCommit() bool { return c.has(clsMayWrite | clsSelfCommit | clsEnds | clsOpaque) }
 
 // mayResend tells whether a statement outside a transaction block can be sent again although it
 // may have been executed: it changes nothing but the state of its own session, which is gone.
@@ -50,6 +55,11 @@ type effect struct {
 	all   bool
 	local bool
 	cls   class
+	at    int  // which statement of its string it is
+	conf  bool // standard_conforming_strings when it was read
+	// names are settings that set_config names; other tells that it may be any.
+	names []string
+	other bool
 }
 
 // parsed is what is known about the text of a Query or Parse message. Effects is nil for nearly
@@ -64,20 +74,30 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 	*scratch = pgwire.Classify((*scratch)[:0], sql, conforming)
 	stmts := *scratch
 	var p parsed
-	n := 0
+	n, opens := 0, false
 	for i := range stmts {
 		s := &stmts[i]
 		if s.Kind == pgwire.KindEmpty {
 			continue
 		}
-		n++
 		c := classOf(s)
 		if e, ok := effectOf(s, sql, c); ok {
+			e.at, e.conf = n, conforming
 			p.effects = append(p.effects, e)
 		}
+		n++
 		p.cls |= c
+		if c.has(clsBegin | clsCommit | clsRollback) {
+			opens = c.has(clsBegin | clsChain)
+		}
+	}
+	if n == 1 && p.cls.has(clsCommit|clsRollback|clsRollbackTo) {
+		p.effects = nil // its class says it
 	}
 	if n > 1 {
+		if opens {
+			p.cls |= clsOpens
+		}
 		if p.cls.has(clsCommit | clsRollback) {
 			p.cls |= clsEnds
 		}
@@ -105,7 +125,9 @@ func classOf(s *pgwire.Statement) class {
 	case pgwire.KindPrepareTransaction, pgwire.KindCommitPrepared,
 		pgwire.KindRollbackPrepared:
 		c |= clsEnds | clsMayWrite
-	case pgwire.KindCall, pgwire.KindDo, pgwire.KindUtility, pgwire.KindUnknown:
+	case pgwire.KindCall, pgwire.KindDo:
+		c |= clsSelfCommit | clsMayWrite | clsState
+	case pgwire.KindUtility, pgwire.KindUnknown:
 		c |= clsSelfCommit | clsMayWrite
 	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
 		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten:
@@ -139,9 +161,13 @@ func effectOf(s *pgwire.Statement, sql []byte, c class) (effect, bool) {
 			kind: s.Kind, name: s.Name, text: string(sql[s.Start:s.End]),
 			all: s.All, local: s.Local, cls: c,
 		}, true
+	case pgwire.KindCommit, pgwire.KindRollback, pgwire.KindRollbackTo:
+		return effect{kind: s.Kind, cls: c}, true
 	}
 	if c.has(clsTemp | clsHold | clsAdvisory | clsState) {
-		return effect{kind: s.Kind, cls: c}, true
+		return effect{
+			kind: s.Kind, cls: c, names: s.SetConfigNames, other: s.SetConfigOther,
+		}, true
 	}
 	return effect{}, false
 }

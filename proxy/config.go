@@ -22,17 +22,20 @@ type Config struct {
 	// kernel choose. PostgreSQL's rules admit proxies by this address.
 	SourceAddr string
 
-	// SessionsMax bounds the client connections, those that log in included.
+	// SessionsMax bounds the sessions, those that authenticate included. An eighth more, and at
+	// least 100, connections may say nothing yet.
 	SessionsMax int
 	// StartupTimeout bounds the time from accept to a finished authentication.
 	StartupTimeout time.Duration
 	// DialTimeout bounds one attempt to connect and log in to a backend.
 	DialTimeout time.Duration
-	// KeepAlive is the TCP keepalive idle time and interval of client connections.
+	// KeepAlive is the TCP keepalive idle time of client connections, and how long a peer may
+	// leave sent bytes without any acknowledgement.
 	KeepAlive time.Duration
-	// BackendUserTimeout is TCP_USER_TIMEOUT of backend sockets; it must not exceed T_P - T_L
-	// (DESIGN.md I4).
-	BackendUserTimeout time.Duration
+	// LeaseGrace is how long after the end of a lease bytes that were sent before may still
+	// arrive at the primary; it must not exceed T_P - T_L. Halfway, connections with bytes that
+	// the primary's host has not taken are reset (DESIGN.md I3).
+	LeaseGrace time.Duration
 
 	// HoldTimeout bounds how long a statement or a login waits for a primary.
 	HoldTimeout time.Duration
@@ -70,7 +73,7 @@ func DefaultConfig() Config {
 		StartupTimeout:     15 * time.Second,
 		DialTimeout:        5 * time.Second,
 		KeepAlive:          30 * time.Second,
-		BackendUserTimeout: time.Second,
+		LeaseGrace:         time.Second,
 		HoldTimeout:        60 * time.Second,
 		HoldSessionsMax:    10000,
 		HoldNoticeAfter:    5 * time.Second,
@@ -104,6 +107,8 @@ func (c Config) Validate() error {
 		{"journal_bytes_max", c.JournalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
+		{"lease_grace", c.LeaseGrace > 0},
+		{"keep_alive", c.KeepAlive > 0},
 	}
 	for _, p := range positive {
 		if !p.ok {

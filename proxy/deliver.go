@@ -36,7 +36,7 @@ func (b *backend) deliver(s *session, until func() bool) error {
 		if err := b.in.fill(); err != nil {
 			return err
 		}
-		if err := b.awaitLease(); err != nil {
+		if err := b.awaitLease(s); err != nil {
 			return err
 		}
 		out, err := b.consume(s)
@@ -56,22 +56,35 @@ func (b *backend) deliver(s *session, until func() bool) error {
 }
 
 // awaitLease returns when the lease is good, which it nearly always is at once. What was read
-// but not relayed under a lease that is never renewed is dropped as if it had not come.
-func (b *backend) awaitLease() error {
-	for bootNow() >= b.primary.Lease.Until() {
-		t := time.NewTimer(leaseTick)
+// but not relayed under a lease that is never renewed is dropped as if it had not come. The wait
+// counts as a hold of the session and ends with its budget.
+func (b *backend) awaitLease(s *session) error {
+	if bootNow() < b.primary.Lease.Until() {
+		return nil
+	}
+	from := time.Now()
+	watch := &s.proxy.watch
+	watch.enter()
+	defer watch.leave()
+	t := time.NewTimer(s.proxy.cfg.HoldTimeout)
+	defer t.Stop()
+	for {
+		moved := watch.next()
+		if bootNow() < b.primary.Lease.Until() {
+			return nil
+		}
 		select {
 		case <-b.closed:
-			t.Stop()
 			return errBackendLost
 		case <-t.C:
+			s.mu.Lock()
+			s.heldFrom = from
+			s.mu.Unlock()
+			return errBackendLost
+		case <-moved:
 		}
 	}
-	return nil
 }
-
-// leaseTick is the pause between two looks at a lease that has run out.
-const leaseTick = 5 * time.Millisecond
 
 // consume takes the messages that have arrived and returns the bytes that the client gets; they
 // alias the inbox. b.taken is how much of the inbox is thereby dealt with.
@@ -208,6 +221,7 @@ func (b *backend) inner(s *session, typ byte, body []byte) {
 	}
 	cols, err := pgwire.ParseDataRow(body)
 	if err != nil || len(s.rows) >= innerRowsMax {
+		s.rowsCut = true
 		return
 	}
 	var row [3]string
@@ -239,27 +253,38 @@ func (s *session) completed(o *op, body []byte) {
 	if o.internal {
 		return
 	}
-	switch {
-	case o.kind == opExecute:
-		for i := range o.effects {
+	at := 0
+	if o.kind == opQuery {
+		at = s.flow.finished - 1 // the statements of a string complete in turn
+	}
+	for i := range o.effects {
+		if o.effects[i].at == at {
 			s.track.succeeded(&o.effects[i])
 		}
-	case len(o.effects) > 0:
-		// A string of statements: each completes in turn; those without an effect complete
-		// too, so what an error leaves undone is told apart only for single ones.
-		if !o.cls.has(clsMulti) || s.flow.finished >= len(o.effects) {
-			for i := range o.effects {
-				s.track.succeeded(&o.effects[i])
-			}
-			o.effects = nil
-		}
 	}
-	if o.cls.has(clsCommit|clsRollback) || o.cls.has(clsEnds) {
-		tag, err := pgwire.ParseCommandTag(body)
-		s.flow.rolledBack = err == nil && string(tag) == "ROLLBACK"
-		if s.inDoubt && o.cls.has(clsCommit) {
-			s.inDoubt = false
-		}
+	if !o.cls.has(clsCommit | clsRollback | clsRollbackTo | clsEnds | clsOpaque) {
+		return
+	}
+	tag, err := pgwire.ParseCommandTag(body)
+	if err != nil {
+		return
+	}
+	isRollback := string(tag) == "ROLLBACK"
+	switch {
+	case o.cls.has(clsOpaque):
+		s.track.largeStatement(string(tag))
+	case o.cls.has(clsRollbackTo):
+		s.track.rolledBackTo()
+		return
+	case !o.cls.has(clsCommit | clsRollback): // a string, whose effects have said it
+	case isRollback:
+		s.track.rolledBack()
+	default:
+		s.track.committed()
+	}
+	s.flow.rolledBack = isRollback
+	if o.cls.has(clsCommit) {
+		s.inDoubt, s.noCancel = false, false
 	}
 }
 
@@ -270,10 +295,7 @@ func (s *session) answered(o *op) {
 	}
 	switch o.kind {
 	case opParse:
-		if s.track.statements[o.name] != o.stmt {
-			s.track.prepare(o.name, o.stmt)
-		}
-		s.track.statements[o.name].live = true
+		s.track.prepare(o.name, o.stmt)
 	case opClose:
 		s.track.forget(o.name)
 	}
@@ -283,7 +305,9 @@ func (s *session) answered(o *op) {
 func (s *session) ended(a answer, hide bool) bool {
 	if a.done.snapshot {
 		if s.inner == nil {
-			s.track.applySnapshot(s.rows)
+			s.track.applySnapshot(s.rows, s.rowsCut)
+		} else {
+			s.track.unmovable |= reasonSettings // the server could not say what there is
 		}
 		s.track.dirty = false
 		s.rows, s.inner = nil, nil
@@ -294,7 +318,12 @@ func (s *session) ended(a answer, hide bool) bool {
 	if a.done.internal && !a.done.showEnd {
 		return true
 	}
-	s.inDoubt = s.inDoubt && !a.done.cls.has(clsCommit)
+	if a.done.cls.has(clsCommit) || s.flow.head == len(s.flow.ops) {
+		s.inDoubt, s.noCancel = false, false
+	}
+	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
+		s.track.dirty = true // some of it may have been done and undone
+	}
 	s.track.batchEnded(s.flow.status, s.flow.rolledBack)
 	s.flow.rolledBack = false
 	if s.track.dirty && s.flow.isSafePoint() && !hide {

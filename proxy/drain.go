@@ -51,12 +51,8 @@ func (p *Proxy) Cut(epoch uint64) {
 			s.lose(b, polite)
 		}
 	}
-	p.lookup.mu.Lock()
-	b := p.lookup.b
-	p.lookup.mu.Unlock()
-	if b != nil && b.primary.Epoch <= epoch {
-		b.close(false)
-	}
+	p.secretsAt.cut(epoch)
+	p.outcomesAt.cut(epoch)
 }
 
 // raise sets v to at least to.

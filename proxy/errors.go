@@ -13,6 +13,8 @@ var (
 	errWake        = errors.New("woken")
 	errClosing     = errors.New("proxy is closing")
 	errOrdered     = errors.New("session was ordered to end")
+	errNotCarried  = errors.New("session cannot be carried to the new primary")
+	errOvertaken   = errors.New("the primary changed again")
 )
 
 // Texts for clients, in one place. The codes are never mixed (DESIGN.md I6): 40001 is surely not

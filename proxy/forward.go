@@ -73,7 +73,11 @@ func (s *session) fillClient() error {
 // in doubt and while no drain runs, the rest of one until the lease ends (DESIGN.md I3).
 func (s *session) gate(ctx context.Context) error {
 	var from time.Time
+	var moved <-chan struct{}
 	for {
+		if !from.IsZero() {
+			moved = s.proxy.watch.next()
+		}
 		s.mu.Lock()
 		b, start := s.backend, s.flow.isSafePoint()
 		ok := b != nil && !s.lost
@@ -101,8 +105,11 @@ func (s *session) gate(ctx context.Context) error {
 			s.proxy.metrics.gateClosed.Inc()
 			s.proxy.held.Add(1)
 			defer s.proxy.held.Add(-1)
+			s.proxy.watch.enter()
+			defer s.proxy.watch.leave()
+			continue // a lease that moved before nobody may have been told of
 		}
-		if err := s.pause(ctx, b); err != nil {
+		if err := s.pause(ctx, b, moved); err != nil {
 			return err
 		}
 		if time.Since(from) > s.proxy.cfg.HoldTimeout {
@@ -114,9 +121,9 @@ func (s *session) gate(ctx context.Context) error {
 	}
 }
 
-// pause waits a moment, or until somebody calls.
-func (s *session) pause(ctx context.Context, b *backend) error {
-	t := time.NewTimer(leaseTick)
+// pause waits until the lease has moved, or somebody calls, and looks after the client.
+func (s *session) pause(ctx context.Context, b *backend, moved <-chan struct{}) error {
+	t := time.NewTimer(waitTick)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -124,6 +131,7 @@ func (s *session) pause(ctx context.Context, b *backend) error {
 	case <-b.done:
 		return errBackendLost
 	case <-s.wake:
+	case <-moved:
 	case <-t.C:
 	}
 	if probePeer(s.client) == peerGone {
@@ -140,8 +148,17 @@ func (s *session) forward(ctx context.Context) error {
 	data := s.in.bytes()
 	s.mu.Lock()
 	if s.endHeld {
+		// The snapshot comes first: relayClient asks for it, and here its answer is awaited.
+		asked, b := !s.flow.isSafePoint(), s.backend
 		s.mu.Unlock()
-		return nil // the snapshot comes first
+		if !asked {
+			return nil
+		}
+		return s.awaitBackend(ctx, b, func() bool { return !s.endHeld })
+	}
+	if s.flow.isSafePoint() && s.proxy.isDraining(s.backend.primary.Epoch) {
+		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
+		return nil
 	}
 	before := s.flow
 	s.pushed = 0
@@ -218,6 +235,14 @@ func (s *session) keep(p []byte) {
 func (s *session) pass() error {
 	n := min(s.passing, len(s.in.bytes()))
 	b := s.backend
+	if s.discard {
+		// The backend that has the first part of the message is lost, and the client was told: to
+		// another one the rest would be messages of their own.
+		s.passing -= n
+		s.in.take(n)
+		s.discard = s.passing > 0
+		return nil
+	}
 	s.journaled = false
 	if _, err := b.conn.Write(s.in.bytes()[:n]); err != nil {
 		s.lose(b, false)
@@ -268,6 +293,7 @@ func fatalProtocol(err error) error {
 }
 
 func (s *session) push(o op) {
-	s.flow.push(o)
-	s.pushed++
+	if s.flow.push(o) {
+		s.pushed++
+	}
 }

@@ -21,6 +21,17 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
+	if s.endHeld {
+		// The end of what was before waits for a snapshot, which comes first.
+		s.mu.Unlock()
+		return nil
+	}
+	s.noCancel = true
+	s.mu.Unlock()
+	if err := s.awaitBackend(ctx, b, func() bool { return s.cancels == 0 }); err != nil {
+		return err
+	}
+	s.mu.Lock()
 	s.xid = 0
 	ask := s.flow.status == pgwire.TxInBlock && !s.flow.skipping
 	extended := s.in.bytes()[0] == pgwire.CliExecute
@@ -39,7 +50,7 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 // askXID asks on the session's own backend, inside the client's transaction.
 func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
 	s.mu.Lock()
-	s.rows, s.inner = nil, nil
+	s.rows, s.rowsCut, s.inner = nil, false, nil
 	out := s.out[:0]
 	before := s.flow
 	s.pushed = 0
@@ -119,9 +130,10 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	if s.flow.head == len(s.flow.ops) && s.flow.unsynced == 0 {
 		s.journal, s.journaled = s.journal[:0], true
 	}
-	o := op{kind: opExecute, cls: s.portal.cls | clsCommit, start: len(s.journal)}
+	o := op{kind: opExecute, cls: clsCommit | clsMayWrite | s.guarded&clsChain}
+	o.start = len(s.journal)
 	if data[0] == pgwire.CliQuery {
-		o.kind, o.cls = opQuery, clsCommit|clsMayWrite|s.guarded&clsChain
+		o.kind = opQuery
 	}
 	s.push(o)
 	s.mu.Unlock()
@@ -193,7 +205,7 @@ func (s *session) injectSnapshot() error {
 	}
 	before := s.flow
 	s.pushed = 0
-	s.rows, s.inner = nil, nil
+	s.rows, s.rowsCut, s.inner = nil, false, nil
 	out := appendInner(s.out[:0], s.track.snapshotSQL())
 	out = pgwire.AppendSync(out)
 	for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {

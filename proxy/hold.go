@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +22,7 @@ type pending struct {
 	// What a transaction in doubt would leave behind, for verdictLookup.
 	overlay   []string
 	unknown   bool
-	unmovable string
+	unmovable reason
 }
 
 // loss is what is known when a backend was lost.
@@ -61,16 +63,24 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			if err == nil {
 				return b, nil
 			}
-			if errors.Is(err, errOrdered) || !isServerAway(err) && !h.isDoorClosed(err) {
-				return nil, err
+			if h.isAnswer(err) {
+				return nil, asRefusal(err)
 			}
 			s.log.Debug("primary cannot be used yet", zap.Error(err))
 			attempt++
+			h.full = isServerFull(err)
 		}
 		if err := h.wait(ctx, changed, attempt); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// isFinal tells that no other attempt can help: what ended the session is our own decision or the
+// client's, whatever code it carries.
+func isFinal(err error) bool {
+	return errors.Is(err, errOrdered) || errors.Is(err, errNotCarried) ||
+		errors.Is(err, errClientGone)
 }
 
 // isUsable tells whether new work may start on that primary now.
@@ -88,23 +98,56 @@ type holding struct {
 	from    time.Time // since when the client waits for something
 	noticed bool
 
-	refusedFrom time.Time // since when the server refuses this host
+	refusedFrom time.Time // since when the server refuses this host, or is full
+	full        bool      // it was full at the last attempt
 }
 
 // doorTime is how long a server that refuses every host is asked again: the agent opens the door
-// of a primary that it restarted just after the lock has been committed.
+// of a primary that it restarted just after the lock has been committed. A new login at a full
+// server waits as long for a place, then it gets the server's answer.
 const doorTime = time.Second
 
-// isDoorClosed tells that the refusal may be that of a door that is about to be opened.
-func (h *holding) isDoorClosed(err error) bool {
+// isAnswer tells that a failed attempt is an answer about this session, which others would only
+// repeat.
+func (h *holding) isAnswer(err error) bool {
+	if isFinal(err) {
+		return true
+	}
 	var pe *pgwire.Error
-	if !errors.As(err, &pe) || pe.Code != pgwire.CodeInvalidAuth {
-		return false
+	door := errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidAuth
+	full := h.login && isServerFull(err)
+	if !door && !full {
+		return !isServerAway(err)
 	}
 	if h.refusedFrom.IsZero() {
 		h.refusedFrom = time.Now()
 	}
-	return time.Since(h.refusedFrom) < doorTime
+	return time.Since(h.refusedFrom) >= doorTime
+}
+
+// asRefusal is an answer about a session in words for its client.
+func asRefusal(err error) error {
+	if !errors.Is(err, pgwire.ErrAuthMethod) {
+		return err
+	}
+	e := fatal(pgwire.NewError(pgwire.CodeInvalidAuth, "the proxy could not log in to the primary"))
+	e.Detail = err.Error()
+	e.Hint = "The primary must let proxies in with scram-sha-256: see pg_hba.conf there."
+	return fmt.Errorf("%w: %w", errNotCarried, e)
+}
+
+// retryPause is the pause before the next attempt. Each one at a full server costs it a process:
+// there it doubles, up to about a second, and differs from session to session.
+func retryPause(attempt int, full bool) time.Duration {
+	const longest = 100 * time.Millisecond
+	switch {
+	case full:
+		d := min(time.Second, 50*time.Millisecond<<min(attempt, 10))
+		return d/2 + rand.N(d)
+	case attempt > 0:
+		return min(longest, time.Duration(attempt)*5*time.Millisecond)
+	}
+	return longest
 }
 
 // end accounts for the hold.
@@ -120,11 +163,7 @@ func (h *holding) end() {
 // waited too long.
 func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int) error {
 	s := h.s
-	pause := 100 * time.Millisecond
-	if attempt > 0 {
-		pause = min(pause, time.Duration(attempt)*5*time.Millisecond)
-	}
-	t := time.NewTimer(pause)
+	t := time.NewTimer(retryPause(attempt, h.full))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -202,29 +241,37 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 	}
 	for i := range l.pending {
 		p := &l.pending[i]
-		e := why
-		switch p.verdict {
-		case verdictFinish:
-			e = nil
-		case verdictLookup:
-			e = errOutcomeUnknown("No primary could be asked in time.")
-		case verdictUnknown:
-			e = errOutcomeUnknown(whyUnknown)
-		case verdictResend:
-			p.next = afterError(l.status)
-		}
-		out = appendEnd(out, p, e)
-		l.status = p.next
+		out = appendUnasked(out, l, p, why)
+		l.told = l.told || p.verdict == verdictRolledBack
 		if !p.batch.synced {
-			if err := s.writeClient(out); err != nil {
+			refused := p.batch.errored || p.verdict != verdictFinish
+			l.pending = nil
+			if err := s.writeClient(out); err != nil || !refused {
 				return err
 			}
-			l.pending = nil
 			return s.dropUntilSync(ctx)
 		}
 	}
 	l.pending = nil
 	return s.writeClient(out)
+}
+
+// appendUnasked answers a batch as far as can be told without a server: why, if it surely was not
+// executed.
+func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
+	e := why
+	switch p.verdict {
+	case verdictFinish:
+		e = nil
+	case verdictLookup:
+		e = errOutcomeUnknown("No primary could be asked in time.")
+	case verdictUnknown:
+		e = errOutcomeUnknown(whyUnknown)
+	case verdictResend:
+		p.next = afterError(l.status)
+	}
+	l.status = p.next
+	return appendEnd(out, p, e)
 }
 
 // refuseNext answers the client's next batch with an error, without a backend.
@@ -237,6 +284,9 @@ func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error
 	switch typ {
 	case pgwire.CliTerminate:
 		return status, errClientGone
+	case pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail:
+		// The rest of a COPY that was answered with an error: the server ignores it too.
+		return status, s.dropMessage(ctx)
 	case pgwire.CliQuery, pgwire.CliFunctionCall:
 		if err := s.dropMessage(ctx); err != nil {
 			return status, err
@@ -266,6 +316,9 @@ func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error
 
 // nextMessage waits until the type and length of the client's next message are there.
 func (s *session) nextMessage(ctx context.Context) (byte, error) {
+	if err := s.dropPassing(ctx); err != nil {
+		return 0, err
+	}
 	for len(s.in.bytes()) < pgwire.HeaderLen {
 		s.in.want = pgwire.HeaderLen
 		err := s.fillClient()
@@ -320,6 +373,7 @@ func (s *session) dropPassing(ctx context.Context) error {
 		s.passing -= n
 		s.in.take(n)
 	}
+	s.discard = false
 	return nil
 }
 

@@ -1,13 +1,52 @@
 package proxy
 
 import (
+	"bytes"
 	"fmt"
 
 	"holdfast/pgwire"
 )
 
-// opaque stands for a text that was too large to be read.
+// opaque stands for a text that was too large to be read, or that cannot be read for sure.
 var opaque = parsed{cls: clsOpaque | clsMayWrite}
+
+// classify reads a text of the client. One whose meaning depends on what is not known here is
+// taken for what it may be at worst.
+func (s *session) classify(sql []byte) parsed {
+	if hasHighByte(sql) && (s.flow.setting > 0 || trailsBackslash(s.params["client_encoding"])) {
+		return opaque // 0x5C may be half of a character
+	}
+	p := classify(&s.scratch, sql, s.conf)
+	if bytes.IndexByte(sql, '\\') < 0 || s.flow.setting == 0 {
+		return p
+	}
+	// A SET standard_conforming_strings may be under way.
+	other := classify(&s.scratch, sql, !s.conf)
+	p = classify(&s.scratch, sql, s.conf)
+	if other.cls != p.cls || len(other.effects) != len(p.effects) {
+		return opaque
+	}
+	return p
+}
+
+func hasHighByte(sql []byte) bool {
+	for _, c := range sql {
+		if c >= 0x80 {
+			return true
+		}
+	}
+	return false
+}
+
+// trailsBackslash tells of a client encoding in which a byte of a longer character may look like
+// a backslash (charset in the manual: not allowed as a server's encoding for that reason).
+func trailsBackslash(encoding string) bool {
+	switch encoding {
+	case "SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030", "UHC", "JOHAB":
+		return true
+	}
+	return false
+}
 
 // inspect records a message of the client that is about to be sent, and decides how. body is
 // whole unless the message is larger than inspect_bytes_max. The caller holds s.mu.
@@ -31,6 +70,8 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 			o.kind = opClose
 			if kind == 'S' {
 				o.name = string(name)
+			} else {
+				delete(s.portals, string(name))
 			}
 		}
 		s.push(o)
@@ -60,9 +101,10 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		if err != nil {
 			return forwardIt, err
 		}
-		p = classify(&s.scratch, sql, s.conf)
-		s.resolveExecute(&p, sql)
+		p = s.classify(sql)
+		s.resolveExecute(&p)
 	}
+	s.unnamedQ = nil // the server drops the unnamed statement too
 	if p.cls.has(clsCommit) && s.wantsGuard() {
 		s.guarded = p.cls
 		return forwardGuard, nil
@@ -72,71 +114,118 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 }
 
 // resolveExecute lets the SQL command EXECUTE count as what was prepared.
-func (s *session) resolveExecute(p *parsed, sql []byte) {
+func (s *session) resolveExecute(p *parsed) {
 	for i := range s.scratch {
 		st := &s.scratch[i]
-		if st.Kind != pgwire.KindExecute {
+		if st.Kind != pgwire.KindExecute || p.cls.has(clsOpaque) {
 			continue
 		}
-		if ps := s.track.statements[st.Name]; ps != nil && !ps.bySQL {
-			p.cls |= ps.parsed.cls
-			p.effects = append(p.effects, ps.parsed.effects...)
+		ps := s.statementNamed(st.Name)
+		p.cls |= ps.cls
+		p.effects = append(p.effects, ps.effects...)
+	}
+}
+
+// statementNamed tells what a named statement does, as the server will find it when it gets
+// there: while something is under way that may change what the name means, anything.
+func (s *session) statementNamed(name string) parsed {
+	p, known := opaque, false
+	if ps := s.track.statements[name]; ps != nil {
+		p, known = ps.parsed, true
+		if ps.bySQL {
+			p.cls |= clsMayWrite | clsState // what it does was not read
+			p.effects = []effect{{kind: pgwire.KindExecute, cls: clsState}}
 		}
 	}
+	if s.flow.renaming == 0 {
+		return p
+	}
+	for i := s.flow.head; i < len(s.flow.ops); i++ {
+		o := &s.flow.ops[i]
+		switch {
+		case !o.renames || (o.kind == opParse || o.kind == opClose) && o.name != name &&
+			!o.cls.has(clsOpaque):
+		case o.kind == opParse && o.stmt != nil && !known:
+			p, known = o.stmt.parsed, true // the usual case: prepared and used in one go
+		default:
+			return opaque
+		}
+	}
+	return p
 }
 
 func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	o := op{kind: opParse, start: at}
 	p := opaque
 	if !whole {
+		name, _, ok := bytes.Cut(body, []byte{0})
+		if !ok {
+			return pgwire.NewError(pgwire.CodeProtocolViolation, "name of a statement is too long")
+		}
+		if len(name) > 0 {
+			o.name, o.stmt = string(name), &prepared{parsed: opaque, lost: true}
+		} else {
+			s.unnamed, s.unnamedQ = opaque, nil
+		}
 		s.push(o)
-		s.unnamed, s.unnamedQ = opaque, s.unnamedQ[:0]
 		return nil
 	}
 	name, sql, oids, err := pgwire.ParseParse(body)
 	if err != nil {
 		return err
 	}
-	p = classify(&s.scratch, sql, s.conf)
-	s.resolveExecute(&p, sql)
+	p = s.classify(sql)
+	s.resolveExecute(&p)
+	if hasUserType(oids) {
+		p.cls |= clsMayWrite // the input of a domain's value may call a function
+	}
 	if name == "" {
 		s.unnamed = p
 		s.unnamedQ = append(s.unnamedQ[:0], body...)
 		s.push(o)
 		return nil
 	}
-	o.name, o.stmt = name, &prepared{sql: string(sql), oids: oids, parsed: p}
-	s.push(o)
-	if old := s.track.statements[name]; old == nil || !old.live {
-		s.track.prepare(name, o.stmt) // for a Bind in the same batch
+	o.name, o.stmt = name, &prepared{sql: string(sql), oids: oids, parsed: p, conf: s.conf}
+	if hasHighByte(sql) {
+		o.stmt.encoding = s.params["client_encoding"]
 	}
+	s.push(o)
 	return nil
 }
+
+// hasUserType tells of a parameter type that is not one of PostgreSQL's own (FirstNormalObjectId).
+func hasUserType(oids []uint32) bool {
+	for _, oid := range oids {
+		if oid >= 16384 {
+			return true
+		}
+	}
+	return false
+}
+
+// portalsMax bounds the portals that are kept in mind; another one counts as one that may do
+// anything.
+const portalsMax = 1000
 
 func (s *session) inspectBind(body []byte, at int) error {
 	portal, stmt, err := pgwire.ParseBindNames(body)
 	if err != nil {
 		return err
 	}
+	if s.flow.lostParse {
+		s.flow.lostParse = false
+		s.unnamed, s.unnamedQ = opaque, nil
+	}
 	p := s.unnamed
 	if len(stmt) > 0 {
-		if ps := s.track.statements[string(stmt)]; ps != nil {
-			p = ps.parsed
-			if ps.bySQL {
-				p.cls |= clsMayWrite
-			}
-		} else {
-			p = opaque
-		}
+		p = s.statementNamed(string(stmt))
 	}
-	if len(portal) == 0 {
+	switch {
+	case len(portal) == 0:
 		s.portal = p
-	} else {
-		if s.portals == nil {
+	default:
+		if s.portals == nil || s.flow.isSafePoint() || len(s.portals) >= portalsMax {
 			s.portals = make(map[string]parsed)
-		}
-		if s.flow.isSafePoint() {
-			clear(s.portals)
 		}
 		s.portals[string(portal)] = p
 	}
@@ -157,6 +246,7 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 		}
 	}
 	if p.cls.has(clsCommit) && s.wantsGuard() {
+		s.guarded = p.cls
 		return forwardGuard, nil
 	}
 	s.push(op{kind: opExecute, cls: p.cls, effects: p.effects, start: at})
@@ -165,7 +255,7 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 
 // wantsGuard tells whether a COMMIT that comes now has to wait for its xid.
 func (s *session) wantsGuard() bool {
-	if s.proxy.cfg.CommitGuard == GuardOff || s.inDoubt || s.flow.skipping {
+	if s.proxy.cfg.CommitGuard == GuardOff || s.flow.skipping {
 		return false
 	}
 	return !s.flow.isSettled() || s.flow.status == pgwire.TxInBlock

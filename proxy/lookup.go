@@ -9,9 +9,10 @@ import (
 	"holdfast/pgwire"
 )
 
-// lookup is the proxy's own connection to the primary, over which secrets and outcomes are asked
-// for. It is made when it is first needed and made anew for a new epoch. Safe for concurrent use;
-// questions wait for one another.
+// lookup is a connection of the proxy's own to the primary, over which secrets or outcomes are
+// asked for. It is made when it is first needed and made anew for a new epoch. Safe for concurrent
+// use; questions wait for one another. A question ends when its primary is the primary no longer:
+// it keeps no other one waiting, least of all for a host that is gone.
 type lookup struct {
 	proxy *Proxy
 	turn  chan struct{} // capacity 1: held by whoever asks
@@ -20,23 +21,32 @@ type lookup struct {
 	b  *backend
 }
 
+func newLookup(p *Proxy) *lookup {
+	return &lookup{proxy: p, turn: make(chan struct{}, 1)}
+}
+
 // query asks one question of that very primary.
 func (l *lookup) query(ctx context.Context, pr *Primary, sql string) ([][][]byte, error) {
+	ctx, end := l.proxy.while(ctx, pr)
+	defer end()
 	select {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("look up on %s: %w", pr.Name, ctx.Err())
 	}
 	for fresh := false; ; {
+		if ctx.Err() != nil || l.proxy.isCut(pr.Epoch) {
+			return nil, fmt.Errorf("look up on %s: %w", pr.Name, errOvertaken)
+		}
+		if bootNow() >= pr.Lease.Until() {
+			return nil, fmt.Errorf("look up on %s: the lease has run out", pr.Name)
+		}
 		b, made, err := l.use(ctx, pr)
 		if err != nil {
 			return nil, err
 		}
 		fresh = made
-		if bootNow() >= pr.Lease.Until() {
-			return nil, fmt.Errorf("look up on %s: the lease has run out", pr.Name)
-		}
 		_ = b.conn.SetDeadline(time.Now().Add(l.proxy.cfg.DialTimeout))
 		stop := context.AfterFunc(ctx, func() { _ = b.conn.SetDeadline(time.Unix(1, 0)) })
 		rows, err := pgwire.SimpleQuery(b.conn, b.reader, sql)
@@ -79,7 +89,21 @@ func (l *lookup) use(ctx context.Context, pr *Primary) (*backend, bool, error) {
 	l.mu.Lock()
 	l.b = b
 	l.mu.Unlock()
+	if l.proxy.isCut(pr.Epoch) || l.proxy.ctx.Err() != nil { // neither saw the new connection
+		l.drop()
+		return nil, false, errOvertaken
+	}
 	return b, true, nil
+}
+
+// cut closes the connection if it belongs to that epoch or an older one.
+func (l *lookup) cut(epoch uint64) {
+	l.mu.Lock()
+	b := l.b
+	l.mu.Unlock()
+	if b != nil && b.primary.Epoch <= epoch {
+		b.close(false)
+	}
 }
 
 // drop closes the connection, also under whoever waits for its answer.

@@ -24,6 +24,8 @@ func (s *session) answerLost(ctx context.Context) error {
 	switch typ {
 	case pgwire.CliTerminate:
 		return errClientGone
+	case pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail:
+		return s.dropMessage(ctx)
 	case pgwire.CliSync, pgwire.CliFlush:
 		if err := s.dropMessage(ctx); err != nil {
 			return err
@@ -31,7 +33,7 @@ func (s *session) answerLost(ctx context.Context) error {
 		if typ == pgwire.CliFlush {
 			return nil
 		}
-		return s.writeClient(pgwire.AppendReadyForQuery(nil, pgwire.TxInBlock))
+		return s.writeClient(pgwire.AppendReadyForQuery(nil, s.lostStatus))
 	}
 	cls, err := s.peekClass(ctx, typ)
 	if err != nil {
@@ -94,20 +96,18 @@ func (s *session) classOfMessage(typ byte, body []byte) class {
 	switch typ {
 	case pgwire.CliQuery:
 		if sql, err := pgwire.ParseQuery(body); err == nil {
-			return classify(&s.scratch, sql, s.conf).cls
+			return s.classify(sql).cls
 		}
 	case pgwire.CliParse:
 		if _, sql, _, err := pgwire.ParseParse(body); err == nil {
-			return classify(&s.scratch, sql, s.conf).cls
+			return s.classify(sql).cls
 		}
 	case pgwire.CliBind:
 		if _, stmt, err := pgwire.ParseBindNames(body); err == nil {
 			if len(stmt) == 0 {
 				return s.unnamed.cls
 			}
-			if p := s.track.statements[string(stmt)]; p != nil {
-				return p.parsed.cls
-			}
+			return s.statementNamed(string(stmt)).cls
 		}
 	}
 	return clsOpaque

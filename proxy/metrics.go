@@ -16,6 +16,7 @@ type metrics struct {
 	cancels          *prometheus.CounterVec
 	holdSeconds      prometheus.Histogram
 	gateClosed       prometheus.Counter
+	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
 }
 
@@ -41,7 +42,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Client sessions.",
 		}),
 		refused: vec("refused_total", "Connections refused by a limit.", "limit",
-			"sessions_max"),
+			"sessions_max", "connections"),
 		sessionErrors: vec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
 		losses: vec("backend_losses_total", "Backends lost under a session.", "state",
@@ -60,13 +61,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 5, 10, 30, 60},
 		}),
 		gateClosed: counter("gate_closed_total", "Times a relay waited for its lease."),
+		resets: vec("resets_total", "Connections reset because of bytes that the peer's host "+
+			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.journalOverflows)
+			m.resets, m.journalOverflows)
 	}
 	return m
 }

@@ -50,7 +50,7 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, str
 	defer cancel()
 	xid := strconv.FormatUint(l.xid, 10)
 	for {
-		rows, err := p.lookup.query(ctx, pr,
+		rows, err := p.outcomesAt.query(ctx, pr,
 			"SELECT pg_catalog.pg_xact_status('"+xid+"'::pg_catalog.xid8)")
 		var pe *pgwire.Error
 		if errors.As(err, &pe) && pe.Code == "22023" {
@@ -78,13 +78,23 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, str
 	}
 }
 
+// flushedSQL asks whether a position is as durable as an acknowledged commit: by the server's own
+// setting, which changes when standbys go away and come back. While nobody is waited for, what is
+// committed is acknowledged.
+const flushedSQL = `SELECT s = '' OR
+ (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication
+  WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= lsn) >=
+ greatest(coalesce(substring(s FROM '^(?:ANY|FIRST) ([0-9]+) ')::int, 1), %d)
+FROM (SELECT pg_catalog.current_setting('synchronous_standby_names') AS s,
+ '%s'::pg_lsn AS lsn) AS setting`
+
 // awaitFlushed waits until the synchronous standbys have flushed past a position read after the
 // lookup: what was found committed is by then as durable as an acknowledged commit.
 func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 	if pr.SyncQuorum == 0 {
 		return nil
 	}
-	rows, err := p.lookup.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	rows, err := p.outcomesAt.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
 	if err != nil {
 		return err
 	}
@@ -95,15 +105,14 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 	if err != nil {
 		return err
 	}
-	sql := fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"+
-		" WHERE sync_state IN ('sync', 'quorum') AND flush_lsn >= '%s'", lsn)
+	sql := fmt.Sprintf(flushedSQL, pr.SyncQuorum, lsn)
 	for {
-		rows, err := p.lookup.query(ctx, pr, sql)
+		rows, err := p.outcomesAt.query(ctx, pr, sql)
 		if err != nil {
 			return err
 		}
 		if len(rows) == 1 && len(rows[0]) == 1 {
-			if n, err := strconv.Atoi(string(rows[0][0])); err == nil && n >= pr.SyncQuorum {
+			if string(rows[0][0]) == "t" {
 				return nil
 			}
 		}
@@ -120,7 +129,7 @@ func (p *Proxy) endBackend(ctx context.Context, pr *Primary, l *loss) error {
 	defer cancel()
 	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, %s)", l.pid, quoteLiteral(l.started))
 	for {
-		rows, err := p.lookup.query(ctx, pr, sql)
+		rows, err := p.outcomesAt.query(ctx, pr, sql)
 		if err != nil {
 			return fmt.Errorf("end lost backend: %w", err)
 		}

@@ -39,19 +39,25 @@ type Proxy struct {
 	secrets Secrets
 	cache   *secretCache
 	metrics *metrics
-	lookup  *lookup
-	dialer  net.Dialer
-	ramp    *semaphore.Weighted
+
+	secretsAt  *lookup
+	outcomesAt *lookup
+	dialer     net.Dialer
+	ramp       *semaphore.Weighted
 
 	cutEpoch   atomic.Uint64 // epochs up to this one are closed for good
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
+	conns      atomic.Int64  // client connections, sessions or not yet
 
 	mu        sync.Mutex
 	sessions  map[uint32]*session
 	nextID    uint32
 	listeners []net.Listener
 	closing   bool
+
+	watch     leaseWatch
+	watchDone chan struct{}
 
 	work   sync.WaitGroup
 	cancel context.CancelFunc
@@ -73,8 +79,9 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
-	p.lookup = &lookup{proxy: p, turn: make(chan struct{}, 1)}
-	p.cache = &secretCache{proxy: p, entries: make(map[string]secretEntry)}
+	p.watch = newLeaseWatch()
+	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
+	p.cache = newSecretCache(p)
 	if p.secrets == nil {
 		p.secrets = p.cache
 	}
@@ -102,6 +109,8 @@ func (p *Proxy) Start(ctx context.Context) error {
 		}
 		p.listeners = append(p.listeners, l)
 	}
+	p.watchDone = make(chan struct{})
+	go p.runWatch()
 	for _, l := range p.listeners {
 		p.work.Add(1)
 		go p.runAccept(l)
@@ -134,13 +143,27 @@ func (p *Proxy) runAccept(l net.Listener) {
 			continue
 		}
 		p.metrics.connections.Inc()
+		if p.conns.Add(1) > p.connsMax() {
+			// No goroutine and no wait for one who may never say what it wants.
+			p.conns.Add(-1)
+			p.metrics.refused.WithLabelValues("connections").Inc()
+			_ = conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
+			_, _ = conn.Write(pgwire.AppendError(nil, errTooManySessions()))
+			_ = conn.Close()
+			continue
+		}
 		p.work.Add(1)
 		go p.runClient(conn)
 	}
 }
 
+// connsMax bounds the connections that are accepted: the sessions, and some that log in, ask for a
+// cancel or say nothing until startup_timeout ends them.
+func (p *Proxy) connsMax() int64 { return int64(p.cfg.SessionsMax + max(100, p.cfg.SessionsMax/8)) }
+
 func (p *Proxy) runClient(conn net.Conn) {
 	defer p.work.Done()
+	defer p.conns.Add(-1)
 	p.admit(p.ctx, conn)
 }
 
@@ -233,21 +256,32 @@ func (p *Proxy) Close() error {
 	case <-done:
 	case <-t.C:
 	}
+	// The deadlines come first: who ends gets a later one for its last words.
+	for _, s := range p.all() {
+		_ = s.client.SetDeadline(time.Unix(1, 0))
+	}
 	if p.cancel != nil {
 		p.cancel()
 	}
-	p.lookup.drop()
+	p.secretsAt.drop()
+	p.outcomesAt.drop()
 	for _, s := range p.all() {
-		_ = s.client.SetDeadline(time.Unix(1, 0))
 		s.mu.Lock()
-		b := s.backend
+		b, opening := s.backend, s.opening
 		s.mu.Unlock()
 		if b != nil {
 			b.close(false)
 		}
+		if opening != nil { // it may wait for the answer of a statement that was sent again
+			opening.close(false)
+		}
 		s.notify()
 	}
 	<-done
-	p.lookup.drop()
+	p.secretsAt.drop()
+	p.outcomesAt.drop()
+	if p.watchDone != nil {
+		<-p.watchDone
+	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -26,15 +27,18 @@ func (s *session) recover(ctx context.Context) error {
 	s.mu.Lock()
 	why := s.track.unmovable
 	s.mu.Unlock()
-	if why != "" {
-		return errUnmovable(why)
+	if why != 0 {
+		return s.leave(ctx, l, errUnmovable(why.String()))
 	}
 	for {
 		b, err := s.hold(ctx, l, false)
 		if err != nil {
-			return err
+			return s.leave(ctx, l, err)
 		}
 		err = s.settle(ctx, b, l)
+		if err == nil {
+			err = s.tellMissed()
+		}
 		if err == nil {
 			err = s.attach(b)
 		}
@@ -44,7 +48,7 @@ func (s *session) recover(ctx context.Context) error {
 		}
 		b.close(false)
 		if !errors.Is(err, errBackendLost) {
-			return err
+			return s.leave(ctx, l, err)
 		}
 	}
 }
@@ -78,15 +82,26 @@ func (s *session) takeLoss() *loss {
 	l := &loss{
 		epoch: s.lostEpoch, pid: s.lostPID, started: s.lostStarted,
 		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: s.fatal,
-		planned: s.planned, cutMessage: s.lostMid,
+		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom,
 	}
+	s.heldFrom = time.Time{}
+	s.discard = s.passing > 0
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
 	l.pending = s.judgeAll(l.status)
+	rolledBack := s.flow.rolledBack
 	s.flow = newFlow(l.status)
 	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
-	s.track.txOverlay, s.track.txUnknown, s.track.txUnmovable = nil, false, ""
+	s.noCancel = false
+	if len(l.pending) > 0 {
+		first := &l.pending[0]
+		if first.verdict == verdictFinish && !first.batch.errored {
+			// Done, but for its ReadyForQuery: what it set stays set.
+			s.track.batchEnded(first.next, rolledBack)
+		}
+	}
+	s.track.rolledBack()
 	s.journaled = false
 	return l
 }
@@ -116,6 +131,7 @@ func (s *session) judgeAll(status byte) []pending {
 		out = append(out, p)
 		status = p.next
 	}
+	doubtWhatMayCommit(out)
 	return out
 }
 
@@ -137,7 +153,7 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 			continue
 		}
 		e, err := s.answerOf(ctx, b, l, p)
-		if err != nil {
+		if err != nil && !errors.Is(err, errNotCarried) {
 			return err
 		}
 		if err := s.writeClient(appendEnd(nil, p, e)); err != nil {
@@ -146,6 +162,9 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 		l.status = p.next
 		synced := p.batch.synced
 		l.pending = l.pending[1:]
+		if err != nil {
+			return err // the session ends, but what is known of its COMMIT is said first
+		}
 		if err := s.align(b, l.status); err != nil {
 			return err
 		}
@@ -170,6 +189,7 @@ func (s *session) settled(b *backend, l *loss) error {
 	}
 	// The client believes in a transaction that is gone; its next statement tells it. One that
 	// is open on the new backend was begun there.
+	s.lostStatus = l.status
 	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
 		l.status == pgwire.TxFailed && !l.told)
 	s.journaled = false
@@ -223,7 +243,13 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 
 // resend sends a batch again and relays its answers.
 func (s *session) resend(b *backend, l *loss, p *pending) error {
+	defer func() {
+		s.mu.Lock()
+		s.resent = nil
+		s.mu.Unlock()
+	}()
 	s.mu.Lock()
+	s.resent = b
 	s.flow = newFlow(b.status)
 	for _, o := range p.batch.ops {
 		o.start -= p.batch.start
@@ -266,15 +292,23 @@ func (s *session) resend(b *backend, l *loss, p *pending) error {
 }
 
 // appendEnd gives the client what is still due of a batch: the error, or the answers of what was
-// done, and ReadyForQuery if the Sync was sent.
+// done, and ReadyForQuery if the Sync was sent. What follows a COMMIT that was looked up has an
+// outcome of its own, which nobody knows.
 func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
 	b := &p.batch
 	if e != nil && !b.errored {
 		out = pgwire.AppendError(out, e)
 	}
 	if e == nil && !b.errored {
+		committed := false
 		for i := range b.ops {
-			out = appendSuccess(out, &b.ops[i], b)
+			o := &b.ops[i]
+			if committed && o.isStatement() {
+				out = pgwire.AppendError(out, errOutcomeUnknown(whyUnknown))
+				break
+			}
+			out = appendSuccess(out, o, b)
+			committed = committed || o.isStatement() && !o.internal
 		}
 	}
 	if b.synced {
@@ -283,7 +317,8 @@ func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
 	return out
 }
 
-// appendSuccess is the answer to an operation of a committed COMMIT.
+// appendSuccess is the answer to an operation of a batch that ends with a COMMIT that was
+// committed, or that was done already.
 func appendSuccess(out []byte, o *op, b *batch) []byte {
 	if o.internal {
 		return out

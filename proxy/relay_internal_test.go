@@ -23,7 +23,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, done: make(chan struct{})}
 	s.backend = b
-	s.track.prepare("p", &prepared{sql: "SELECT 1", live: true})
+	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	ask = pgwire.AppendBind(nil, "", "p", "1")
 	ask = pgwire.AppendDescribe(ask, 'P', "")
 	ask = pgwire.AppendExecute(ask, "", 0)
@@ -74,5 +74,26 @@ func BenchmarkRelay(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		roundTrip(b, s, be, ask, answer)
+	}
+}
+
+// Drain may begin between gate's look and the first byte of a unit: then it waits in the inbox.
+func TestNoUnitStartsBehindADrain(t *testing.T) {
+	s, b, _, _ := relayRig(t)
+	server, far := net.Pipe()
+	defer server.Close()
+	defer far.Close()
+	b.conn = server
+	query := pgwire.AppendQuery(nil, "SELECT 1")
+	s.in.attach(s.client, query)
+	raise(&s.proxy.drainEpoch, 1)
+	if err := s.forward(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !s.flow.isSafePoint() || len(s.in.bytes()) != len(query) {
+		t.Error("a unit was started")
+	}
+	if s.isOpen(1) {
+		t.Error("the session counts as open")
 	}
 }

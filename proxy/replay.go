@@ -2,28 +2,65 @@ package proxy
 
 import "holdfast/pgwire"
 
-// batch is a part of a flow that ends with one ReadyForQuery, or would.
+// batch is a part of a flow that ends with one ReadyForQuery, or would. What of it was answered is
+// not in ops any more.
 type batch struct {
 	ops    []op
-	cls    class
-	synced bool // the Sync was sent, or it is a Query or FunctionCall
+	cls    class // of ops
+	before class // of what was answered, since the last COMMIT or ROLLBACK
+	live   byte  // transaction status behind what was answered; 0 if nothing was
+	synced bool  // the Sync was sent, or it is a Query or FunctionCall
 	simple bool
-	stmts  int // Query or Execute operations left
+	stmts  int // statements left
 	start  int // journal offset
 	end    int // journal offset behind it; -1 when it is the last one
 
 	errored   bool // its ErrorResponse was delivered
 	responded bool // any answer was delivered
-	finished  int  // statements that completed
-	ended     bool // a single COMMIT or ROLLBACK of it completed
+	finished  int  // statements of its Query that completed
+	// behind tells that others before it are lost too: the status in which it began is what
+	// those are answered with, not what the server had.
+	behind bool
 }
 
-// onlyEnd tells that nothing but ReadyForQuery is due.
-func (b *batch) onlyEnd() bool {
+// isDone tells that nothing is left but ReadyForQuery, and what changes nothing any more.
+func (b *batch) isDone() bool {
 	if b.simple {
 		return b.finished > 0 && !b.cls.has(clsMulti|clsOpaque)
 	}
-	return b.synced && len(b.ops) == 1
+	for i := range b.ops {
+		o := &b.ops[i]
+		if o.kind != opSync && (o.kind != opClose || o.name != "") {
+			return false
+		}
+	}
+	return b.synced
+}
+
+// opens tells that a transaction block may be open behind the batch that was not before.
+func (b *batch) opens() bool { return b.cls.has(clsBegin | clsOpens | clsChain) }
+
+// afterBreak is the status of a session that is told an error for the batch. A block that may be
+// open is a failed one, lest what the client has sent behind it runs on its own; only an end that
+// comes first surely leaves none.
+func (b *batch) afterBreak(status byte) byte {
+	switch {
+	case b.opens():
+		return pgwire.TxFailed
+	case b.next().has(clsCommit | clsRollback):
+		return pgwire.TxIdle
+	}
+	return afterError(status)
+}
+
+// next is the class of the first statement that is left.
+func (b *batch) next() class {
+	for i := range b.ops {
+		if b.ops[i].isStatement() {
+			return b.ops[i].cls
+		}
+	}
+	return 0
 }
 
 // verdict is what is to be done about a batch whose backend was lost.
@@ -49,12 +86,12 @@ func (f *flow) unansweredBatches() []batch {
 	first := true
 	for i := f.head; i < len(f.ops); {
 		j := i
-		b := batch{start: f.ops[i].start, end: -1}
+		b := batch{start: f.ops[i].start, end: -1, behind: !first}
 		internal := f.ops[i].internal
 		for ; j < len(f.ops); j++ {
 			o := &f.ops[j]
 			b.cls |= o.cls
-			if o.kind == opQuery || o.kind == opExecute || o.kind == opFunctionCall {
+			if o.isStatement() {
 				b.stmts++
 			}
 			if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
@@ -68,39 +105,50 @@ func (f *flow) unansweredBatches() []batch {
 			b.end = f.ops[j].start
 		}
 		if first {
-			b.errored, b.responded, b.finished = f.errored, f.responded, f.finished
-			b.cls |= f.answered
-			b.ended = f.ended
-			b.stmts += f.finished
+			f.fillCurrent(&b)
 			first = false
 		}
-		if !internal || !b.ops[len(b.ops)-1].internal {
+		last := &b.ops[len(b.ops)-1]
+		if !internal || !last.internal || last.showEnd {
 			out = append(out, b)
 		}
 		i = j
 	}
 	if first && (f.skipping || f.unsynced > 0) {
-		out = append(out, batch{errored: f.errored, responded: f.responded,
-			finished: f.finished, stmts: f.finished, cls: f.answered, end: -1})
+		b := batch{end: -1}
+		f.fillCurrent(&b)
+		out = append(out, b)
 	}
 	return out
+}
+
+// fillCurrent fills in what is known of the batch that is being answered.
+func (f *flow) fillCurrent(b *batch) {
+	b.errored, b.responded, b.finished = f.errored, f.responded, f.finished
+	b.before, b.live = f.answered, f.live
 }
 
 // judge says what is to be done about a batch that was sent, in whole or in part, to a backend
 // that is lost, and the transaction status in which that leaves the session. The status is the
 // one in which the batch began. journaled tells that its bytes are still there.
 func judge(b batch, status byte, inDoubt, journaled bool) (verdict, byte) {
+	if b.live != 0 {
+		status = b.live
+	}
 	switch {
-	case b.errored && !(b.simple && b.cls.has(clsMulti)):
+	case len(b.ops) == 1 && b.ops[0].showEnd:
+		return verdictFinish, pgwire.TxIdle // our ROLLBACK behind a COMMIT that failed
+	case b.errored && b.simple && b.cls.has(clsMulti|clsOpaque):
+		// The server went no further, and the client was told; what it had committed before in
+		// the same string was answered.
+		return verdictFinish, b.afterBreak(status)
+	case b.errored:
 		// It failed on the server and rolled back, or failed the block; only the end is due.
 		return verdictFinish, afterError(status)
-	case b.ended:
-		// The server ends the transaction before it sends CommandComplete.
-		return verdictFinish, afterSingle(b.cls, status)
-	case inDoubt:
-		return verdictLookup, pgwire.TxIdle
-	case b.onlyEnd() && (b.simple || !b.cls.has(clsMayWrite|clsEnds)):
-		return verdictFinish, afterSingle(b.cls, status)
+	case inDoubt && b.next().has(clsCommit):
+		return verdictLookup, b.walk(status)
+	case b.isDone() && (b.simple || status != pgwire.TxIdle || !b.before.mayCommit()):
+		return verdictFinish, status
 	}
 	switch status {
 	case pgwire.TxFailed:
@@ -109,6 +157,16 @@ func judge(b batch, status byte, inDoubt, journaled bool) (verdict, byte) {
 		return judgeBlock(b, journaled)
 	}
 	return judgeImplicit(b, journaled)
+}
+
+// walk is the status behind all that is left, if it succeeds.
+func (b *batch) walk(status byte) byte {
+	for i := range b.ops {
+		if o := &b.ops[i]; o.isStatement() {
+			status = afterSingle(o.cls, status)
+		}
+	}
+	return status
 }
 
 func afterError(status byte) byte {
@@ -133,52 +191,70 @@ func afterSingle(c class, status byte) byte {
 	return status
 }
 
-// judgeFailedBlock: nothing takes effect in a failed block but its end.
+// judgeFailedBlock: nothing takes effect in a failed block but its end, and what follows that.
 func judgeFailedBlock(b batch, journaled bool) (verdict, byte) {
-	single := b.cls.has(clsCommit | clsRollback)
-	if single && !b.responded && journaled && b.synced {
-		return verdictResend, pgwire.TxIdle
-	}
-	if b.cls.has(clsEnds | clsOpaque) {
-		return verdictUnknown, pgwire.TxIdle
-	}
-	if single {
-		return verdictRolledBack, pgwire.TxIdle
+	single := b.cls.has(clsCommit|clsRollback) && b.stmts == 1
+	switch {
+	case b.cls.has(clsEnds | clsOpaque):
+		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
+	case b.cls.has(clsCommit) && (b.behind || !single):
+		// It may have been a good block on the server, or have become one by ROLLBACK TO.
+		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
+	case single && !b.responded && journaled && b.synced:
+		return verdictResend, b.walk(pgwire.TxFailed)
+	case b.cls.has(clsRollback) && !single && b.cls.mayCommit():
+		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
+	case b.cls.has(clsCommit | clsRollback):
+		return verdictRolledBack, b.afterBreak(pgwire.TxFailed)
 	}
 	return verdictRolledBack, pgwire.TxFailed
 }
 
 // judgeBlock: an explicit transaction without its COMMIT is surely rolled back.
 func judgeBlock(b batch, journaled bool) (verdict, byte) {
-	if b.cls.has(clsRollback) && b.stmts == 1 {
-		if !b.responded && journaled && b.synced {
-			return verdictResend, pgwire.TxIdle // the new backend has a failed block to end
-		}
-		return verdictRolledBack, pgwire.TxIdle
-	}
-	if b.cls.has(clsCommit | clsEnds | clsOpaque) {
-		return verdictUnknown, pgwire.TxIdle
+	single := b.cls.has(clsRollback) && b.stmts == 1
+	switch {
+	case b.cls.has(clsCommit | clsEnds | clsOpaque):
+		return verdictUnknown, b.afterBreak(pgwire.TxInBlock)
+	case single && !b.responded && journaled && b.synced:
+		return verdictResend, b.walk(pgwire.TxFailed) // the new backend has a failed block to end
+	case b.cls.has(clsRollback) && !single && b.cls.mayCommit():
+		return verdictUnknown, b.afterBreak(pgwire.TxInBlock) // what follows it commits
+	case b.cls.has(clsRollback):
+		return verdictRolledBack, b.afterBreak(pgwire.TxInBlock)
 	}
 	return verdictRolledBack, pgwire.TxFailed
 }
 
-// judgeImplicit: outside a block each batch is a transaction of its own.
+// judgeImplicit: outside a block each batch is a transaction of its own, which commits with its
+// Sync, unless it opens a block.
 func judgeImplicit(b batch, journaled bool) (verdict, byte) {
-	open := !b.synced && !b.cls.has(clsSelfCommit|clsEnds|clsCommit|clsOpaque)
-	harmless := b.cls.mayResend() && !b.cls.has(clsCommit)
+	all := b.cls | b.before
+	ends := all.has(clsSelfCommit | clsEnds | clsCommit | clsOpaque)
+	harmless := all.mayResend() && !ends
+	isOpen := (!b.synced || b.opens() && !all.has(clsRollback)) && !ends
+	next := b.afterBreak(pgwire.TxIdle)
 	switch {
-	case (open || harmless) && !b.responded && journaled:
-		next := byte(pgwire.TxIdle)
-		if b.cls.has(clsBegin) {
-			next = pgwire.TxInBlock
-		}
-		return verdictResend, next
-	case (open || harmless) && b.cls.has(clsBegin):
-		return verdictRolledBack, pgwire.TxFailed
-	case open || harmless:
-		return verdictRolledBack, pgwire.TxIdle
+	case harmless && !b.responded && journaled:
+		return verdictResend, b.walk(pgwire.TxIdle)
+	case harmless || isOpen:
+		return verdictRolledBack, next
 	}
-	return verdictUnknown, pgwire.TxIdle
+	return verdictUnknown, next
+}
+
+// doubtWhatMayCommit takes the certainty that a block was rolled back from what may have been
+// committed by something else that is lost behind it.
+func doubtWhatMayCommit(all []pending) {
+	committed := false
+	for i := len(all) - 1; i >= 0; i-- {
+		p := &all[i]
+		cls := p.batch.cls | p.batch.before
+		if committed && p.verdict == verdictRolledBack && cls.mayCommit() {
+			p.verdict = verdictUnknown
+		}
+		committed = committed || cls.has(clsCommit|clsEnds|clsOpaque)
+	}
 }
 
 // fate is what an epoch boundary says about a transaction id.

@@ -2,8 +2,8 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,17 +18,22 @@ const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of pri
 // open connects to the primary and makes the new backend what the session was. The caller owns
 // the result; it is not attached yet.
 func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
-	if err := s.proxy.ramp.Acquire(ctx, 1); err != nil {
-		return nil, errClosing
+	ctx, end := s.proxy.while(ctx, pr)
+	defer end()
+	if err := s.proxy.enterRamp(ctx); err != nil {
+		return nil, err
 	}
 	defer s.proxy.ramp.Release(1)
+	if !s.isUsable(pr) {
+		return nil, errOvertaken
+	}
 	b, err := s.proxy.connect(ctx, pr, s.login, s.cred)
 	if err != nil {
 		return nil, err
 	}
 	if !s.isOpening(b) {
 		b.close(false)
-		return nil, errWrongServer // its epoch ended meanwhile
+		return nil, errOvertaken
 	}
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
@@ -48,14 +53,50 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 		b.close(false)
 		return nil, err
 	}
-	return b, s.tellParams(b)
+	if err := s.tellParams(b); err != nil {
+		b.close(false)
+		return nil, err
+	}
+	return b, nil
+}
+
+// rampWait bounds one wait for a place in the ramp, so that the hold looks after its client.
+const rampWait = time.Second
+
+// enterRamp waits for one of the places of those who log in at the same time.
+func (p *Proxy) enterRamp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rampWait)
+	defer cancel()
+	if err := p.ramp.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("wait for other sessions' logins: %w", err)
+	}
+	return nil
+}
+
+// while ends the returned context when pr is not the primary any more: whoever dials a host that
+// is gone must not keep its place from those who go to the next one. The function waits.
+func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	now, changed := p.topo.Current()
+	if now != pr {
+		cancel()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-changed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
 }
 
 // restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
 func (s *session) restore(b *backend) error {
 	s.mu.Lock()
 	cmds := s.track.restoreSQL(s.user)
-	channels := len(s.track.channels)
 	unknown := s.track.unknown
 	out, n := s.out[:0], len(cmds)
 	for _, c := range cmds {
@@ -63,7 +104,8 @@ func (s *session) restore(b *backend) error {
 	}
 	s.mu.Unlock()
 	if unknown {
-		return errUnmovable("a setting was changed by a function just before the change")
+		return notCarried(errUnmovable(
+			"a setting was changed by a function just before the change"))
 	}
 	report := func(name, value string) { b.note(name, value) }
 	if n > 0 {
@@ -72,20 +114,31 @@ func (s *session) restore(b *backend) error {
 			return err
 		}
 		if len(errs) > 0 {
-			return fatal(restoreError(errs[0]))
+			return notCarried(fatal(restoreError(errs[0])))
 		}
 	}
 	if err := s.restoreStatements(b); err != nil {
 		return err
 	}
-	if channels > 0 {
-		notice := pgwire.NewError("00000",
-			"notifications may have been missed because the primary changed")
-		notice.Severity = "NOTICE"
-		return s.writeClient(pgwire.AppendNotice(nil, notice))
-	}
 	return nil
 }
+
+// tellMissed tells a client that listens what it cannot know.
+func (s *session) tellMissed() error {
+	s.mu.Lock()
+	listens := len(s.track.channels) > 0
+	s.mu.Unlock()
+	if !listens {
+		return nil
+	}
+	notice := pgwire.NewError("00000",
+		"notifications may have been missed because the primary changed")
+	notice.Severity = "NOTICE"
+	return s.writeClient(pgwire.AppendNotice(nil, notice))
+}
+
+// notCarried marks an end that is our own decision, not the server's word about itself.
+func notCarried(e *pgwire.Error) error { return fmt.Errorf("%w: %w", errNotCarried, e) }
 
 func restoreError(cause *pgwire.Error) *pgwire.Error {
 	e := pgwire.NewError(pgwire.CodeAdminShutdown,
@@ -100,9 +153,16 @@ func restoreError(cause *pgwire.Error) *pgwire.Error {
 func (s *session) restoreStatements(b *backend) error {
 	s.mu.Lock()
 	out, n := s.out[:0], 0
+	encoding := s.params["client_encoding"]
 	for name, p := range s.track.statements {
-		if !p.live || p.sql == "" {
+		if p.sql == "" {
 			continue
+		}
+		if p.conf != s.conf && strings.Contains(p.sql, `\`) ||
+			p.encoding != "" && p.encoding != encoding {
+			s.mu.Unlock()
+			return notCarried(errUnmovable("prepared statement \"" + name +
+				"\" was parsed under another client_encoding or standard_conforming_strings"))
 		}
 		if p.bySQL {
 			out = pgwire.AppendQuery(out, p.sql)
@@ -191,17 +251,15 @@ func (s *session) committedLate(b *backend, p *pending) error {
 	s.mu.Lock()
 	s.track.overlay = append(s.track.overlay, p.overlay...)
 	s.track.unknown = s.track.unknown || p.unknown
-	if p.unmovable != "" {
-		s.track.unmovable = p.unmovable
-	}
+	s.track.unmovable |= p.unmovable
 	why := s.track.unmovable
 	unknown := s.track.unknown
 	s.mu.Unlock()
 	switch {
-	case why != "":
-		return errors.Join(errUnmovable(why))
+	case why != 0:
+		return notCarried(errUnmovable(why.String()))
 	case unknown:
-		return errUnmovable("a setting was changed by a function in the transaction")
+		return notCarried(errUnmovable("a setting was changed by a function in the transaction"))
 	case len(p.overlay) == 0:
 		return nil
 	}
@@ -223,5 +281,5 @@ func (s *session) isOpening(b *backend) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opening = b
-	return !s.proxy.isCut(b.primary.Epoch)
+	return !s.proxy.isCut(b.primary.Epoch) && s.proxy.ctx.Err() == nil
 }

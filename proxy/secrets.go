@@ -2,13 +2,24 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
+
+	"holdfast/pgwire"
 )
 
-// secretsMax bounds the cache of secrets.
-const secretsMax = 10000
+const (
+	// secretsMax bounds the cache of secrets, and that of names without one.
+	secretsMax = 10000
+	// secretNameMax is NAMEDATALEN - 1: no role has a longer name.
+	secretNameMax = 63
+	// secretPatience is how long a login with a cached secret waits for a fresh one.
+	secretPatience = 300 * time.Millisecond
+)
 
 // secretCache keeps the password secrets of roles as the primary stores them, so that clients
 // can be authenticated while there is no primary. A secret older than SecretTTL is asked for
@@ -16,8 +27,11 @@ const secretsMax = 10000
 type secretCache struct {
 	proxy *Proxy
 
-	mu      sync.Mutex
-	entries map[string]secretEntry
+	mu    sync.Mutex
+	known generations
+	// absent are names that no role with a secret has: anybody may make them up, so they must
+	// not drive out the others.
+	absent generations
 }
 
 type secretEntry struct {
@@ -26,48 +40,113 @@ type secretEntry struct {
 	at     time.Time
 }
 
+// generations is a map that forgets what was not asked for lately: when the younger half is full
+// the older one goes.
+type generations struct {
+	young, old map[string]secretEntry
+}
+
+func (g *generations) get(name string) (secretEntry, bool) {
+	e, ok := g.young[name]
+	if ok {
+		return e, true
+	}
+	if e, ok = g.old[name]; ok {
+		g.put(name, e)
+	}
+	return e, ok
+}
+
+func (g *generations) put(name string, e secretEntry) {
+	if g.young == nil || len(g.young) >= secretsMax/2 {
+		g.old, g.young = g.young, make(map[string]secretEntry)
+	}
+	g.young[name] = e
+}
+
+func (g *generations) forget(name string) {
+	delete(g.young, name)
+	delete(g.old, name)
+}
+
+func newSecretCache(p *Proxy) *secretCache { return &secretCache{proxy: p} }
+
 var _ Secrets = (*secretCache)(nil)
 
 // UserSecret implements Secrets.
 func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool, error) {
-	c.mu.Lock()
-	e, known := c.entries[user]
-	c.mu.Unlock()
-	if known && time.Since(e.at) < c.proxy.cfg.SecretTTL {
+	if len(user) > secretNameMax || !utf8.ValidString(user) || strings.ContainsRune(user, 0) {
+		return "", false, nil // no role; the primary need not be asked
+	}
+	e, cached := c.cached(user)
+	if cached && time.Since(e.at) < c.proxy.cfg.SecretTTL {
 		return e.secret, e.ok, nil
 	}
-	pr, changed := c.proxy.topo.Current()
+	usable := cached && e.ok
 	for {
-		if pr != nil {
-			fresh, err := c.ask(ctx, pr, user)
+		pr, changed := c.proxy.topo.Current()
+		err := errors.New("there is no primary to ask")
+		if pr != nil && c.mayAsk(pr) {
+			var fresh secretEntry
+			fresh, err = c.askInTime(ctx, pr, user, usable)
 			if err == nil {
 				return fresh.secret, fresh.ok, nil
 			}
-			if known && e.ok {
-				return e.secret, true, nil
-			}
-			if ctx.Err() != nil {
-				return "", false, fmt.Errorf("look up secret: %w", err)
-			}
-		} else if known && e.ok {
+		}
+		if usable {
 			return e.secret, true, nil
+		}
+		if ctx.Err() != nil || isNoSecretLeft(err) {
+			return "", false, fmt.Errorf("look up secret: %w", err)
 		}
 		t := time.NewTimer(50 * time.Millisecond)
 		select {
 		case <-ctx.Done():
-			t.Stop()
-			return "", false, fmt.Errorf("look up secret: %w", ctx.Err())
 		case <-changed:
 		case <-t.C:
 		}
 		t.Stop()
-		pr, changed = c.proxy.topo.Current()
 	}
+}
+
+// isNoSecretLeft tells that to ask again is of no use: the server has answered. That it lets no
+// host in is what a door says that the agent is about to open.
+func isNoSecretLeft(err error) bool {
+	var pe *pgwire.Error
+	if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidAuth {
+		return false
+	}
+	return (pe != nil || errors.Is(err, pgwire.ErrAuthMethod)) && !isServerAway(err)
+}
+
+// mayAsk tells that the primary is likely to answer.
+func (c *secretCache) mayAsk(pr *Primary) bool {
+	return !c.proxy.isCut(pr.Epoch) && bootNow() < pr.Lease.Doubt()
+}
+
+// askInTime asks, but not for long if there is a secret to go on with.
+func (c *secretCache) askInTime(ctx context.Context, pr *Primary, user string, usable bool,
+) (secretEntry, error) {
+	if usable {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, secretPatience)
+		defer cancel()
+	}
+	return c.ask(ctx, pr, user)
+}
+
+func (c *secretCache) cached(user string) (secretEntry, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.known.get(user); ok {
+		return e, true
+	}
+	return c.absent.get(user)
 }
 
 // ask gets a secret from the primary. The user's name travels as a quoted literal.
 func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secretEntry, error) {
-	rows, err := c.proxy.lookup.query(ctx, pr,
+	rows, err := c.proxy.secretsAt.query(ctx, pr,
 		"SELECT holdfast.user_secret("+quoteLiteral(user)+")")
 	if err != nil {
 		return secretEntry{}, err
@@ -78,16 +157,20 @@ func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secret
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.entries) >= secretsMax {
-		clear(c.entries)
+	if e.ok {
+		c.absent.forget(user)
+		c.known.put(user, e)
+	} else {
+		c.known.forget(user)
+		c.absent.put(user, e)
 	}
-	c.entries[user] = e
 	return e, nil
 }
 
 // forget drops a secret that turned out to be old.
 func (c *secretCache) forget(user string) {
 	c.mu.Lock()
-	delete(c.entries, user)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	c.known.forget(user)
+	c.absent.forget(user)
 }

@@ -40,18 +40,26 @@ type session struct {
 	track   tracker
 	params  map[string]string // as last reported to the client
 
-	lost     bool // the backend must not be used any more
-	planned  bool // it was taken away at a safe point by a drain
-	canceled bool // a cancel request came while there was no backend
-	closing  bool // the proxy is shutting down
-	watching bool // the owner waits on wake
-	inDoubt  bool // COMMIT was forwarded with its xid known or known to be absent
-	xid      uint64
-	endHeld  bool          // a ReadyForQuery 'I' waits for the snapshot
-	rows     [][3]string   // of an internal query
-	inner    *pgwire.Error // its error
-	fatal    *pgwire.Error // a FATAL of the server that was not passed on yet
-	lostTx   bool          // the client's transaction is gone and it was not told yet
+	lost        bool     // the backend must not be used any more
+	planned     bool     // it was taken away at a safe point by a drain
+	canceled    bool     // a cancel request came while there was no backend
+	closing     bool     // the proxy is shutting down
+	watching    bool     // the owner waits on wake
+	inDoubt     bool     // COMMIT was forwarded with its xid known or known to be absent
+	noCancel    bool     // a COMMIT is about to be forwarded, or outstanding
+	cancels     int      // cancel requests on their way to the server
+	resent      *backend // which of the session's statements run on, though it is not attached
+	xid         uint64
+	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
+	rows        [][3]string   // of an internal query
+	rowsCut     bool          // there were more
+	inner       *pgwire.Error // its error
+	fatal       *pgwire.Error // a FATAL of the server that was not passed on yet
+	clientQuiet silence       // Proxy.runWatch's own
+
+	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
+	lostStatus byte      // the transaction status that the client believes in, if lostTx
+	lostTx     bool      // the client's transaction is gone and it was not told yet
 
 	// Of the backend that was lost last.
 	lostEpoch   uint64
@@ -68,7 +76,8 @@ type session struct {
 	unnamedQ  []byte // body of the unnamed Parse, to be parsed again on a new backend
 	portal    parsed
 	portals   map[string]parsed
-	passing   int // bytes of a message that is relayed as it comes
+	passing   int  // bytes of a message that is relayed as it comes
+	discard   bool // they go nowhere: the backend that has the first part is lost
 	pushed    int
 	guarded   class // of the Query that waits in guardCommit
 }
@@ -84,6 +93,8 @@ func (s *session) serve(ctx context.Context) {
 			if err = s.recover(ctx); err == nil {
 				continue
 			}
+		case errors.Is(err, errClosing):
+			err = s.leave(ctx, s.takeLoss(), err)
 		}
 		s.sayGoodbye(err)
 		return
@@ -179,7 +190,7 @@ func (s *session) attach(b *backend) error {
 	}
 	s.backend, s.opening = b, nil
 	s.lost, s.planned, s.canceled = false, false, false
-	s.inDoubt, s.inner = false, nil
+	s.inDoubt, s.noCancel, s.inner = false, false, nil
 	s.mu.Unlock()
 	b.relayFromHere()
 	go b.runDeliver(s)
@@ -214,6 +225,11 @@ func (s *session) signals() error {
 func (s *session) isOpen(epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.backend != nil && !s.lost && s.backend.primary.Epoch <= epoch &&
-		!s.flow.isSafePoint()
+	b := s.backend
+	if b == nil {
+		b = s.resent
+	} else if s.lost {
+		return false
+	}
+	return b != nil && b.primary.Epoch <= epoch && !s.flow.isSafePoint()
 }

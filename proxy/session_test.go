@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
 
@@ -27,12 +28,15 @@ type rig struct {
 	proxy  *proxy.Proxy
 	bounds []proxy.Boundary
 	epoch  uint64
+	// metrics are those of proxy.
+	metrics *prometheus.Registry
 }
 
 func newRig(t *testing.T, change func(*proxy.Config)) *rig {
 	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	r := &rig{t: t, server: proxytest.StartServer(t), topo: proxytest.NewTopology()}
+	r := &rig{t: t, server: proxytest.StartServer(t), topo: proxytest.NewTopology(),
+		metrics: prometheus.NewRegistry()}
 	r.line = proxytest.NewLine(t, fmt.Sprintf("127.0.0.1:%d", r.server.Port))
 	cfg := proxy.DefaultConfig()
 	cfg.Listen = []string{"127.0.0.1:0"}
@@ -42,7 +46,8 @@ func newRig(t *testing.T, change func(*proxy.Config)) *rig {
 	if change != nil {
 		change(&cfg)
 	}
-	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(t)})
+	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(t),
+		Registerer: r.metrics})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,6 +70,27 @@ func (r *rig) lead(lo, hi uint64) {
 		Name: "pg", Addr: r.line.Addr(), Epoch: r.epoch, Incarnation: r.server.Incarnation(),
 		Lease: r.lease, Boundaries: append([]proxy.Boundary(nil), r.bounds...),
 	})
+}
+
+// count is the value of a counter of the proxy with that label's value; empty: without a label.
+func (r *rig) count(name, label string) float64 {
+	r.t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "holdfast_proxy_"+name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if label == "" || len(m.GetLabel()) == 1 && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	r.t.Fatalf("no metric %s of %q", name, label)
+	return 0
 }
 
 // change is a failover as the proxy sees it: the old epoch is cut, the server dies and comes

@@ -29,8 +29,9 @@ type Primary struct {
 	// Incarnation is the postmaster's start time in microseconds since 1970; a server that
 	// answers with another one is not used.
 	Incarnation string
-	// SyncQuorum is how many synchronous standbys must have flushed a commit; 0 if replication
-	// is asynchronous.
+	// SyncQuorum is how many synchronous standbys must have flushed a commit, if the server's own
+	// synchronous_standby_names does not ask for more, or for none; 0 if replication is
+	// asynchronous.
 	SyncQuorum int
 	Lease      Lease
 	// Boundaries are those of the epochs up to this one, oldest first.

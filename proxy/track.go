@@ -15,7 +15,10 @@ type prepared struct {
 	oids   []uint32
 	parsed parsed
 	bySQL  bool // made by the SQL command PREPARE, of which sql is the text
-	live   bool // the server has confirmed it
+	conf   bool // standard_conforming_strings when it was parsed
+	lost   bool // its text was too large to be kept
+	// encoding is the client's when it was parsed; empty if the text is ASCII.
+	encoding string
 }
 
 // tracker knows what has to be rebuilt on a new backend: the state that the server itself told
@@ -40,17 +43,24 @@ type tracker struct {
 	preparedBytes int
 	preparedMax   int
 
-	// unmovable is why a new backend cannot stand in for the old one; empty if it can.
-	unmovable   string
-	txUnmovable string
+	// unmovable is why a new backend cannot stand in for the old one, txUnmovable why not if the
+	// open transaction commits. suspect are reasons that the server is to be asked about.
+	unmovable, txUnmovable, suspect reason
+
+	loginUser    string
+	overlayBytes int // of txOverlay
 }
 
 func newTracker(user string, preparedMax int) tracker {
-	return tracker{role: "none", authUser: user, preparedMax: preparedMax}
+	return tracker{role: "none", authUser: user, loginUser: user, preparedMax: preparedMax}
 }
 
-// customMax bounds how many custom settings are asked for.
-const customMax = 64
+const (
+	// customMax bounds how many custom settings are asked for.
+	customMax = 64
+	// overlayBytesMax bounds the text of what an open transaction has set.
+	overlayBytesMax = 64 << 10
+)
 
 // succeeded takes a statement that the server completed.
 func (t *tracker) succeeded(e *effect) {
@@ -58,48 +68,131 @@ func (t *tracker) succeeded(e *effect) {
 	case pgwire.KindSet, pgwire.KindReset, pgwire.KindSetRole,
 		pgwire.KindSetSessionAuthorization, pgwire.KindListen, pgwire.KindUnlisten:
 		t.dirty = true
-		if strings.Contains(e.name, ".") && len(t.custom) < customMax &&
-			(e.kind == pgwire.KindSet) {
-			if t.custom == nil {
-				t.custom = make(map[string]struct{})
-			}
-			t.custom[e.name] = struct{}{}
+		if e.kind == pgwire.KindSet {
+			t.learn(e.name)
 		}
 		if !e.local {
-			t.txOverlay = append(t.txOverlay, e.text)
+			t.overlay1(e.text)
 		}
 	case pgwire.KindDiscard:
 		t.discard(e)
 	case pgwire.KindPrepare:
-		t.prepare(e.name, &prepared{sql: e.text, bySQL: true, live: true})
+		t.prepare(e.name, &prepared{sql: e.text, bySQL: true, conf: e.conf})
 	case pgwire.KindDeallocate:
 		t.deallocate(e)
+	case pgwire.KindCommit:
+		t.committed()
+	case pgwire.KindRollback:
+		t.rolledBack()
+	case pgwire.KindRollbackTo:
+		t.rolledBackTo()
 	default:
-		if e.cls.has(clsState) { // set_config in a statement that is not only that
-			t.dirty, t.txUnknown = true, true
-		}
+		t.called(e)
 	}
+	var r reason
 	switch {
 	case e.cls.has(clsTemp):
-		t.txUnmovable = "temporary table"
+		r = reasonTemp
 	case e.cls.has(clsHold):
-		t.txUnmovable = "cursor WITH HOLD"
+		r = reasonHold
 	case e.cls.has(clsAdvisory):
-		t.unmovable = "session advisory lock"
+		r = reasonAdvisory
+		t.unmovable |= r // locks of the session outlive a rollback
+	}
+	if r != 0 {
+		t.txUnmovable |= r
+		t.suspect |= r
+		t.dirty = true
 	}
 }
+
+// called takes a statement that may have changed settings, or more, by a function.
+func (t *tracker) called(e *effect) {
+	if !e.cls.has(clsState) {
+		return
+	}
+	t.dirty, t.txUnknown = true, true
+	for _, name := range e.names {
+		t.learn(name)
+	}
+	if e.other {
+		t.txUnmovable |= reasonSettings // it may be a custom one, which no view lists
+	}
+	switch e.kind {
+	case pgwire.KindCall, pgwire.KindDo, pgwire.KindExecute:
+		t.suspect |= reasonsAsked
+	}
+}
+
+// learn notes the name of a custom setting, which has to be asked for by name.
+func (t *tracker) learn(name string) {
+	if !strings.Contains(name, ".") {
+		return
+	}
+	if _, known := t.custom[name]; !known && len(t.custom) >= customMax {
+		t.unmovable |= reasonSettings
+		return
+	}
+	if t.custom == nil {
+		t.custom = make(map[string]struct{})
+	}
+	t.custom[name] = struct{}{}
+}
+
+// overlay1 keeps a command of the open transaction.
+func (t *tracker) overlay1(text string) {
+	if t.overlayBytes += len(text); t.overlayBytes > overlayBytesMax {
+		t.txOverlay, t.txUnknown = nil, true
+		return
+	}
+	t.txOverlay = append(t.txOverlay, text)
+}
+
+// largeStatement takes the tag of a statement that was not read, which says what it was.
+func (t *tracker) largeStatement(tag string) {
+	word, _, _ := strings.Cut(tag, " ")
+	switch word {
+	case "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE", "BEGIN", "START",
+		"SAVEPOINT", "RELEASE", "CLOSE", "SHOW", "LOCK", "ANALYZE", "VACUUM", "TRUNCATE":
+	case "COMMIT":
+		t.committed()
+	case "ROLLBACK":
+		t.txUnknown = true // as a whole, or to a savepoint
+	case "SET", "PREPARE", "DEALLOCATE", "DISCARD":
+		t.txUnmovable |= reasonOpaque
+		t.dirty = true
+	default:
+		t.dirty, t.txUnknown = true, true
+		t.suspect |= reasonsAsked
+	}
+}
+
+// committed takes the end of a transaction that commits.
+func (t *tracker) committed() {
+	t.overlay = append(t.overlay, t.txOverlay...)
+	t.unknown = t.unknown || t.txUnknown
+	t.unmovable |= t.txUnmovable
+	t.rolledBack()
+}
+
+// rolledBack forgets what the transaction did.
+func (t *tracker) rolledBack() {
+	t.txOverlay, t.txUnknown, t.txUnmovable, t.overlayBytes = nil, false, 0, 0
+}
+
+// rolledBackTo takes ROLLBACK TO SAVEPOINT: which of the commands are undone is not followed.
+func (t *tracker) rolledBackTo() { t.txUnknown = t.txUnknown || len(t.txOverlay) > 0 }
 
 func (t *tracker) discard(e *effect) {
 	t.dirty = true
 	switch e.name {
-	case "all":
-		t.statements, t.preparedBytes = nil, 0
-		t.unmovable, t.txUnmovable = "", ""
-		t.custom = nil
-	case "temp", "temporary":
-		if t.unmovable == "temporary table" {
-			t.unmovable = ""
+	case "all": // never in a transaction block
+		*t = tracker{
+			role: "none", authUser: t.loginUser, loginUser: t.loginUser,
+			preparedMax: t.preparedMax, dirty: true,
 		}
+	case "temp", "temporary":
+		t.suspect |= reasonTemp // gone, if it commits
 	}
 }
 
@@ -111,57 +204,62 @@ func (t *tracker) deallocate(e *effect) {
 	t.forget(e.name)
 }
 
+// preparedOverhead is what a statement costs beside its text.
+const preparedOverhead = 64
+
+func (p *prepared) size(name string) int {
+	return len(p.sql) + len(name) + 4*len(p.oids) + preparedOverhead
+}
+
 // prepare remembers a statement; one that would not fit makes the session unmovable rather than
 // being forgotten silently.
 func (t *tracker) prepare(name string, p *prepared) {
-	if old := t.statements[name]; old != nil {
-		t.preparedBytes -= len(old.sql)
-	}
-	if t.preparedBytes+len(p.sql) > t.preparedMax {
-		t.unmovable = "prepared statements larger than prepared_bytes_max"
-		p = &prepared{parsed: p.parsed, live: true}
+	t.forget(name)
+	if t.preparedBytes+p.size(name) > t.preparedMax || p.lost {
+		t.unmovable |= reasonPrepared
+		p = &prepared{parsed: p.parsed, bySQL: p.bySQL}
 	}
 	if t.statements == nil {
 		t.statements = make(map[string]*prepared)
 	}
-	t.preparedBytes += len(p.sql)
+	t.preparedBytes += p.size(name)
 	t.statements[name] = p
 }
 
 func (t *tracker) forget(name string) {
 	if old := t.statements[name]; old != nil {
-		t.preparedBytes -= len(old.sql)
+		t.preparedBytes -= old.size(name)
 		delete(t.statements, name)
 	}
 }
 
 // batchEnded takes ReadyForQuery: at 'I' what the transaction did is kept or gone.
 func (t *tracker) batchEnded(status byte, rolledBack bool) {
-	if status != pgwire.TxIdle {
-		return
+	switch {
+	case status != pgwire.TxIdle:
+	case rolledBack:
+		t.rolledBack()
+	default:
+		t.committed()
 	}
-	if !rolledBack {
-		t.overlay = append(t.overlay, t.txOverlay...)
-		t.unknown = t.unknown || t.txUnknown
-		if t.txUnmovable != "" {
-			t.unmovable = t.txUnmovable
-		}
-	}
-	t.txOverlay, t.txUnknown, t.txUnmovable = nil, false, ""
 }
 
 // snapshotSQL asks for all that is tracked as state. Names are qualified throughout: the
 // session's search_path is not ours.
 func (t *tracker) snapshotSQL() string {
 	var b strings.Builder
-	b.WriteString(`SELECT 's', name, pg_catalog.current_setting(name)` +
+	b.WriteString(`SELECT 'r', 'role', pg_catalog.current_setting('role')` +
+		` UNION ALL SELECT 'a', 'user', session_user::pg_catalog.text`)
+	if t.suspect != 0 {
+		// Only where something may have made such state: the lock table is no light question.
+		b.WriteString(factsSQL)
+	}
+	b.WriteString(` UNION ALL SELECT 's', name, pg_catalog.current_setting(name)` +
 		` FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'` +
 		` AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation',` +
 		`'transaction_read_only','transaction_deferrable','seed','role',` +
 		`'session_authorization','is_superuser'])` +
-		` UNION ALL SELECT 'l', c, NULL FROM pg_catalog.pg_listening_channels() c` +
-		` UNION ALL SELECT 'r', 'role', pg_catalog.current_setting('role')` +
-		` UNION ALL SELECT 'a', 'user', session_user::pg_catalog.text`)
+		` UNION ALL SELECT 'l', c, NULL FROM pg_catalog.pg_listening_channels() c`)
 	for name := range t.custom {
 		b.WriteString(` UNION ALL SELECT 's', `)
 		b.WriteString(quoteLiteral(name))
@@ -172,9 +270,21 @@ func (t *tracker) snapshotSQL() string {
 	return b.String()
 }
 
-// applySnapshot takes the rows of snapshotSQL.
-func (t *tracker) applySnapshot(rows [][3]string) {
+// factsSQL asks for what only this backend has.
+const factsSQL = ` UNION ALL SELECT 'f', 'advisory', EXISTS (SELECT FROM pg_catalog.pg_locks` +
+	` WHERE locktype OPERATOR(pg_catalog.=) 'advisory'` +
+	` AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())::pg_catalog.text` +
+	` UNION ALL SELECT 'f', 'temp', EXISTS (SELECT FROM pg_catalog.pg_class` +
+	` WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())::pg_catalog.text` +
+	` UNION ALL SELECT 'f', 'hold', EXISTS (SELECT FROM pg_catalog.pg_cursors` +
+	` WHERE is_holdable)::pg_catalog.text`
+
+// applySnapshot takes the rows of snapshotSQL; cut tells that there were more than are kept.
+func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	t.settings, t.channels = t.settings[:0], t.channels[:0]
+	if t.suspect != 0 {
+		t.unmovable &^= reasonsAsked
+	}
 	for _, r := range rows {
 		switch r[0] {
 		case "s":
@@ -185,15 +295,31 @@ func (t *tracker) applySnapshot(rows [][3]string) {
 			t.role = r[2]
 		case "a":
 			t.authUser = r[2]
+		case "f":
+			if r[2] == "true" {
+				t.unmovable |= map[string]reason{
+					"advisory": reasonAdvisory, "temp": reasonTemp, "hold": reasonHold,
+				}[r[1]]
+			}
 		}
 	}
+	if cut {
+		t.unmovable |= reasonSettings
+	}
 	t.overlay, t.unknown, t.dirty = nil, false, false
+	t.suspect = t.unmovable & reasonsAsked // once there, it is asked for until it is gone
 }
 
 // restoreSQL lists the commands that make a fresh backend of the login user what this session
 // is: the authorization first, since it decides what may be set, and the role last.
 func (t *tracker) restoreSQL(loginUser string) []string {
 	var out []string
+	for _, s := range t.settings {
+		if s.name == "client_encoding" {
+			// What follows is written in it.
+			out = append(out, "SET client_encoding = "+quoteLiteral(s.value))
+		}
+	}
 	if t.authUser != loginUser {
 		out = append(out, "SET SESSION AUTHORIZATION "+quoteIdent(t.authUser))
 	}

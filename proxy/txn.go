@@ -34,6 +34,26 @@ type op struct {
 	stmt     *prepared // opParse of a named statement
 	snapshot bool      // internal: the Sync of a snapshot
 	start    int       // journal offset of the message
+	renames  bool      // it may change which text the name of a prepared statement has
+}
+
+// isStatement tells that the op executes something.
+func (o *op) isStatement() bool {
+	return o.kind == opQuery || o.kind == opExecute || o.kind == opFunctionCall
+}
+
+// mayRename tells that it makes or removes a named prepared statement.
+func (o *op) mayRename() bool {
+	if (o.kind == opParse || o.kind == opClose) && o.name != "" || o.cls.has(clsOpaque) {
+		return true
+	}
+	for i := range o.effects {
+		switch o.effects[i].kind {
+		case pgwire.KindPrepare, pgwire.KindDeallocate, pgwire.KindDiscard:
+			return true
+		}
+	}
+	return false
 }
 
 // flow is the pure record of what a session sent to its backend and what was answered: it knows
@@ -47,9 +67,13 @@ type flow struct {
 	errored   bool  // the current batch has had its ErrorResponse
 	skipping  bool  // the server skips what comes up to the next Sync, which is not sent yet
 	responded bool  // the client saw something of the current batch
-	finished  int   // statements of the current batch that have completed
-	answered  class // what the answered operations of the current batch can do
-	ended     bool  // a single COMMIT or ROLLBACK of the current batch completed
+	live      byte  // transaction status behind what has completed of the current batch
+	finished  int   // statements of the current Query that have completed
+	answered  class // what the current batch has done since its last COMMIT or ROLLBACK
+
+	renaming  int  // outstanding ops that may change what a prepared statement's name means
+	setting   int  // outstanding ops that may change settings
+	lostParse bool // a Parse of the unnamed statement was skipped by the server
 
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
 	copyIn     bool // the server is in extended copy-in mode and ignores Sync
@@ -57,7 +81,7 @@ type flow struct {
 }
 
 // newFlow is the flow of a backend that has just said ReadyForQuery.
-func newFlow(status byte) flow { return flow{status: status} }
+func newFlow(status byte) flow { return flow{status: status, live: status} }
 
 // idle tells that every message was answered and no batch is open.
 func (f *flow) idle() bool {
@@ -68,26 +92,50 @@ func (f *flow) idle() bool {
 // replaced without the client noticing (DESIGN.md I1).
 func (f *flow) isSafePoint() bool { return f.idle() && f.status == pgwire.TxIdle }
 
-// push records a message that is about to be sent.
-func (f *flow) push(o op) {
+// push records a message that is about to be sent; false if the server answers nothing to it.
+func (f *flow) push(o op) bool {
 	if o.kind == opSync {
 		if f.copyIn {
-			return // the server ignores it (protocol-flow, COPY Operations)
+			return false // the server ignores it (protocol-flow, COPY Operations)
 		}
 		f.skipping = false
 		f.unsynced = 0
 	} else if f.skipping {
-		return
+		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
+		return false
 	}
-	if f.head == len(f.ops) {
-		f.ops, f.head = f.ops[:0], 0
-	}
+	f.compact()
+	o.renames = !o.internal && o.mayRename()
 	f.ops = append(f.ops, o)
+	f.count(&f.ops[len(f.ops)-1], 1)
 	switch o.kind {
 	case opSync, opQuery, opFunctionCall:
 		f.unsynced = 0
 	default:
 		f.unsynced++
+	}
+	return true
+}
+
+// compact drops what was answered, also where something is always under way.
+func (f *flow) compact() {
+	switch n := len(f.ops) - f.head; {
+	case n == 0:
+		f.ops, f.head = f.ops[:0], 0
+	case f.head > 64 && f.head > n:
+		copy(f.ops, f.ops[f.head:])
+		clear(f.ops[n:])
+		f.ops, f.head = f.ops[:n], 0
+	}
+}
+
+// count notes an op that comes, or goes.
+func (f *flow) count(o *op, n int) {
+	if o.renames {
+		f.renaming += n
+	}
+	if o.cls.has(clsState | clsOpaque) {
+		f.setting += n
 	}
 }
 
@@ -127,13 +175,18 @@ func (f *flow) isSettled() bool {
 
 // unpush takes back the last n ops, of which no byte was sent.
 func (f *flow) unpush(n int, before flow) {
-	f.ops = f.ops[:max(f.head, len(f.ops)-n)]
+	keep := max(f.head, len(f.ops)-n)
+	for i := keep; i < len(f.ops); i++ {
+		f.count(&f.ops[i], -1)
+	}
+	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
 }
 
 func (f *flow) pop() *op {
 	o := &f.ops[f.head]
 	f.answered |= o.cls
+	f.count(o, -1)
 	f.head++
 	return o
 }
@@ -178,16 +231,16 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		return f.failed(o)
 	case pgwire.SrvCommandComplete, pgwire.SrvEmptyQuery, pgwire.SrvPortalSuspended:
 		a.stmt = o
-		if !hide {
-			f.finished++
-		}
-		if o.cls.has(clsCommit|clsRollback) && typ == pgwire.SrvCommandComplete {
-			f.ended = true
-		}
 		if o.kind == opExecute {
 			a.done = f.pop()
 		} else if o.kind != opQuery {
 			return a, errNonsense(typ, f)
+		}
+		if !hide && typ == pgwire.SrvCommandComplete {
+			f.completed(o)
+		}
+		if !hide && o.kind == opQuery {
+			f.finished++
 		}
 	case pgwire.SrvCopyInResponse:
 		if o.kind == opExecute {
@@ -210,6 +263,18 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		f.responded = true
 	}
 	return a, nil
+}
+
+// completed follows the transaction status through the batch. A string of several statements is
+// followed as a whole, by judge.
+func (f *flow) completed(o *op) {
+	if o.cls.has(clsMulti | clsOpaque) {
+		return
+	}
+	f.live = afterSingle(o.cls, f.live)
+	if o.cls.has(clsCommit | clsRollback) {
+		f.answered = 0
+	}
 }
 
 // answers tells whether the message is the completion of that kind of op.
@@ -236,9 +301,9 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	}
 	hide := o.internal && !o.showEnd
 	f.pop()
-	f.status = st
+	f.status, f.live = st, st
 	f.errored, f.responded, f.finished = false, false, 0
-	f.answered, f.ended = 0, false
+	f.answered = 0
 	return answer{hide: hide, done: o, end: true}, nil
 }
 
@@ -248,6 +313,10 @@ func (f *flow) failed(o *op) (answer, error) {
 	f.errored, f.responded = true, true
 	hide := o.internal
 	f.rolledBack = f.rolledBack || !hide
+	f.live = afterError(f.live)
+	if o.cls.has(clsCommit) {
+		f.live = pgwire.TxIdle // a COMMIT that fails has ended the transaction
+	}
 	if o.kind == opQuery || o.kind == opFunctionCall {
 		return answer{hide: hide && !o.showErr}, nil
 	}
@@ -257,6 +326,7 @@ func (f *flow) failed(o *op) (answer, error) {
 		if o.kind == opSync {
 			return answer{hide: hide && o.internal}, nil
 		}
+		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
 		f.pop()
 	}
 	f.skipping = true
@@ -268,6 +338,7 @@ func (f *flow) failed(o *op) (answer, error) {
 func (f *flow) enterCopyIn() {
 	kept := f.head + 1
 	ended := false
+	f.unsynced = 1 // the COPY itself
 	for i := kept; i < len(f.ops); i++ {
 		o := f.ops[i]
 		if !ended && o.kind == opSync {
@@ -279,6 +350,10 @@ func (f *flow) enterCopyIn() {
 		}
 		f.ops[kept] = o
 		kept++
+		f.unsynced++
+		if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
+			f.unsynced = 0
+		}
 	}
 	f.ops = f.ops[:kept]
 	f.copyIn = !ended

@@ -29,7 +29,7 @@ func TestFateOf(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	q := func(c class, change ...func(*batch)) batch {
-		b := batch{cls: c, simple: true, synced: true, stmts: 1, ops: []op{{kind: opQuery}}}
+		b := batch{cls: c, simple: true, synced: true, stmts: 1, ops: []op{{kind: opQuery, cls: c}}}
 		for _, f := range change {
 			f(&b)
 		}
@@ -37,8 +37,12 @@ func TestJudge(t *testing.T) {
 	}
 	errored := func(b *batch) { b.errored, b.responded = true, true }
 	done := func(b *batch) { b.finished, b.responded = 1, true }
+	now := func(status byte) func(*batch) { return func(b *batch) { b.live = status } }
 	some := func(b *batch) { b.responded = true }
-	extended := func(b *batch) { b.simple = false }
+	extended := func(b *batch) {
+		b.simple, b.stmts, b.before, b.cls = false, 0, b.cls, 0
+		b.ops = []op{{kind: opSync}}
+	}
 	open := func(b *batch) { b.simple, b.synced = false, false }
 	for name, tc := range map[string]struct {
 		b       batch
@@ -51,17 +55,17 @@ func TestJudge(t *testing.T) {
 		"idle harmless":            {q(0), 'I', false, verdictResend, 'I'},
 		"idle harmless, rows seen": {q(0, some), 'I', false, verdictRolledBack, 'I'},
 		"idle begin":               {q(clsBegin), 'I', false, verdictResend, 'T'},
-		"idle begin done":          {q(clsBegin, done), 'I', false, verdictFinish, 'T'},
+		"idle begin done":          {q(clsBegin, done, now('T')), 'I', false, verdictFinish, 'T'},
 		"idle insert done":         {q(clsMayWrite, done), 'I', false, verdictFinish, 'I'},
 		"idle insert failed":       {q(clsMayWrite, errored), 'I', false, verdictFinish, 'I'},
 		"idle multi done once":     {q(clsMayWrite|clsMulti, done), 'I', false, verdictUnknown, 'I'},
 		"idle multi, one failed": {
-			q(clsMayWrite|clsMulti, errored), 'I', false, verdictUnknown, 'I',
+			q(clsMayWrite|clsMulti, errored), 'I', false, verdictFinish, 'I',
 		},
 		"idle set":                 {q(clsState), 'I', false, verdictResend, 'I'},
 		"idle call":                {q(clsSelfCommit | clsMayWrite), 'I', false, verdictUnknown, 'I'},
-		"extended insert executed": {q(clsMayWrite, extended, done), 'I', false, verdictUnknown, 'I'},
-		"extended insert, no sync": {q(clsMayWrite, open), 'I', false, verdictResend, 'I'},
+		"extended insert executed": {q(clsMayWrite, done, extended), 'I', false, verdictUnknown, 'I'},
+		"extended insert, no sync": {q(clsMayWrite, open), 'I', false, verdictRolledBack, 'I'},
 		"extended call, no sync": {
 			q(clsMayWrite|clsSelfCommit, open), 'I', false, verdictUnknown, 'I',
 		},
@@ -71,14 +75,14 @@ func TestJudge(t *testing.T) {
 		"block commit, xid asked": {q(clsCommit | clsMayWrite), 'T', true, verdictLookup, 'I'},
 		"block commit, unguarded": {q(clsCommit | clsMayWrite), 'T', false, verdictUnknown, 'I'},
 		"block string with commit": {
-			q(clsMulti | clsEnds | clsMayWrite), 'T', false, verdictUnknown, 'I',
+			q(clsMulti | clsEnds | clsMayWrite), 'T', false, verdictUnknown, 'E',
 		},
-		"block opaque":             {q(clsOpaque | clsMayWrite), 'T', false, verdictUnknown, 'I'},
+		"block opaque":             {q(clsOpaque | clsMayWrite), 'T', false, verdictUnknown, 'E'},
 		"failed block insert":      {q(clsMayWrite), 'E', false, verdictRolledBack, 'E'},
 		"failed block rollback":    {q(clsRollback), 'E', false, verdictResend, 'I'},
 		"failed block rollback to": {q(clsRollbackTo), 'E', false, verdictRolledBack, 'E'},
 		"commit seen as successful": {
-			q(clsCommit, func(b *batch) { b.ended = true }), 'T', true, verdictFinish, 'I',
+			q(clsCommit, done, now('I')), 'T', false, verdictFinish, 'I',
 		},
 	} {
 		v, next := judge(tc.b, tc.status, tc.inDoubt, true)
@@ -228,19 +232,20 @@ func TestTrackerTransactions(t *testing.T) {
 	if len(tr.overlay) != 1 || !tr.dirty {
 		t.Error("a committed SET is lost")
 	}
-	tr.applySnapshot([][3]string{{"s", "app.x", "1"}, {"r", "role", "none"}, {"l", "c", ""}})
+	tr.applySnapshot([][3]string{{"s", "app.x", "1"}, {"r", "role", "none"}, {"l", "c", ""}},
+		false)
 	if len(tr.overlay) != 0 || tr.dirty || len(tr.settings) != 1 || len(tr.channels) != 1 {
 		t.Error("the snapshot does not stand for what came before")
 	}
 	tr.prepare("big", &prepared{sql: string(make([]byte, 200))})
-	if tr.unmovable == "" {
+	if tr.unmovable != reasonPrepared {
 		t.Error("a statement that is not kept does not show")
 	}
 	tmp := effect{kind: pgwire.KindUtility, cls: clsTemp}
-	tr.unmovable = ""
+	tr.unmovable = 0
 	tr.succeeded(&tmp)
 	tr.batchEnded('I', true)
-	if tr.unmovable != "" {
+	if tr.unmovable != 0 {
 		t.Error("a rolled-back temporary table counts")
 	}
 }

@@ -7,8 +7,11 @@ duration=$1
 shift
 
 count=0
-for package in $(go list ./...); do
-    for target in $(go test "$@" -list '^Fuzz' "$package" | grep '^Fuzz' || true); do
+packages=$(go list ./...)
+for package in $packages; do
+    # On a line of its own: a package that does not build must not look like one without targets.
+    listed=$(go test "$@" -list '^Fuzz' "$package")
+    for target in $(grep '^Fuzz' <<<"$listed" || true); do
         count=$((count + 1))
         echo "fuzz $package $target for $duration"
         # -parallel 2 leaves the workers of a small machine alone; minimizing is for people.

@@ -16,15 +16,21 @@ for tool in debootstrap buildah; do
 done
 
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
 log=$root.log
+container=
+cleanup() {
+    [[ -z $container ]] || buildah rm "$container" >/dev/null 2>&1 || true
+    # debootstrap mounts /proc there while it works; one that was interrupted leaves it mounted.
+    umount --recursive "$root/proc" "$root/sys" 2>/dev/null || true
+    rm -rf --one-file-system "$root" "$log"
+}
+trap cleanup EXIT
 options=(--variant=minbase)
 [[ -z $packages ]] || options+=("--include=$packages")
 if ! debootstrap "${options[@]}" "$suite" "$root" ${mirror:+"$mirror"} >"$log" 2>&1; then
     tail -20 "$log" >&2
     exit 1
 fi
-rm -f "$log"
 # What a base does not need: package caches, documentation, translations.
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*.log \
     "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/tmp/*
@@ -33,4 +39,5 @@ container=$(buildah from scratch)
 buildah add -q "$container" "$root" / >/dev/null
 buildah config --cmd /bin/bash "$container"
 buildah commit -q --rm "$container" "$image" >/dev/null
+container=
 echo "$image"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# gofmt, go vet, staticcheck and, where it is installed, shellcheck. staticcheck comes through the
-# module proxy at a fixed version and never touches go.mod.
+# gofmt, go vet, staticcheck and shellcheck, the last one outside CI only where it is installed.
+# staticcheck comes through the module proxy at a fixed version and never touches go.mod.
 # Usage: scripts/lint.sh STATICCHECK_VERSION [go build flags]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,6 @@ if [[ -n $unformatted ]]; then
 fi
 go vet "$@" ./...
 go run "honnef.co/go/tools/cmd/staticcheck@$version" "$@" ./...
-if command -v shellcheck >/dev/null; then
+if [[ ${CI:-} == true ]] || command -v shellcheck >/dev/null; then
     shellcheck scripts/*.sh .ci/run
 fi

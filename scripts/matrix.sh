@@ -49,7 +49,8 @@ if [[ ! -e $root/.complete ]]; then
     touch "$root/.complete"
 fi
 
-# A namespace of its own: whatever happens, no mount is left behind.
+# Namespaces of their own: whatever happens, no mount is left behind, and no shared memory of a
+# server that a test killed.
 work=$(mktemp -d "$root/tmp/holdfast.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
@@ -58,10 +59,11 @@ CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/election.test" ./election
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/e2e.test" ./cmd/holdfast
 inside=/tmp/${work##*/}
 # shellcheck disable=SC2016 # expanded in the namespace
-unshare --mount --propagation private bash -euo pipefail -c '
+unshare --mount --ipc --propagation private bash -euo pipefail -c '
     root=$1 inside=$2 tests=$3
     mount --rbind /proc "$root/proc"
     mount --rbind /dev "$root/dev"
+    mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
     mount --rbind /sys "$root/sys"
     exec chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin:/usr/sbin:/sbin \
         CI=true HOLDFAST_REQUIRE_POSTGRES=1 HOLDFAST_BINARY="$inside/holdfast" \

@@ -1,9 +1,25 @@
 #!/usr/bin/env bash
-# Installs what the tests and the demo need beside Go: PostgreSQL's server and tools, iproute2,
-# procps, what the fault lab's disks need, and a C compiler for the race detector. What is there
-# already is left alone. As a plain user with something missing it says what to install, in one
-# line, and exits 1.
+# Installs what is needed beside Go. What is there already is left alone. As a plain user with
+# something missing it says what to install, in one line, and exits 1.
+# Usage: scripts/setup.sh demo|tools|test
+#   demo   PostgreSQL's server and tools
+#   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, a C compiler
+#          for the race detector, and shellcheck
+#   test   the same, and root: the fault lab's tests make namespaces and file systems
 set -euo pipefail
+for_what=${1:?usage: setup.sh demo|tools|test}
+case $for_what in
+    demo | tools | test) ;;
+    *)
+        echo "usage: setup.sh demo|tools|test" >&2
+        exit 2
+        ;;
+esac
+if [[ $for_what == test && $(id -u) -ne 0 ]]; then
+    echo "holdfast: the end-to-end tests need root, for network namespaces and file systems of" \
+        "their own: run this as root, or 'make lint unit race', which need none" >&2
+    exit 1
+fi
 
 # pg_bin prints the newest directory that has every program the agent and the tests run.
 pg_bin() {
@@ -22,13 +38,16 @@ pg_bin() {
 
 missing=()
 pg_bin >/dev/null || missing+=(postgresql)
-command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
-command -v ps >/dev/null || missing+=(procps)
-[[ -x /sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
-[[ -x /sbin/fsfreeze ]] || missing+=(util-linux)
-command -v mount >/dev/null || missing+=(mount)
-command -v gcc >/dev/null || missing+=(gcc libc6-dev)
-command -v git >/dev/null || missing+=(git)
+if [[ $for_what != demo ]]; then
+    command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
+    command -v ps >/dev/null || missing+=(procps)
+    [[ -x /sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
+    [[ -x /sbin/fsfreeze ]] || missing+=(util-linux)
+    command -v mount >/dev/null || missing+=(mount)
+    command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+    command -v git >/dev/null || missing+=(git)
+    command -v shellcheck >/dev/null || missing+=(shellcheck)
+fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
 if [[ $(id -u) -ne 0 ]] || ! command -v apt-get >/dev/null; then

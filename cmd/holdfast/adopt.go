@@ -92,7 +92,7 @@ func (c AdoptCommand) adoption() (*election.Adoption, error) {
 		return nil, err
 	}
 	ac := election.AdoptConfig{
-		Agent: agent, Members: ec.Nodes, SyncMode: ec.SyncMode, AdminRole: c.Admin,
+		Agent: agent, Members: ec.Nodes, SyncMode: ec.SyncMode, SyncWait: ec.SyncWait, AdminRole: c.Admin,
 		Restart: c.Restart,
 	}
 	if c.AdminPasswordFile != "" {

@@ -66,7 +66,8 @@ var owned = []struct {
 // times; none may see the world or its time.
 var pureFiles = []string{
 	"election/state.go", "election/decide.go", "election/candidate.go", "election/lease.go",
-	"election/syncnames.go", "election/adopt_decide.go", "proxy/replay.go", "proxy/txn.go",
+	"election/syncnames.go", "election/syncset.go", "election/syncplan.go",
+	"election/adopt_decide.go", "election/checks.go", "proxy/replay.go", "proxy/txn.go",
 	"pgwire/lexer.go", "pgwire/classify.go",
 }
 

@@ -13,9 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"holdfast/config"
 )
 
 // ClusterConfig says what cluster StartCluster makes.
@@ -116,8 +119,33 @@ func (c *Cluster) prepare() error {
 	if c.cfg.Profile == "" {
 		c.cfg.Profile = "lan"
 	}
-	c.bin, err = FindPostgres()
-	return err
+	if c.bin, err = FindPostgres(); err != nil {
+		return err
+	}
+	return checkParent(c.cfg.Parent)
+}
+
+// checkParent finds out whether PostgreSQL's account gets to the directory, by going there as that
+// account. The nodes would find it out one by one, each in its own log.
+func checkParent(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	name := config.Default().Postgres.OSUser
+	uid, gid, err := lookupAccount(name)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/bin/true")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+	}
+	if err := cmd.Run(); errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("PostgreSQL's account %s cannot enter %s: name another directory "+
+			"(--dir, TMPDIR), or open it and those above by chmod o+x", name, dir)
+	}
+	return nil // anything else shows when the directory is made
 }
 
 // makeDir starts the reaper and then makes the directory that it watches over.

@@ -163,17 +163,27 @@ func (n *ClusterNode) makeDirs(osUser string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	u, err := user.Lookup(osUser)
+	uid, _, err := lookupAccount(osUser)
 	if err != nil {
-		return fmt.Errorf("PostgreSQL cannot run as root, and there is no other account for "+
-			"it: %w", err)
-	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return fmt.Errorf("account %s: %w", osUser, err)
+		return err
 	}
 	if err := os.Chown(parent, uid, -1); err != nil {
 		return fmt.Errorf("give directory to %s: %w", osUser, err)
 	}
 	return nil
+}
+
+// lookupAccount finds PostgreSQL's account, which root needs.
+func lookupAccount(name string) (uid, gid int, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, 0, fmt.Errorf("PostgreSQL cannot run as root, and there is no other account for "+
+			"it: %w", err)
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, 0, fmt.Errorf("account %s: %w", name, err)
+	}
+	return uid, gid, nil
 }

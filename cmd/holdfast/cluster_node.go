@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,9 +62,14 @@ func (n *ClusterNode) Start() error {
 // StartIn runs the node in a control group, given by its directory, as systemd would: what the
 // node starts begins its life there too.
 func (n *ClusterNode) StartIn(cgroup string) error {
-	const enter = `echo $$ > "$0"/cgroup.procs && exec "$@"`
-	return n.start(exec.Command("/bin/sh", "-c", enter, cgroup, n.cluster.cfg.Binary, "serve",
-		"-c", n.ConfigPath))
+	return n.StartUnder("/bin/sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup)
+}
+
+// StartUnder runs the node by another program, which gets the node's command line as its last
+// arguments.
+func (n *ClusterNode) StartUnder(program string, args ...string) error {
+	args = append(slices.Clone(args), n.cluster.cfg.Binary, "serve", "-c", n.ConfigPath)
+	return n.start(exec.Command(program, args...))
 }
 
 func (n *ClusterNode) start(cmd *exec.Cmd) error {

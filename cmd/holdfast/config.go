@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +21,11 @@ const defaultConfigPath = "/etc/holdfast/holdfast.yaml"
 // comes to, defaults and environment included and secrets left out.
 type ConfigCheck struct {
 	Path string
+	// Name overrides the configured name, as that of ServeCommand does.
+	Name string
+	// IsAlone leaves out the files, programs and account that the configuration names: it is for
+	// another host.
+	IsAlone bool
 	// Quiet prints nothing but problems and warnings.
 	Quiet bool
 	Out   io.Writer
@@ -25,9 +34,14 @@ type ConfigCheck struct {
 
 // Run checks the file; its error lists every problem.
 func (c ConfigCheck) Run(context.Context) error {
-	cfg, err := config.Load(c.Path)
+	cfg, err := loadConfig(c.Path, c.Name)
 	if err != nil {
 		return err
+	}
+	if !c.IsAlone {
+		if problems := checkSurroundings(cfg, c.Path); len(problems) > 0 {
+			return problems
+		}
 	}
 	for _, w := range cfg.Warnings() {
 		fmt.Fprintf(c.Err, "warning: %s\n", w)
@@ -39,6 +53,46 @@ func (c ConfigCheck) Run(context.Context) error {
 		return fmt.Errorf("print configuration: %w", err)
 	}
 	return nil
+}
+
+// loadConfig loads the file for the node of that name, or for the configured one.
+func loadConfig(path, name string) (config.Config, error) {
+	if name != "" {
+		if err := os.Setenv("HOLDFAST_NAME", name); err != nil {
+			return config.Config{}, fmt.Errorf("set name: %w", err)
+		}
+	}
+	return config.Load(path)
+}
+
+// checkSurroundings looks for what `serve` would refuse to run without, each under its key.
+func checkSurroundings(cfg config.Config, path string) config.Problems {
+	var problems config.Problems
+	add := func(key string, err error) {
+		if err == nil {
+			return
+		}
+		for text := range strings.Lines(err.Error()) {
+			name := key[strings.LastIndexByte(key, '.')+1:]
+			for _, prefix := range []string{key + ": ", name + ": ", name + " ", "secret: "} {
+				text = strings.TrimPrefix(strings.TrimSpace(text), prefix)
+			}
+			problems = append(problems, config.Problem{File: path, Key: key, Text: text})
+		}
+	}
+	if ec, err := cfg.ElectionConfig(); err == nil {
+		add("group.tls", ec.CheckFiles())
+	}
+	if ac, err := cfg.AgentConfig(); err == nil && cfg.Postgres.Enabled {
+		found := ac.CheckSurroundings()
+		for _, key := range slices.Sorted(maps.Keys(found)) {
+			add("postgres."+key, found[key])
+		}
+	}
+	if _, err := cfg.ProxyConfig(); cfg.Proxy.Enabled {
+		add("proxy.lookup_password_file", err)
+	}
+	return problems
 }
 
 // ConfigExample is the subcommand that prints the commented example with every default.
@@ -58,8 +112,8 @@ func newConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Check or explain the configuration",
-		Args:  cobra.NoArgs,
 	}
+	needCommand(cmd)
 	check := ConfigCheck{}
 	checkCmd := &cobra.Command{
 		Use:   "check",
@@ -72,6 +126,9 @@ func newConfigCommand() *cobra.Command {
 	}
 	checkCmd.Flags().StringVarP(&check.Path, "config", "c", defaultConfigPath,
 		"configuration file")
+	checkCmd.Flags().StringVar(&check.Name, "name", "", "the node's name, if the file is shared")
+	checkCmd.Flags().BoolVar(&check.IsAlone, "no-files", false,
+		"leave out the files, programs and account that it names, as for another host")
 	checkCmd.Flags().BoolVarP(&check.Quiet, "quiet", "q", false, "print only problems")
 	cmd.AddCommand(checkCmd, &cobra.Command{
 		Use:   "example",

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -49,6 +50,9 @@ func (c DemoCommand) Run(ctx context.Context) error {
 	if err := c.validate(); err != nil {
 		return err
 	}
+	if err := forgetPGVariables(); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
 	// The second Ctrl-C ends this process at once; the reaper cleans up.
@@ -65,6 +69,19 @@ func (c DemoCommand) Run(ctx context.Context) error {
 	}
 	d := newDemo(c, print)
 	return d.run(ctx)
+}
+
+// forgetPGVariables takes away what the user has set for databases of his own: PGOPTIONS, PGSERVICE
+// and the like would change the sessions of the load, too.
+func forgetPGVariables() error {
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "PG") {
+			if err := os.Unsetenv(name); err != nil {
+				return fmt.Errorf("forget %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (c DemoCommand) validate() error {

@@ -140,8 +140,8 @@ func (r *demoReady) text() string {
 			n.HTTP)
 	}
 	host, port, _ := strings.Cut(r.Nodes[0].Proxy, ":")
-	fmt.Fprintf(&b, "  PGPASSWORD=$(cat %s) psql -h %s -p %s -U %s", r.PasswordFile, host, port,
-		r.Superuser)
+	fmt.Fprintf(&b, "  PGSSLMODE=disable PGPASSWORD=$(cat %s) psql -h %s -p %s -U %s",
+		r.PasswordFile, host, port, r.Superuser)
 	return b.String()
 }
 

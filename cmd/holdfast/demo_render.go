@@ -99,8 +99,12 @@ func (s *screen) topology() []string {
 		if m.Held > 0 {
 			held = paint(colorWarn, held)
 		}
+		lag := "-"
+		if m.LagBytes != nil {
+			lag = bytesText(*m.LagBytes)
+		}
 		line := fmt.Sprintf("%s %-8s %-12s %3d %14s %10s %-8s %8d %s", dot, m.Name, role,
-			m.Timeline, m.LSN, bytesText(m.LagBytes), m.Sync, m.Sessions, held)
+			m.Timeline, m.LSN, lag, m.Sync, m.Sessions, held)
 		if m.Problem != "" {
 			line += "  " + paint(colorWarn, m.Problem)
 		}

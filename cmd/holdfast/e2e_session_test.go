@@ -62,7 +62,7 @@ func testSteadyIndex(t *testing.T, c *holdfast.Cluster) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text += fmt.Sprintf("%s %d epoch %d; ", n.Name, st.RaftIndex, st.Epoch)
+			text += fmt.Sprintf("%s %d epoch %d; ", n.Name, st.RaftLastIndex, st.Epoch)
 		}
 		return text
 	}

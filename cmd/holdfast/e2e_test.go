@@ -37,6 +37,16 @@ func needCluster(t *testing.T) {
 	}
 }
 
+// skipUnlessCI skips a test that this machine does not allow; in CI, where all of it has to run, it
+// fails.
+func skipUnlessCI(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 // buildBinary builds holdfast as users get it; HOLDFAST_BINARY names one that is built already.
 func buildBinary(t *testing.T) string {
 	t.Helper()

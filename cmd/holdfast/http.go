@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+
+	"holdfast/election"
 )
 
 // httpBodyMax bounds the body of a control request.
@@ -23,8 +27,13 @@ type controller interface {
 	Status(ctx context.Context) (Status, error)
 	// Ready tells why the node cannot take clients; nil if it can, also while it holds them.
 	Ready() error
-	// Switchover moves the primary; it returns when that is done or was refused.
-	Switchover(ctx context.Context, to string) error
+	// Request carries out what an operator wants; it returns when that is done or was refused,
+	// with the preconditions.
+	Request(ctx context.Context, r election.Request) ([]election.Check, error)
+	// SetMaintenance begins or ends maintenance.
+	SetMaintenance(ctx context.Context, on bool, reason string) error
+	// History lists the newest changes of the lock, the newest first.
+	History(limit int) []ChangeStatus
 }
 
 // httpServer is the node's HTTP interface: health, metrics, status and control. It listens on
@@ -92,47 +101,54 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 		}
 		writeHTTPJSON(w, http.StatusOK, st)
 	})
-	mux.HandleFunc("POST /v1/switchover", func(w http.ResponseWriter, r *http.Request) {
-		handleSwitchover(c, w, r)
+	handleControl(mux, c)
+	return guardHTTP(mux)
+}
+
+// guardHTTP keeps pages in a browser of this machine away. Nobody is asked for a password here, so
+// loopback is the only lock, and a page could reach it: by a request across origins, or by a name
+// of its own that it lets point to 127.0.0.1 (DNS rebinding), which makes it the same origin. A
+// browser cannot be made to lie about Host, Origin and Sec-Fetch-Site; other clients can, but they
+// run on this machine already.
+func guardHTTP(next http.Handler) http.Handler {
+	cross := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := cross.Check(r)
+		// Check lets reads pass, which tell the topology.
+		if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" &&
+			site != "none" {
+			err = errors.New("requests of other sites' pages are refused")
+		}
+		if !isLocalHost(r.Host) {
+			err = fmt.Errorf("host %.100q is refused: ask for localhost or a loopback address",
+				r.Host)
+		}
+		if err != nil {
+			writeHTTPError(w, http.StatusForbidden, err)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
-	return mux
 }
 
-// switchoverRequest is the body of POST /v1/switchover.
-type switchoverRequest struct {
-	// To is the member that becomes primary; empty lets the group choose.
-	To string `json:"to"`
-}
-
-func handleSwitchover(c controller, w http.ResponseWriter, r *http.Request) {
-	// A page in a browser must not be able to post here: it cannot send this content type
-	// across origins without being asked first.
-	if ct := r.Header.Get("Content-Type"); ct != "application/json" {
-		writeHTTPError(w, http.StatusUnsupportedMediaType,
-			errors.New("content type must be application/json"))
-		return
+// isLocalHost tells whether a Host header names this machine in a way that no name server has a
+// say in. None at all, which HTTP/1.0 allows, comes from no browser.
+func isLocalHost(host string) bool {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
 	}
-	var req switchoverRequest
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, httpBodyMax))
-	if err := dec.Decode(&req); err != nil {
-		writeHTTPError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
-		return
+	if host == "" || strings.EqualFold(host, "localhost") {
+		return true
 	}
-	if err := c.Switchover(r.Context(), req.To); err != nil {
-		writeHTTPError(w, http.StatusConflict, err)
-		return
-	}
-	st, err := c.Status(r.Context())
-	if err != nil {
-		writeHTTPError(w, http.StatusServiceUnavailable, err)
-		return
-	}
-	writeHTTPJSON(w, http.StatusOK, st)
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // httpError is the body of every answer that is not a success.
 type httpError struct {
 	Error string `json:"error"`
+	// Checks are the preconditions of a request that was refused.
+	Checks []election.Check `json:"checks,omitempty"`
 }
 
 func writeHTTPError(w http.ResponseWriter, code int, err error) {

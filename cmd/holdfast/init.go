@@ -3,16 +3,22 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"holdfast/config"
 	"holdfast/election"
 )
 
@@ -26,114 +32,240 @@ type InitCommand struct {
 	Cluster string
 	// Nodes are NAME=HOST[,HOST...], or a NAME alone.
 	Nodes []string
-	Out   io.Writer
+	// Secrets makes missing passwords beside a CA that is there already, too.
+	Secrets bool
+	Out     io.Writer
 }
 
-// Run writes what is missing. What is there is kept, so that it can be repeated to add a node.
+// nodeSpec is one node to make a certificate for.
+type nodeSpec struct {
+	name  string
+	hosts []string
+}
+
+// Run writes what is missing and says what it was. What is there is kept, so that it can be
+// repeated to add a node, and after it was stopped half way. The passwords are made before a new
+// CA and not beside one that is there: where only the CA was copied to, for a sidecar's
+// certificate, new ones would be none of the cluster's.
 func (c InitCommand) Run(context.Context) error {
-	if len(c.Nodes) == 0 {
-		return errors.New("init: at least one --node is needed")
+	nodes, err := c.parse()
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
 	}
-	secrets := filepath.Join(c.Dir, "secrets")
-	for _, d := range []string{c.Dir, secrets} {
+	for _, d := range []string{c.Dir, c.secretsDir()} {
+		if d == c.secretsDir() && !c.makesSecrets() {
+			continue
+		}
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("init: %w", err)
 		}
 	}
+	if err := c.makeSecrets(); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
 	ca, err := c.loadCA()
 	if err != nil {
-		return err
+		return fmt.Errorf("init: %w", err)
 	}
-	for _, spec := range c.Nodes {
-		name, hosts, _ := strings.Cut(spec, "=")
-		if err := c.issue(ca, name, hosts); err != nil {
-			return err
+	var wrong []error
+	for _, n := range nodes {
+		if err := c.issue(ca, n); err != nil {
+			wrong = append(wrong, fmt.Errorf("init: %w", err))
 		}
 	}
-	for _, s := range secretNames {
-		if err := makeSecret(filepath.Join(secrets, s)); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintf(c.Out, "made CA, certificates and secrets in %s\n", c.Dir)
 	fmt.Fprintln(c.Out, "copy ca.crt, the node's own .crt and .key, and secrets/ to each node;"+
 		" keep ca.key apart")
+	return errors.Join(wrong...)
+}
+
+// hostName is what the other nodes may call a node by, apart from addresses.
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?\.?$`)
+
+// parse checks everything before anything is made.
+func (c InitCommand) parse() ([]nodeSpec, error) {
+	if len(c.Nodes) == 0 {
+		return nil, errors.New("at least one --node is needed")
+	}
+	if err := config.CheckName(c.Cluster); err != nil {
+		return nil, fmt.Errorf("--cluster: %w", err)
+	}
+	var nodes []nodeSpec
+	for _, spec := range c.Nodes {
+		name, hosts, _ := strings.Cut(spec, "=")
+		if err := config.CheckName(name); err != nil {
+			return nil, fmt.Errorf("--node: %w", err)
+		}
+		if name == "ca" {
+			return nil, errors.New("--node: \"ca\" is the name of the CA's files: choose another")
+		}
+		n := nodeSpec{name: name}
+		for h := range strings.SplitSeq(hosts, ",") {
+			if hosts == "" {
+				break
+			}
+			h = strings.TrimSpace(h)
+			if net.ParseIP(h) == nil && !hostName.MatchString(h) {
+				return nil, fmt.Errorf("--node %s: %q is neither an address nor the name of a "+
+					"host (no port belongs here)", name, h)
+			}
+			n.hosts = append(n.hosts, h)
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+func (c InitCommand) secretsDir() string { return filepath.Join(c.Dir, "secrets") }
+
+func (c InitCommand) path(name string) string { return filepath.Join(c.Dir, name) }
+
+// makesSecrets tells whether missing passwords are to be made.
+func (c InitCommand) makesSecrets() bool { return c.Secrets || !exists(c.path("ca.crt")) }
+
+// made says what was made.
+func (c InitCommand) made(what string) { fmt.Fprintf(c.Out, "made %s\n", what) }
+
+// makeSecrets makes the passwords that are missing or empty, which is how an older release left
+// them on a full disk.
+func (c InitCommand) makeSecrets() error {
+	var missing []string
+	for _, name := range secretNames {
+		path := filepath.Join(c.secretsDir(), name)
+		if info, err := os.Stat(path); err == nil && info.Size() > 0 {
+			continue
+		}
+		if !c.makesSecrets() {
+			missing = append(missing, path)
+			continue
+		}
+		b := make([]byte, 24)
+		if _, err := rand.Read(b); err != nil {
+			return fmt.Errorf("make password: %w", err)
+		}
+		text := base64.RawURLEncoding.EncodeToString(b) + "\n"
+		if err := writeWhole(path, []byte(text), 0o600); err != nil {
+			return err
+		}
+		c.made(path)
+	}
+	if len(missing) > 0 {
+		fmt.Fprintf(c.Out, "not made: %s: the CA is not new, so copy them from a node, or make new "+
+			"ones with --secrets\n", strings.Join(missing, ", "))
+	}
 	return nil
 }
 
-// loadCA reads the CA of the directory, or makes it.
+// loadCA reads the CA of the directory, or makes it where there is none of its certificates.
 func (c InitCommand) loadCA() (*election.CA, error) {
-	certFile, keyFile := filepath.Join(c.Dir, "ca.crt"), filepath.Join(c.Dir, "ca.key")
-	cert, err1 := os.ReadFile(certFile)
-	key, err2 := os.ReadFile(keyFile)
+	cert, err1 := os.ReadFile(c.path("ca.crt"))
+	key, err2 := os.ReadFile(c.path("ca.key"))
 	switch {
 	case err1 == nil && err2 == nil:
 		return election.LoadCA(cert, key)
-	case os.IsNotExist(err1) && os.IsNotExist(err2):
-	default:
-		return nil, fmt.Errorf("init: %s has a part of a CA: %w", c.Dir,
-			errors.Join(err1, err2))
+	case err1 == nil && os.IsNotExist(err2):
+		return nil, fmt.Errorf("%s has ca.crt and no ca.key: put the key here, from where you keep "+
+			"it, while certificates are made", c.Dir)
+	case err2 == nil && os.IsNotExist(err1):
+		return nil, fmt.Errorf("%s has ca.key and no ca.crt: put the certificate here from any "+
+			"node, or remove the key if there is no node yet", c.Dir)
+	case !os.IsNotExist(err1) || !os.IsNotExist(err2):
+		return nil, errors.Join(err1, err2)
+	}
+	others, err := filepath.Glob(c.path("*.crt"))
+	if err != nil {
+		return nil, err
+	}
+	if len(others) > 0 {
+		return nil, fmt.Errorf("%s is of a CA that is not here: put ca.crt and ca.key here, or "+
+			"start in an empty directory", others[0])
 	}
 	ca, err := election.NewCA(c.Cluster)
 	if err != nil {
-		return nil, fmt.Errorf("init: %w", err)
-	}
-	if err := writeNew(certFile, ca.CertPEM, 0o644); err != nil {
 		return nil, err
 	}
-	return ca, writeNew(keyFile, ca.KeyPEM, 0o600)
+	// The certificate is what shows that there is a CA, so it comes last.
+	if err := writeWhole(c.path("ca.key"), ca.KeyPEM, 0o600); err != nil {
+		return nil, err
+	}
+	if err := writeWhole(c.path("ca.crt"), ca.CertPEM, 0o644); err != nil {
+		return nil, errors.Join(err, os.Remove(c.path("ca.key")))
+	}
+	c.made(c.path("ca.crt") + " and ca.key")
+	return ca, nil
 }
 
-// issue makes a node's certificate unless it has one.
-func (c InitCommand) issue(ca *election.CA, name, hosts string) error {
-	if name == "" || strings.ContainsAny(name, "/\\ ") {
-		return fmt.Errorf("init: %q is no name for a node", name)
+// issue makes a node's certificate unless it has one. A key without a certificate is the rest of an
+// attempt that was stopped half way.
+func (c InitCommand) issue(ca *election.CA, n nodeSpec) error {
+	crt := c.path(n.name + ".crt")
+	if exists(crt) {
+		return c.keep(ca, n, crt)
 	}
-	certFile := filepath.Join(c.Dir, name+".crt")
-	if _, err := os.Stat(certFile); err == nil {
-		return nil
-	}
-	var list []string
-	if hosts != "" {
-		list = strings.Split(hosts, ",")
-	}
-	cert, key, err := ca.Issue(name, list)
+	cert, key, err := ca.Issue(n.name, n.hosts)
 	if err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
-	if err := writeNew(filepath.Join(c.Dir, name+".key"), key, 0o600); err != nil {
 		return err
 	}
-	return writeNew(certFile, cert, 0o644)
-}
-
-// makeSecret writes a random password unless there is one.
-func makeSecret(path string) error {
-	if _, err := os.Stat(path); err == nil {
-		return nil
+	if err := writeWhole(c.path(n.name+".key"), key, 0o600); err != nil {
+		return err
 	}
-	b := make([]byte, 24)
-	if _, err := rand.Read(b); err != nil {
-		return fmt.Errorf("init: make password: %w", err)
+	if err := writeWhole(crt, cert, 0o644); err != nil {
+		return err
 	}
-	text := base64.RawURLEncoding.EncodeToString(b) + "\n"
-	return writeNew(path, []byte(text), 0o600)
-}
-
-// writeNew writes a file that must not exist yet.
-func writeNew(path string, b []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
-	_, err = f.Write(b)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
+	c.made(crt + " and " + n.name + ".key")
 	return nil
+}
+
+// keep looks whether the certificate that is there is the one that was asked for.
+func (c InitCommand) keep(ca *election.CA, n nodeSpec, crt string) error {
+	remedy := fmt.Sprintf("remove %s and %s.key to have it made anew", crt, n.name)
+	b, err := os.ReadFile(crt)
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return fmt.Errorf("%s is no certificate: %s", crt, remedy)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", crt, err, remedy)
+	}
+	if err := cert.CheckSignatureFrom(ca.Cert); err != nil {
+		return fmt.Errorf("%s is of another CA: %s", crt, remedy)
+	}
+	for _, h := range n.hosts {
+		if cert.VerifyHostname(h) != nil {
+			return fmt.Errorf("%s is kept, and does not name %s: %s", crt, h, remedy)
+		}
+	}
+	fmt.Fprintf(c.Out, "kept %s\n", crt)
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// writeWhole writes a file such that after a crash or on a full disk there is all of it or none.
+func writeWhole(path string, b []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func newInitCommand() *cobra.Command {
@@ -150,5 +282,7 @@ func newInitCommand() *cobra.Command {
 	cmd.Flags().StringVar(&c.Dir, "dir", "/etc/holdfast", "where to write")
 	cmd.Flags().StringVar(&c.Cluster, "cluster", "main", "name of the cluster, for the CA")
 	cmd.Flags().StringArrayVar(&c.Nodes, "node", nil, "NAME=HOST[,HOST...]; once per node")
+	cmd.Flags().BoolVar(&c.Secrets, "secrets", false,
+		"make missing passwords also beside a CA that is there")
 	return cmd
 }

@@ -6,9 +6,8 @@ import "time"
 // and out of `make test`.
 const (
 	knownGuard = "lost packets make TCP_USER_TIMEOUT end connections to the primary: a single " +
-		"statement outside of a transaction block has no known transaction id then " +
-		"(proxy.commit_guard has no `all`) and ends in 08007, and an open transaction is not " +
-		"replayed and ends in 40001"
+		"statement outside of a transaction block has no known transaction id then and ends in " +
+		"08007, and an open transaction is not replayed and ends in 40001"
 	knownStandbys = "a primary whose standbys are all cut off is seen as healthy, though it " +
 		"cannot acknowledge a commit; and after the cut the old walsender, without a timeout of " +
 		"its own, holds the slot of the standby that comes back"

@@ -141,7 +141,7 @@ func (l *Load) dsn(i int) string {
 
 func dsn(addr, user, password, database string) string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: addr,
-		Path: "/" + database}
+		Path: "/" + database, RawQuery: "sslmode=disable&target_session_attrs=any"}
 	return u.String()
 }
 

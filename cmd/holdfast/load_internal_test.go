@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -99,5 +102,64 @@ func TestDSNQuotes(t *testing.T) {
 	if cfg.User != "us er" || cfg.Password != "p@ss/w:rd" || cfg.Host != "127.0.0.1" ||
 		cfg.Port != 6432 || cfg.Database != "data" {
 		t.Errorf("%+v", cfg.Config)
+	}
+}
+
+// TestLoadIgnoresPGVariables: what the user has set for databases of his own is none of the load's.
+func TestLoadIgnoresPGVariables(t *testing.T) {
+	for name, value := range map[string]string{
+		"PGSSLMODE": "require", "PGOPTIONS": "-c search_path=x", "PGAPPNAME": "mine",
+		"PGTARGETSESSIONATTRS": "standby", "PGSERVICE": "none", "PGPASSFILE": "/none",
+	} {
+		t.Setenv(name, value)
+	}
+	t.Setenv("NOTPG", "stays")
+	if err := forgetPGVariables(); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := pgx.ParseConfig(dsn("127.0.0.1:6432", "u", "p", "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.TLSConfig != nil || len(cfg.Fallbacks) > 0 || cfg.ValidateConnect != nil ||
+		len(cfg.RuntimeParams) > 0 {
+		t.Errorf("of the environment came %+v", cfg.Config)
+	}
+	if os.Getenv("NOTPG") != "stays" {
+		t.Error("another variable is gone")
+	}
+	// A session without TLS, whatever pgx's own default is.
+	t.Setenv("PGSSLMODE", "require")
+	if cfg, err = pgx.ParseConfig(dsn("127.0.0.1:6432", "u", "p", "d")); err != nil ||
+		cfg.TLSConfig != nil {
+		t.Errorf("TLS %v, %v", cfg.TLSConfig, err)
+	}
+}
+
+// TestCheckParent: a directory that PostgreSQL's account cannot enter is refused with a remedy.
+func TestCheckParent(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root runs PostgreSQL as another user")
+	}
+	if _, _, err := lookupAccount("postgres"); err != nil {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp("", "holdfast-parent")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	inner := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkParent(inner); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("below a private directory: %v", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkParent(inner); err != nil {
+		t.Errorf("below one that may be passed: %v", err)
 	}
 }

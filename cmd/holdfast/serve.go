@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,14 +30,14 @@ type ServeCommand struct {
 	Name string
 }
 
-// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil.
+// Run serves until ctx ends or SIGTERM or SIGINT comes; then it drains and returns nil. A second
+// one ends the process at once.
 func (c ServeCommand) Run(ctx context.Context) error {
-	if c.Name != "" {
-		if err := os.Setenv("HOLDFAST_NAME", c.Name); err != nil {
-			return fmt.Errorf("set name: %w", err)
-		}
+	cfg, err := loadConfig(c.Path, c.Name)
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		return codedError{code: codeConfig, err: err}
 	}
-	cfg, err := config.Load(c.Path)
 	if err != nil {
 		return err
 	}
@@ -48,7 +49,7 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", zap.String("warning", w))
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := catchSignals(ctx, log)
 	defer stop()
 	n, err := newNode(cfg, log)
 	if err != nil {
@@ -68,6 +69,34 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	return nil
 }
 
+// catchSignals ends the context with the first SIGTERM or SIGINT and gives the next its usual
+// effect, so that somebody who cannot wait for the sessions need not find SIGKILL. SIGHUP, which a
+// closed terminal or a rotation of logs sends, must not end a node and cut all its sessions.
+func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	hangup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hangup, syscall.SIGHUP)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-hangup:
+				log.Warn("SIGHUP does nothing: the configuration is read at the start only, " +
+					"restart to change it")
+			case <-done:
+				return
+			}
+		}
+	})
+	return ctx, func() {
+		stop()
+		close(done)
+		wg.Wait()
+		signal.Stop(hangup)
+	}
+}
+
 // node is a running process of the group: the voter, agent and proxy that are configured, joined
 // here because none of them knows the others. It owns all of them.
 type node struct {
@@ -85,7 +114,7 @@ type node struct {
 	running atomic.Bool
 }
 
-// newNode builds the roles; nothing runs yet.
+// newNode builds the roles and opens what they have on disk; nothing runs yet.
 func newNode(cfg config.Config, log *zap.Logger) (*node, error) {
 	n := &node{
 		cfg: cfg, log: log, registry: prometheus.NewRegistry(),
@@ -94,6 +123,9 @@ func newNode(cfg config.Config, log *zap.Logger) (*node, error) {
 	n.registry.MustRegister(collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.buildProxy(); err != nil {
+		return nil, err
+	}
+	if err := makeDirs(cfg); err != nil { // before Raft makes them for itself
 		return nil, err
 	}
 	if err := n.buildElection(); err != nil {
@@ -144,6 +176,10 @@ func (n *node) buildElection() error {
 		return err
 	}
 	source.set(n.election)
+	registerSyncMetrics(n.registry, func() *election.State {
+		s, _ := n.election.State()
+		return s
+	}, n.cfg.Synchronous)
 	return nil
 }
 
@@ -160,6 +196,12 @@ func (n *node) start(ctx context.Context) error {
 	if n.proxy != nil {
 		if err := n.proxy.Start(run); err != nil {
 			return err
+		}
+	}
+	// Before this node votes: somebody who restarts it for ever would else disturb the group.
+	if n.agent != nil && !n.cfg.Postgres.AdoptForeign {
+		if err := n.agent.CheckData(); err != nil {
+			return codedError{code: codeConfig, err: fmt.Errorf("postgres.data_dir: %w", err)}
 		}
 	}
 	if err := n.election.Start(run); err != nil {
@@ -219,9 +261,25 @@ func (n *node) Ready() error {
 	return nil
 }
 
-// Switchover implements controller.
-func (n *node) Switchover(ctx context.Context, to string) error {
-	return n.election.Switchover(ctx, to)
+// Request implements controller.
+func (n *node) Request(ctx context.Context, r election.Request) ([]election.Check, error) {
+	return n.election.Request(ctx, r)
+}
+
+// SetMaintenance implements controller.
+func (n *node) SetMaintenance(ctx context.Context, on bool, reason string) error {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	return n.election.SetMaintenance(ctx, on, reason)
+}
+
+// maintenanceTimeout bounds the write of one entry to the replicated state.
+const maintenanceTimeout = 15 * time.Second
+
+// History implements controller.
+func (n *node) History(limit int) []ChangeStatus {
+	state, _ := n.election.State()
+	return historyOf(state, limit)
 }
 
 // Status implements controller.
@@ -229,16 +287,21 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	state, _ := n.election.State()
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
-	obs, err := n.election.LeaderObservations(ctx)
+	obs, decision, err := n.election.LeaderView(ctx)
 	st := buildStatus(state, obs)
+	st.Decision = decisionStatus(decision)
 	if err != nil {
 		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
 	}
 	for _, p := range n.election.Problems() {
 		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
 	}
+	st.Sync = syncStatus(state, n.cfg.Synchronous)
+	if p := st.Sync.problem(); p != "" {
+		st.Problems = append(st.Problems, p)
+	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
-	st.RaftIndex = n.election.AppliedIndex()
+	st.RaftIndex, st.RaftLastIndex = n.election.AppliedIndex(), n.election.LastIndex()
 	st.Lease = leaseStatus(n.election)
 	if n.proxy != nil {
 		st.Sessions, st.Held = n.proxy.Stats()
@@ -307,6 +370,9 @@ func newServeCommand() *cobra.Command {
 		Short: "Run the node: voter, agent and proxy as the configuration names them",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Getpid() == 1 {
+				return runAsInit()
+			}
 			return c.Run(cmd.Context())
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,18 +22,26 @@ type Status struct {
 	Node    string `json:"node"`
 	Cluster string `json:"cluster"`
 	Leader  string `json:"raft_leader"`
-	// RaftIndex is the newest log index that this node has applied; it stands still while
-	// nothing changes.
-	RaftIndex uint64         `json:"raft_index"`
-	Epoch     uint64         `json:"epoch"`
-	Primary   string         `json:"primary"`
-	Timeline  uint32         `json:"timeline"`
-	Lease     LeaseStatus    `json:"lease"`
-	Intent    *IntentStatus  `json:"intent,omitempty"`
-	Members   []MemberStatus `json:"members"`
-	Sessions  int            `json:"sessions"`
-	Held      int            `json:"held"`
-	Last      *ChangeStatus  `json:"last_change,omitempty"`
+	// RaftIndex is the newest log index that this node has applied: two nodes with the same one
+	// have the same state.
+	RaftIndex uint64 `json:"raft_index"`
+	// RaftLastIndex is the newest one on this node's disk, committed or not; it stands still
+	// while nothing changes.
+	RaftLastIndex uint64         `json:"raft_last_index"`
+	Epoch         uint64         `json:"epoch"`
+	Primary       string         `json:"primary"`
+	Timeline      uint32         `json:"timeline"`
+	Lease         LeaseStatus    `json:"lease"`
+	Intent        *IntentStatus  `json:"intent,omitempty"`
+	Members       []MemberStatus `json:"members"`
+	Sessions      int            `json:"sessions"`
+	Held          int            `json:"held"`
+	Last          *ChangeStatus  `json:"last_change,omitempty"`
+	Sync          *SyncStatus    `json:"sync,omitempty"`
+	// Maintenance is set while nobody but an operator changes anything.
+	Maintenance *election.Maintenance `json:"maintenance,omitempty"`
+	// Decision is the leader's newest; nil where it is not known.
+	Decision *DecisionStatus `json:"decision,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -61,10 +70,11 @@ type MemberStatus struct {
 	Address  string `json:"address"`
 	Postgres string `json:"postgres,omitempty"`
 	// Role is primary, standby, witness, or what the member is doing instead.
-	Role      string `json:"role"`
-	Timeline  uint32 `json:"timeline,omitempty"`
-	LSN       string `json:"lsn,omitempty"`
-	LagBytes  int64  `json:"lag_bytes"`
+	Role     string `json:"role"`
+	Timeline uint32 `json:"timeline,omitempty"`
+	LSN      string `json:"lsn,omitempty"`
+	// LagBytes is how far it is behind the primary; null if that is not known.
+	LagBytes  *int64 `json:"lag_bytes"`
 	Streaming bool   `json:"streaming"`
 	Sync      string `json:"sync,omitempty"`
 	Pid       int    `json:"pid,omitempty"`
@@ -79,21 +89,25 @@ type MemberStatus struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// ChangeStatus is the newest entry of the lock's history.
+// ChangeStatus is an entry of the lock's history.
 type ChangeStatus struct {
-	Epoch    uint64           `json:"epoch"`
-	Kind     string           `json:"kind"`
-	From     string           `json:"from,omitempty"`
-	To       string           `json:"to"`
+	Epoch uint64 `json:"epoch"`
+	Kind  string `json:"kind"`
+	From  string `json:"from,omitempty"`
+	To    string `json:"to"`
+	// Planned tells that an operator asked for it.
+	Planned  bool             `json:"planned"`
 	Cause    string           `json:"cause"`
 	At       time.Time        `json:"at"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	TotalMS  int64            `json:"total_ms"`
+	// Evidence is what the decision rested on; only the newest changes have theirs.
+	Evidence []string `json:"evidence,omitempty"`
 }
 
 // buildStatus puts the replicated state and the leader's observations together.
 func buildStatus(state *election.State, obs []election.Observation) Status {
-	st := Status{Cluster: state.Cluster}
+	st := Status{Cluster: state.Cluster, Maintenance: state.Maintenance}
 	if l := state.Lock; l != nil {
 		st.Epoch, st.Primary, st.Timeline = l.Epoch, l.Holder, l.Timeline
 	}
@@ -109,7 +123,7 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 	var head *election.Observation
 	for i := range obs {
 		byName[obs[i].Node] = &obs[i]
-		if obs[i].Node == st.Primary {
+		if obs[i].Node == st.Primary && obs[i].Age <= reportLost {
 			head = &obs[i]
 		}
 	}
@@ -127,7 +141,7 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 func changeStatus(c *election.Change) *ChangeStatus {
 	out := &ChangeStatus{
 		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
-		Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS,
+		Planned: c.Planned, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
 	}
 	for name, ms := range c.PhasesMS {
 		if name == "total" {
@@ -145,37 +159,46 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 	out := MemberStatus{
 		Name: m.Name, Address: m.Address, Postgres: m.Postgres, Role: "unknown", AgeMS: -1,
 	}
-	if m.Postgres == "" {
-		out.Role = "witness"
-	}
 	if o == nil {
 		return out
 	}
 	s := &o.Member
 	out.AgeMS = o.Age.Milliseconds()
+	if out.Role = string(s.Phase); m.Postgres == "" {
+		out.Role = "witness"
+	}
+	if o.Age > reportLost {
+		out.Problem = fmt.Sprintf("no report for %d s, it was %s", int(o.Age.Seconds()), out.Role)
+		out.Role = "lost"
+		return out
+	}
 	out.Sessions, out.Held = o.Sessions, o.Held
 	if m.Postgres == "" {
 		return out
 	}
-	out.Role, out.Timeline, out.Streaming = string(s.Phase), s.Timeline, s.Streaming
-	if o.Age > reportLost {
-		out.Role, out.Streaming = "lost", false
-		out.Problem = fmt.Sprintf("no report for %d s, it was %s", int(o.Age.Seconds()), s.Phase)
-		return out
-	}
+	out.Timeline, out.Streaming = s.Timeline, s.Streaming
 	out.LSN, out.Pid, out.Server = s.LSN.String(), s.Pid, s.ServerVersion
 	out.Incarnation, out.Slots, out.Problem = s.Incarnation, s.Slots, s.Problem
-	if head != nil && head.Node != m.Name {
-		if head.Member.LSN > s.LSN {
-			out.LagBytes = int64(head.Member.LSN - s.LSN)
-		}
-		for _, sb := range head.Member.Standbys {
-			if sb.Name == m.Name {
-				out.Sync = sb.SyncState
-			}
+	if head == nil {
+		return out
+	}
+	// A standby's report may be newer than the primary's, and so be ahead of it.
+	lag := int64(0)
+	if head.Member.LSN > s.LSN {
+		lag = int64(head.Member.LSN - s.LSN)
+	}
+	out.LagBytes = &lag
+	for _, sb := range head.Member.Standbys {
+		if sb.Name == m.Name {
+			out.Sync = sb.SyncState
 		}
 	}
 	return out
+}
+
+// isHeard tells whether the numbers are of a report that counts.
+func (m *MemberStatus) isHeard() bool {
+	return m.AgeMS >= 0 && m.AgeMS <= reportLost.Milliseconds()
 }
 
 // StatusCommand is the subcommand that shows the group.
@@ -183,11 +206,16 @@ type StatusCommand struct {
 	// URL is the node's HTTP interface.
 	URL  string
 	JSON bool
-	Out  io.Writer
+	// Ready asks only whether the node takes clients.
+	Ready bool
+	Out   io.Writer
 }
 
 // Run asks the node and prints what it says.
 func (c StatusCommand) Run(ctx context.Context) error {
+	if c.Ready {
+		return c.runReady(ctx)
+	}
 	var st Status
 	if err := callHTTP(ctx, http.MethodGet, c.URL+"/v1/status", nil, &st); err != nil {
 		return err
@@ -200,12 +228,31 @@ func (c StatusCommand) Run(ctx context.Context) error {
 	return st.print(c.Out)
 }
 
+// runReady is for probes: it fails while the node does not take clients.
+func (c StatusCommand) runReady(ctx context.Context) error {
+	resp, err := requestHTTP(ctx, http.MethodGet, c.URL+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	if err != nil {
+		return fmt.Errorf("read answer of %s: %w", c.URL, err)
+	}
+	answer := strings.TrimSpace(string(text))
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", answer)
+	}
+	fmt.Fprintln(c.Out, answer)
+	return nil
+}
+
 // print writes the table.
 func (s *Status) print(out io.Writer) error {
-	fmt.Fprintf(out, "cluster %s, seen from %s: primary %s, epoch %d, timeline %d\n",
-		s.Cluster, s.Node, orDash(s.Primary), s.Epoch, s.Timeline)
-	fmt.Fprintf(out, "raft leader %s, log index %d; lease of epoch %d %s (%d ms left)\n",
-		orDash(s.Leader), s.RaftIndex, s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
+	fmt.Fprintf(out, "cluster %s, seen from %s: primary %s%s, epoch %d, timeline %d\n",
+		s.Cluster, s.Node, orDash(s.Primary), s.doubt(), s.Epoch, s.Timeline)
+	fmt.Fprintf(out, "raft leader %s, log index %d%s; lease of epoch %d %s (%d ms left)\n",
+		orDash(s.Leader), s.RaftIndex, s.unapplied(), s.Lease.Epoch, s.Lease.State, s.Lease.LeftMS)
 	if i := s.Intent; i != nil {
 		fmt.Fprintf(out, "under way: %s to %s under epoch %d: %s\n", i.Kind, orDash(i.To),
 			i.Epoch, i.Cause)
@@ -214,15 +261,39 @@ func (s *Status) print(out io.Writer) error {
 		fmt.Fprintf(out, "last change: %s %s -> %s at %s (%d ms%s): %s\n", l.Kind,
 			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.phases(), l.Cause)
 	}
+	s.Sync.print(out)
+	if m := s.Maintenance; m != nil {
+		fmt.Fprintf(out, "maintenance since %s: %s\n", m.Since.Format(time.RFC3339),
+			orDash(m.Reason))
+	}
+	s.Decision.print(out)
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "MEMBER\tPOSTGRES\tROLE\tSYNC\tTL\tLSN\tLAG\tSESSIONS\tHELD\tPROBLEM")
-	for _, m := range s.Members {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%d\t%s\n", m.Name,
-			orDash(m.Postgres), m.Role, orDash(m.Sync), m.Timeline, orDash(m.LSN), m.LagBytes,
-			m.Sessions, m.Held, m.Problem)
+	fmt.Fprintln(w, "MEMBER\tPOSTGRES\tROLE\tSYNC\tTL\tLSN\tLAG\tSESSIONS\tHELD")
+	for i := range s.Members {
+		m := &s.Members[i]
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, orDash(m.Postgres),
+			m.Role, orDash(m.Sync), numberOrDash(m.Timeline != 0, int64(m.Timeline)),
+			orDash(m.LSN), m.lagText(), numberOrDash(m.isHeard(), int64(m.Sessions)),
+			numberOrDash(m.isHeard(), int64(m.Held)))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print status: %w", err)
+	}
+	return s.printProblems(out)
+}
+
+// printProblems lists what someone should look at below the table. It is the only place that says
+// why a node without a quorum knows nothing of the others.
+func (s *Status) printProblems(out io.Writer) error {
+	for _, p := range s.Problems {
+		// An error may carry a server's log, whose lines the agent has joined.
+		p = strings.ReplaceAll(p, " | ", "\n         ")
+		if _, err := fmt.Fprintf(out, "problem: %s\n", p); err != nil {
+			return fmt.Errorf("print status: %w", err)
+		}
+	}
+	return nil
 }
 
 // phases lists the phases of a change in the order in which they happen.
@@ -236,6 +307,37 @@ func (c *ChangeStatus) phases() string {
 	return b.String()
 }
 
+// unapplied says how much of the log is no part of the state yet.
+func (s *Status) unapplied() string {
+	if s.RaftLastIndex <= s.RaftIndex {
+		return ""
+	}
+	return fmt.Sprintf(" (%d more not applied)", s.RaftLastIndex-s.RaftIndex)
+}
+
+// doubt says whether the primary is only what this node last heard of.
+func (s *Status) doubt() string {
+	if s.Primary == "" || s.Leader != "" || s.Lease.State == "ok" || s.Lease.State == "doubt" {
+		return ""
+	}
+	return " (not confirmed: no leader and no lease)"
+}
+
+// lagText is the lag, or a dash: 0 would read as caught up.
+func (m *MemberStatus) lagText() string {
+	if m.LagBytes == nil {
+		return "-"
+	}
+	return strconv.FormatInt(*m.LagBytes, 10)
+}
+
+func numberOrDash(isKnown bool, n int64) string {
+	if !isKnown {
+		return "-"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -243,18 +345,30 @@ func orDash(s string) string {
 	return s
 }
 
-// callHTTP asks a node's HTTP interface; an error answer becomes an error.
-func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+// requestHTTP asks a node's HTTP interface; the caller closes the body.
+func requestHTTP(ctx context.Context, method, url string, body io.Reader) (*http.Response, error) {
+	if !strings.Contains(url, "://") {
+		url = "http://" + url // as http.listen is written
+	}
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
-		return fmt.Errorf("ask node: %w", err)
+		return nil, fmt.Errorf("ask node: %w", err)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+		return nil, fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
+	}
+	return resp, nil
+}
+
+// callHTTP asks a node's HTTP interface; an error answer becomes an error.
+func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
+	resp, err := requestHTTP(ctx, method, url, body)
+	if err != nil {
+		return err
 	}
 	defer resp.Body.Close()
 	r := io.LimitReader(resp.Body, 4<<20)
@@ -289,5 +403,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&c.URL, "url", defaultURL, "the node's HTTP interface")
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&c.Ready, "ready", false,
+		"only tell whether the node takes clients, by the exit code too")
 	return cmd
 }

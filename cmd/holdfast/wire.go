@@ -77,11 +77,7 @@ func primaryOf(s *election.State, syncMode string) *proxy.Primary {
 	p := &proxy.Primary{
 		Name: l.Holder, Epoch: l.Epoch, Timeline: l.Timeline, Incarnation: l.Incarnation,
 	}
-	data := 0
 	for _, m := range s.Members {
-		if m.Postgres != "" {
-			data++
-		}
 		if m.Name == l.Holder {
 			p.Addr = m.Postgres
 		}
@@ -89,8 +85,8 @@ func primaryOf(s *election.State, syncMode string) *proxy.Primary {
 	if p.Addr == "" {
 		return nil
 	}
-	if syncMode == "quorum" && data >= 3 {
-		p.SyncQuorum = 1
+	if syncMode != election.SyncOff {
+		p.SyncQuorum = 1 // unless the server itself says that commits wait for nobody
 	}
 	for _, c := range s.History {
 		p.Boundaries = append(p.Boundaries, proxy.Boundary{

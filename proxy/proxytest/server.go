@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 )
 
 // Password is that of every role of a Server.
@@ -75,7 +76,7 @@ func StartServer(t testing.TB) *Server {
 	s.run("initdb", "-D", s.dir, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", pw, "-N")
 	conf := fmt.Sprintf("\nlisten_addresses='127.0.0.1'\nport=%d\nfsync=off\n"+
 		"unix_socket_directories=''\nrestart_after_crash=off\nmax_prepared_transactions=5\n"+
-		"log_min_messages=fatal\n", s.Port)
+		"log_min_messages=fatal\ndynamic_shared_memory_type=mmap\n", s.Port)
 	f, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func StartServer(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	_ = f.Close()
-	t.Cleanup(func() { s.Kill() })
+	t.Cleanup(s.Kill)
 	s.Start()
 	s.setup()
 	return s
@@ -159,7 +160,9 @@ func (s *Server) Kill() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	_ = os.Remove(filepath.Join(s.dir, "postmaster.pid"))
+	pidFile := filepath.Join(s.dir, "postmaster.pid")
+	freeMemory(pidFile)
+	_ = os.Remove(pidFile)
 }
 
 // processes are those that work in the data directory.
@@ -173,6 +176,41 @@ func (s *Server) processes() []int {
 		}
 	}
 	return out
+}
+
+// freeMemory frees the System V segment that a killed server has left: its key and id are the
+// seventh line of postmaster.pid (miscadmin.h).
+func freeMemory(pidFile string) {
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return
+	}
+	lines := strings.Split(string(b), "\n")
+	if len(lines) < 7 {
+		return
+	}
+	if f := strings.Fields(lines[6]); len(f) == 2 {
+		if id, err := strconv.Atoi(f[1]); err == nil {
+			_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+		}
+	}
+}
+
+// SetHBA replaces the rules about who may connect and how.
+func (s *Server) SetHBA(rules string) {
+	s.t.Helper()
+	err := os.WriteFile(filepath.Join(s.dir, "pg_hba.conf"), []byte(rules), 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	const loaded = "SELECT pg_conf_load_time()"
+	before := s.Exec(loaded)[0][0]
+	s.run("pg_ctl", "-D", s.dir, "reload")
+	for deadline := time.Now().Add(10 * time.Second); s.Exec(loaded)[0][0] == before; {
+		if time.Now().After(deadline) {
+			s.t.Fatal("the rules were not read")
+		}
+	}
 }
 
 // Exec runs statements as superuser on a connection of its own and returns the last result.

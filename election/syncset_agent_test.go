@@ -1,0 +1,227 @@
+package election_test
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/election"
+)
+
+// syncWriter commits all the time, as clients do, and keeps the longest commit.
+type syncWriter struct {
+	mu      sync.Mutex
+	commits int
+	longest time.Duration
+	failed  error
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+func (c *agentCluster) write(name string) *syncWriter {
+	c.t.Helper()
+	conn, err := c.dial(name, "postgres")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.on(conn, "CREATE TABLE IF NOT EXISTS w (i serial)")
+	ctx, stop := context.WithCancel(context.Background())
+	w := &syncWriter{stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		defer func() { _ = conn.Close(context.Background()) }()
+		for ctx.Err() == nil {
+			begin := time.Now()
+			_, err := conn.Exec(ctx, "INSERT INTO w DEFAULT VALUES").ReadAll()
+			w.mu.Lock()
+			if err == nil {
+				w.commits++
+				w.longest = max(w.longest, time.Since(begin))
+			} else if ctx.Err() == nil {
+				w.failed = errors.Join(w.failed, err)
+			}
+			w.mu.Unlock()
+		}
+	}()
+	return w
+}
+
+// take returns and resets what was counted.
+func (w *syncWriter) take() (commits int, longest time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	commits, longest = w.commits, w.longest
+	w.commits, w.longest = 0, 0
+	return commits, longest
+}
+
+func (w *syncWriter) end() error {
+	w.stop()
+	<-w.done
+	return w.failed
+}
+
+// setSync enters rules as the next record.
+func (c *agentCluster) setSync(rules ...election.SyncRule) uint64 {
+	seq := uint64(0)
+	c.src.set(func(s *election.State) {
+		if s.Sync != nil {
+			seq = s.Sync.Seq
+		}
+		seq++
+		s.Sync = &election.SyncRecord{Seq: seq, Epoch: s.Lock.Epoch, Rules: rules}
+	})
+	return seq
+}
+
+func (c *agentCluster) waitProved(name string, seq uint64) time.Duration {
+	c.t.Helper()
+	return c.wait(name, "proof of the sync set", func(s election.MemberStatus) bool {
+		return s.Sync.Seq == seq && s.Sync.Epoch == c.epoch
+	})
+}
+
+// staysUnproved tells that the proof is not made for a while.
+func (c *agentCluster) staysUnproved(name string, seq uint64, why string) {
+	c.t.Helper()
+	for range 25 {
+		if c.agents[name].Status().Sync.Seq >= seq {
+			c.t.Fatalf("the sync set was proved although %s", why)
+		}
+		// Two attempts and the pauses between them take this long.
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// stopped runs f while a process does not.
+func (c *agentCluster) stopped(pid string, f func()) {
+	c.t.Helper()
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		c.t.Fatalf("process %q: %v", pid, err)
+	}
+	if err := unix.Kill(n, unix.SIGSTOP); err != nil {
+		c.t.Fatal(err)
+	}
+	defer func() { _ = unix.Kill(n, unix.SIGCONT) }()
+	f()
+}
+
+func syncOf(wait int, names ...string) election.SyncRule {
+	return election.SyncRule{Wait: wait, Names: names}
+}
+
+func newSyncCluster(t *testing.T) *agentCluster {
+	t.Helper()
+	c := newAgentCluster(t, 3)
+	c.start("n1", "n2", "n3")
+	c.bootstrap(`ANY 1 ("n2","n3")`)
+	c.waitStreaming("n2", "n1")
+	c.waitStreaming("n3", "n1")
+	c.open("n1")
+	return c
+}
+
+// TestAgentSyncSet: the agent brings a server under load through the record's rules, and proves
+// each (DESIGN.md I42). Commits are held up for moments only.
+func TestAgentSyncSet(t *testing.T) {
+	c := newSyncCluster(t)
+	w := c.write("n1")
+	both, one, two := syncOf(1, "n2", "n3"), syncOf(1, "n2"), syncOf(2, "n2", "n3")
+	alone := election.SyncRule{}
+	for _, step := range []struct {
+		name  string
+		rules []election.SyncRule
+	}{
+		{"first", []election.SyncRule{both}},
+		{"narrower", []election.SyncRule{both, one}},
+		{"wider", []election.SyncRule{one, both}},
+		{"more", []election.SyncRule{both, two}},
+		{"fewer", []election.SyncRule{two, both}},
+		{"degraded", []election.SyncRule{both, alone}},
+		{"healed", []election.SyncRule{alone, two}},
+		{"degraded again", []election.SyncRule{two, alone}},
+		{"healed by one", []election.SyncRule{alone, one}},
+	} {
+		// Some commits between two steps.
+		time.Sleep(200 * time.Millisecond)
+		_, _ = w.take()
+		took := c.waitProved("n1", c.setSync(step.rules...))
+		time.Sleep(100 * time.Millisecond)
+		commits, longest := w.take()
+		t.Logf("%s: proved in %s; %d commits, the longest %s", step.name, took, commits, longest)
+		last := step.rules[len(step.rules)-1]
+		if got := c.sql("n1", "SHOW synchronous_standby_names"); got != last.Setting() {
+			t.Errorf("%s: the server has %q", step.name, got)
+		}
+		if commits == 0 || longest > 500*time.Millisecond {
+			t.Errorf("%s: %d commits, the longest took %s", step.name, commits, longest)
+		}
+	}
+	if got := c.sql("n1", `SELECT string_agg(application_name || sync_priority, ' '
+		ORDER BY application_name) FROM pg_stat_replication`); got != "n21 n30" {
+		t.Errorf("the walsenders have %q", got)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	// The order of the promotion comes once more, late: its sync set is not put back.
+	// (The version of the file tells it, since the agent would correct it at once.)
+	before := c.sql("n1", "SHOW holdfast.conf_seq")
+	c.do("n1", election.Order{Kind: election.OrderPromote, SyncNames: both.Setting()})
+	if c.sql("n1", "SHOW holdfast.conf_seq") != before {
+		t.Error("a late order has put back the sync set of the promotion")
+	}
+	// A record that is older than what was done does nothing, also after a restart of the agent.
+	c.close("n1")
+	c.src.set(func(s *election.State) {
+		s.Sync = &election.SyncRecord{Seq: 1, Epoch: 1, Rules: []election.SyncRule{both}}
+	})
+	c.start("n1")
+	c.wait("n1", "its place", func(s election.MemberStatus) bool { return s.Streaming || s.Pid != 0 })
+	time.Sleep(500 * time.Millisecond) // passes of the reconcile loop, which do nothing
+	if got := c.sql("n1", "SHOW synchronous_standby_names"); got != one.Setting() {
+		t.Errorf("by an older record the server has %q", got)
+	}
+}
+
+// TestAgentSyncSetIsProved: each part of the proof is waited for, as long as it takes.
+func TestAgentSyncSetIsProved(t *testing.T) {
+	c := newSyncCluster(t)
+	both, one := syncOf(1, "n2", "n3"), syncOf(1, "n3")
+	alone := election.SyncRule{}
+	c.waitProved("n1", c.setSync(both))
+	pid := c.sql("n1", "SELECT pid FROM pg_stat_replication WHERE application_name = 'n2'")
+	seq := uint64(0)
+	c.stopped(pid, func() {
+		seq = c.setSync(both, one)
+		c.staysUnproved("n1", seq, "the walsender of n2 has the older setting")
+	})
+	c.waitProved("n1", seq)
+	c.waitProved("n1", c.setSync(one, alone))
+
+	pid = c.sql("n1", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+	c.stopped(pid, func() {
+		seq = c.setSync(alone, one)
+		c.staysUnproved("n1", seq, "commits do not wait yet")
+	})
+	c.waitProved("n1", seq)
+	c.waitProved("n1", c.setSync(one, alone))
+
+	pid = c.sql("n3", "SELECT pid FROM pg_stat_wal_receiver")
+	c.stopped(pid, func() {
+		c.sql("n1", "CREATE TABLE alone (i int)")
+		seq = c.setSync(alone, one)
+		c.staysUnproved("n1", seq, "n3 lacks what was acknowledged alone")
+	})
+	c.waitProved("n1", seq)
+	c.waitStreaming("n3", "n1")
+	if got := c.sql("n3", "SELECT count(*) FROM pg_class WHERE relname = 'alone'"); got != "1" {
+		t.Error("proved, but n3 lacks what was acknowledged alone")
+	}
+}

@@ -1,0 +1,101 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// goodbyeTime bounds what a session that ends still writes to its client.
+const goodbyeTime = time.Second
+
+// leave answers what is in flight of a session that ends, as truthfully as it can be: a client
+// takes 57P01 for "not executed" and repeats, so it never stands for a COMMIT whose outcome is
+// not known (DESIGN.md I6). It returns cause, or why the client cannot be told.
+func (s *session) leave(ctx context.Context, l *loss, cause error) error {
+	if errors.Is(cause, errClientGone) || l.cutMessage || !l.waiting() {
+		return cause
+	}
+	if !errors.Is(cause, errClosing) {
+		if err := s.settleUnattached(ctx, l); err != nil && !errors.Is(err, errClosing) {
+			return err
+		}
+	}
+	_ = s.client.SetWriteDeadline(time.Now().Add(goodbyeTime))
+	var out []byte
+	if l.endHeld {
+		out, l.endHeld = pgwire.AppendReadyForQuery(out, pgwire.TxIdle), false
+	}
+	// What comes after the last one in doubt was not executed: the goodbye is its answer.
+	last := len(l.pending) - 1
+	for last >= 0 && !l.pending[last].verdict.mayHaveHappened() {
+		last--
+	}
+	for i := range l.pending[:last+1] {
+		out = appendUnasked(out, l, &l.pending[i], errNotExecuted())
+	}
+	l.pending = nil
+	if err := s.writeClient(out); err != nil {
+		return err
+	}
+	return cause
+}
+
+// mayHaveHappened tells that the batch was, or may have been, executed.
+func (v verdict) mayHaveHappened() bool {
+	return v == verdictFinish || v == verdictLookup || v == verdictUnknown
+}
+
+// settleUnattached looks a COMMIT in flight up for a session that gets no backend any more. It
+// waits for a primary as long as the hold's budget lasts.
+func (s *session) settleUnattached(ctx context.Context, l *loss) error {
+	h := holding{s: s, loss: l}
+	defer h.end()
+	for attempt := 0; len(l.pending) > 0 && l.pending[0].verdict == verdictLookup; attempt++ {
+		pr, changed := s.proxy.topo.Current()
+		if s.isUsable(pr) {
+			if err := s.lookUpUnattached(ctx, pr, l); err == nil {
+				return nil
+			} else if errors.Is(err, errClientGone) {
+				return err
+			}
+		}
+		if err := h.wait(ctx, changed, attempt); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lookUpUnattached answers the first batch of l, whose COMMIT is in doubt.
+func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) error {
+	if l.epoch == pr.Epoch && l.pid != 0 {
+		if err := s.proxy.endBackend(ctx, pr, l); err != nil {
+			return err
+		}
+	}
+	o, why, err := s.proxy.outcome(ctx, pr, l)
+	if err != nil {
+		return err
+	}
+	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
+	s.log.Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
+		zap.Uint64("epoch", l.epoch))
+	var e *pgwire.Error
+	switch o {
+	case outcomeCommitted:
+	case outcomeAborted:
+		e = errCommitAborted()
+	default:
+		e = errOutcomeUnknown(why)
+	}
+	p := &l.pending[0]
+	l.status = p.next
+	out := appendEnd(nil, p, e)
+	l.pending = l.pending[1:]
+	return s.writeClient(out)
+}

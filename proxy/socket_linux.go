@@ -1,0 +1,100 @@
+package proxy
+
+import (
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// peerState is what can be said of a connection without reading from it.
+type peerState uint8
+
+const (
+	peerQuiet peerState = iota
+	peerReadable
+	peerGone
+)
+
+// probePeer looks at a connection that nobody reads from now.
+func probePeer(conn net.Conn) peerState {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return peerQuiet
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return peerGone
+	}
+	st := peerQuiet
+	err = raw.Control(func(fd uintptr) {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
+		if n, err := unix.Poll(p, 0); err != nil || n == 0 {
+			return
+		}
+		switch {
+		case p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0:
+			st = peerGone
+		case p[0].Revents&unix.POLLIN != 0:
+			st = peerReadable
+		}
+	})
+	if err != nil {
+		return peerGone
+	}
+	return st
+}
+
+// reset closes a connection such that nothing that is still in the send buffer can reach the
+// peer any more.
+func reset(conn net.Conn) {
+	if tc, ok := conn.(*net.TCPConn); ok {
+		_ = tc.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// sendState is what the kernel says of bytes that were sent, or are to be.
+type sendState struct {
+	// queued are the bytes that the peer's host has not taken.
+	queued int
+	// asking tells that several retransmissions or window probes have had no answer; a single
+	// one may go without, since the kernel limits the rate of such answers.
+	asking bool
+	// ackAge is how long ago the peer's host acknowledged anything.
+	ackAge time.Duration
+}
+
+// sendStateOf asks the kernel; ok is false where it cannot be asked. A host that is alive answers
+// also when its process reads nothing: its window is zero, and probes of it are acknowledged.
+// TCP_USER_TIMEOUT (tcp(7)) does not tell such a peer from one that is gone.
+func sendStateOf(conn net.Conn) (st sendState, ok bool) {
+	sc, is := conn.(syscall.Conn)
+	if !is {
+		return st, false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return st, false
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+		if err != nil || n == 0 {
+			ok = err == nil
+			return
+		}
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			ok = true
+			// A retransmission into a window that has closed is answered, though it does not
+			// count as delivered: what was acknowledged after it was sent tells.
+			again := info.Retransmits > 1 && info.Last_ack_recv > info.Last_data_sent
+			st = sendState{
+				queued: n, asking: again || info.Probes > 1,
+				ackAge: time.Duration(info.Last_ack_recv) * time.Millisecond,
+			}
+		}
+	})
+	return st, ok && err == nil
+}
