@@ -223,6 +223,12 @@ func (a *PostgresAgent) includeConf(dir string) error {
 	return nil
 }
 
+// resetLooks and resetPause bound how long a reset of ALTER SYSTEM may take to be seen.
+const (
+	resetLooks = 100
+	resetPause = 20 * time.Millisecond
+)
+
 // applyConf brings the running server to c and proves it: the reload was seen by a backend, and
 // pg_settings shows what was written. What ALTER SYSTEM put over it is reset.
 func (a *PostgresAgent) applyConf(ctx context.Context, c pgConf) error {
@@ -234,8 +240,10 @@ func (a *PostgresAgent) applyConf(ctx context.Context, c pgConf) error {
 		return nil
 	}
 	for attempt := 0; ; attempt++ {
-		if err := a.reload(ctx, seq); err != nil {
-			return err
+		if attempt < 2 { // once for what was written, once for what was reset
+			if err := a.reload(ctx, seq); err != nil {
+				return err
+			}
 		}
 		row, err := a.queryRow(ctx, `SELECT coalesce(string_agg(name, ','), '')
 			FROM pg_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'
@@ -247,7 +255,15 @@ func (a *PostgresAgent) applyConf(ctx context.Context, c pgConf) error {
 			break
 		}
 		if attempt > 0 {
-			return fmt.Errorf("settings %s in postgresql.auto.conf hide holdfast's", row[0])
+			// The sequence number was there before the reset, so it does not prove this reload:
+			// the backend that is asked may not have had its signal yet.
+			if attempt > resetLooks {
+				return fmt.Errorf("settings %s in postgresql.auto.conf hide holdfast's", row[0])
+			}
+			if err := pgSleep(ctx, resetPause); err != nil {
+				return err
+			}
+			continue
 		}
 		for name := range strings.SplitSeq(row[0], ",") {
 			if _, err := a.exec(ctx, "ALTER SYSTEM RESET "+name); err != nil {
