@@ -200,17 +200,18 @@ func startAdoptLoad(t *testing.T, addr string) *adoptLoad {
 	return l
 }
 
-// TestAdoptPatroniCluster takes a cluster over that Patroni has left: while a client writes on one
+// TestE2EAdoptPatroni takes a cluster over that Patroni has left: while a client writes on one
 // connection all the time, both hosts are adopted and the nodes started. Then it works as any
 // other: a failover keeps a session on a proxy.
-func TestAdoptPatroniCluster(t *testing.T) {
+func TestE2EAdoptPatroni(t *testing.T) {
 	needCluster(t)
 	c := startPatroniCluster(t)
 	first, second := c.Nodes[0], c.Nodes[1]
 	pids := []int{first.Postmaster(), second.Postmaster()}
 	load := startAdoptLoad(t, first.Postgres)
 	c.checkDryRun(first)
-	if _, err := c.adopt(second, "--yes"); err == nil || !strings.Contains(err.Error(), "not adopted") {
+	_, err := c.adopt(second, "--yes")
+	if err == nil || !strings.Contains(err.Error(), "not adopted") {
 		t.Fatalf("the standby was adopted before its primary: %v", err)
 	}
 	for _, n := range []*holdfast.ClusterNode{first, second} {
@@ -277,9 +278,7 @@ func (c *patroniCluster) checkFailover(rows int64) {
 	if n := queryText(t, conn, "SELECT count(*) FROM t"); n != strconv.FormatInt(rows, 10) {
 		t.Errorf("%s rows, %d were committed", n, rows)
 	}
-	if err := c.Nodes[0].KillPostmaster(); err != nil {
-		t.Fatal(err)
-	}
+	change(t, c.Cluster, (*holdfast.ClusterNode).KillPostmaster)
 	st := waitHealthy(t, c.Cluster)
 	exec1(t, conn, "INSERT INTO t VALUES (-1)") // the session was idle and is kept
 	if got := queryText(t, conn, "SELECT count(*) FROM t"); got != strconv.FormatInt(rows+1, 10) {
