@@ -277,6 +277,8 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 		return a.orderStartPrimary(ctx, o)
 	case OrderRestart:
 		return a.orderRestart(ctx)
+	case OrderReinit:
+		return a.orderReinit()
 	default:
 		return OrderResult{}, fmt.Errorf("unknown order %q: upgrade this node", o.Kind)
 	}

@@ -2,6 +2,7 @@ package election_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -226,7 +227,9 @@ func TestAgentSwitchover(t *testing.T) {
 	c.epoch = 3
 	c.do("n3", election.Order{Kind: election.OrderRecruit})
 	p = c.do("n3", election.Order{Kind: election.OrderPromote})
-	c.sql("n2", "INSERT INTO t VALUES (666)") // acknowledged by a primary that was replaced
+	// Acknowledged by a primary that was replaced.
+	lostXID := c.sql("n2", "WITH i AS (INSERT INTO t VALUES (666) RETURNING 1) "+
+		"SELECT pg_current_xact_id() FROM i")
 	time.Sleep(300 * time.Millisecond)
 	if s := c.agents["n2"].Status(); s.Phase != election.PhasePrimary {
 		t.Fatalf("it was stopped before the lock was committed: %+v", s)
@@ -236,6 +239,33 @@ func TestAgentSwitchover(t *testing.T) {
 	c.waitStreaming("n1", "n3")
 	if got := c.sql("n2", "SELECT count(*) FROM t"); got != "10" {
 		t.Errorf("the diverged member has %s rows", got)
+	}
+	c.checkLost("n2", lostXID)
+}
+
+// checkLost shows that what a member gave up is told: the transaction, and its WAL.
+func (c *agentCluster) checkLost(name, xid string) {
+	c.t.Helper()
+	s := c.agents[name].Status()
+	if s.Lost == nil || s.Lost.Commits != 1 || s.Lost.Epoch != 3 {
+		c.t.Fatalf("status tells of %+v", s.Lost)
+	}
+	b, err := os.ReadFile(s.Lost.File)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var r election.LostReport
+	if err := json.Unmarshal(b, &r); err != nil {
+		c.t.Fatal(err)
+	}
+	if len(r.XIDs) != 1 || strconv.FormatUint(uint64(r.XIDs[0]), 10) != xid || r.To <= r.From ||
+		r.Timeline != 2 || len(r.Segments) == 0 || r.Problem != "" {
+		c.t.Errorf("report of xid %s: %s", xid, b)
+	}
+	for _, seg := range r.Segments {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(s.Lost.File), seg)); err != nil {
+			c.t.Error(err)
+		}
 	}
 }
 

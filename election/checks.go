@@ -18,6 +18,8 @@ const (
 	RequestSwitchover RequestKind = "switchover"
 	// RequestRestart restarts a member's server in order.
 	RequestRestart RequestKind = "restart"
+	// RequestReinit throws a standby's data away and clones it anew.
+	RequestReinit RequestKind = "reinit"
 	// RequestFailover promotes a member because the primary is lost.
 	RequestFailover RequestKind = "failover"
 )
@@ -83,6 +85,8 @@ func CheckRequest(in Input, p Policy, r Request) (target string, checks []Check)
 		target = c.switchover(r.Member)
 	case RequestRestart:
 		c.restart(r.Member)
+	case RequestReinit:
+		c.reinit(r.Member)
 	case RequestFailover:
 		c.failover(r)
 	default:
@@ -211,6 +215,24 @@ func (c *checker) restart(name string) {
 	if ok {
 		c.when(o.Member.Phase != PhaseStandby && o.Member.Phase != PhaseStopped,
 			name+" is a standby", fmt.Sprintf("%s is %s", name, phaseText(o.Member.Phase)))
+	}
+}
+
+// reinit checks that a member's data can be made anew.
+func (c *checker) reinit(name string) {
+	if _, ok := c.data(name); !ok {
+		return
+	}
+	lock := c.in.State.Lock
+	c.when(name == lock.Holder, name+" is not the primary",
+		name+" is the primary: its data is the one to copy")
+	c.primaryRuns()
+	o, ok := freshReport(c.in, c.p, name)
+	c.when(!ok, "the agent of "+name+" answers", "the agent of "+name+" is silent")
+	if ok {
+		p := o.Member.Phase
+		c.when(p == PhaseCloning || p == PhaseRewind, name+" is not being rebuilt already",
+			fmt.Sprintf("%s is %s", name, p))
 	}
 }
 

@@ -62,7 +62,41 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	a.log.Info("clone done", zap.Int("marker_bytes", len(marker)))
 	return a.updateRecord(func(r *agentRecord) {
 		r.Rewinding, r.SystemID, r.PrimaryEpoch, r.Result = false, st.SystemID, 0, nil
+		r.Reinit = false
 	})
+}
+
+// orderReinit notes that the data is to be made anew; the reconcile loop does it, which may take
+// hours. The mark is durable: the agent goes on after its own restart.
+func (a *PostgresAgent) orderReinit() (OrderResult, error) {
+	if err := a.needOurs(); err != nil {
+		return OrderResult{}, err
+	}
+	st, _ := a.deps.Source.State()
+	if st.Lock == nil || st.Lock.Holder == a.cfg.Name {
+		return OrderResult{}, fmt.Errorf("%w: it is the primary", ErrAgentRole)
+	}
+	err := a.updateRecord(func(r *agentRecord) { r.Reinit = true })
+	if err == nil {
+		pgPoke(a.work)
+	}
+	return OrderResult{}, err
+}
+
+// reinit makes the data anew as an operator asked. The old data is kept aside, as with every
+// clone, and stays in its place until the new copy is whole.
+func (a *PostgresAgent) reinit(ctx context.Context, s agentStep) error {
+	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
+		return err
+	}
+	if err := a.endOrphans(ctx); err != nil {
+		return err
+	}
+	err := a.cloneServer(ctx, *s.holder, s.lock.Epoch, "asked for by an operator")
+	if err != nil {
+		return err
+	}
+	return a.startRejoined(ctx, *s.holder)
 }
 
 // finishCopy makes a copy of the holder's directory this member's own standby.

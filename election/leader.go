@@ -215,7 +215,7 @@ func (n *Node) Request(ctx context.Context, r Request) ([]Check, error) {
 			return a.Checks, errors.New(a.Error)
 		}
 		if err == nil {
-			if !r.DryRun && (r.Kind != RequestRestart || s.Lock != nil && r.Member == s.Lock.Holder) {
+			if !r.DryRun && changesLock(s, r) {
 				n.awaitLock(ctx, before)
 			}
 			return a.Checks, nil
@@ -247,6 +247,17 @@ func (n *Node) awaitLock(ctx context.Context, before uint64) {
 		case <-newer:
 		}
 	}
+}
+
+// changesLock tells that a request that was carried out has entered a new lock.
+func changesLock(s *State, r Request) bool {
+	switch r.Kind {
+	case RequestReinit:
+		return false
+	case RequestRestart:
+		return s.Lock != nil && r.Member == s.Lock.Holder
+	}
+	return true
 }
 
 func (n *Node) requestHere(ctx context.Context, r Request) ([]Check, error) {

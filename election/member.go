@@ -34,6 +34,10 @@ type agentRecord struct {
 	Members   []Member `json:"members,omitempty"`
 	// Rewinding is set before pg_rewind writes, and cleared when the directory is whole again.
 	Rewinding bool `json:"rewinding,omitempty"`
+	// Reinit is set from the order to clone the data anew until that is done.
+	Reinit bool `json:"reinit,omitempty"`
+	// Lost is the newest report of transactions that were given up.
+	Lost *LostSummary `json:"lost,omitempty"`
 	// Adopted is set from an adoption to the group's first lock, Files until the next start.
 	Adopted *agentAdopted     `json:"adopted,omitempty"`
 	Files   *agentServerFiles `json:"files,omitempty"`

@@ -106,6 +106,9 @@ func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *t
 		return errors.New(why)
 	case pgDirOurs:
 	}
+	if a.record().Reinit && step.holder != nil && step.lock.Epoch >= a.record().Pledged {
+		return a.reinit(ctx, step)
+	}
 	if pid, word, err := a.postmaster(); err != nil {
 		return err
 	} else if pid == 0 {

@@ -41,24 +41,28 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 	if r.DryRun {
 		return checks, nil
 	}
-	if r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder {
-		return checks, c.restartStandby(ctx, s, r, checks)
+	switch {
+	case r.Kind == RequestReinit:
+		return checks, c.orderStandby(ctx, s, r, checks, OrderReinit)
+	case r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder:
+		return checks, c.orderStandby(ctx, s, r, checks, OrderRestart)
 	}
 	return checks, c.enqueue(ctx, r)
 }
 
-// restartStandby needs no change of the lock: the order is given under the lock's own epoch, so a
+// orderStandby needs no change of the lock: the order is given under the lock's own epoch, so a
 // change that begins meanwhile overtakes it.
-func (c *Controller) restartStandby(ctx context.Context, s *State, r Request, checks []Check,
+func (c *Controller) orderStandby(ctx context.Context, s *State, r Request, checks []Check,
+	kind OrderKind,
 ) error {
 	if why := firstWrong(checks); why != "" {
 		return fmt.Errorf("%w: %s", ErrRefused, why)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.policy.StopTimeout+c.policy.StartTimeout)
 	defer cancel()
-	o := Order{V: Version, Kind: OrderRestart, Epoch: s.Lock.Epoch}
+	o := Order{V: Version, Kind: kind, Epoch: s.Lock.Epoch}
 	if _, err := c.co.Call(ctx, r.Member, o); err != nil {
-		return fmt.Errorf("%w: order restart to %s: %w", ErrFailed, r.Member, err)
+		return fmt.Errorf("%w: order %s to %s: %w", ErrFailed, kind, r.Member, err)
 	}
 	return nil
 }

@@ -111,6 +111,9 @@ func (a *PostgresAgent) rejoin(ctx context.Context, holder Member, lock *Lock) e
 	}
 	a.log.Warn("data has diverged; rewinding", zap.Uint64("epoch", lock.Epoch),
 		zap.Uint32("timeline", ctl.timeline), zap.Uint32("to_timeline", view.timeline))
+	if !rec.Rewinding { // else it was reported before, and the WAL is not whole any more
+		a.reportLost(ctx, view, ctl, lock.Epoch)
+	}
 	rerr := a.rewindServer(ctx, holder, ctl)
 	if rerr != nil {
 		if ctx.Err() != nil {

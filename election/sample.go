@@ -54,6 +54,7 @@ func (s *agentSampler) once(ctx context.Context) {
 	}
 	rec := s.a.record()
 	st.Name, st.Pledged, st.Adopted = s.a.cfg.Name, rec.Pledged, s.a.adoptedRole()
+	st.Lost = rec.Lost
 	if st.Phase == PhasePrimary {
 		st.Sync = s.a.memberSync()
 	}

@@ -165,6 +165,8 @@ type MemberStatus struct {
 	Slots    []string        `json:"slots,omitempty"`
 	// Sync is what a primary's agent tells of its sync set.
 	Sync MemberSync `json:"sync,omitzero"`
+	// Lost is what the member gave up when it last rejoined; nil if it never did.
+	Lost *LostSummary `json:"lost,omitempty"`
 	// Pledged is the highest epoch that the member was ordered under (durable).
 	Pledged uint64 `json:"pledged,omitempty"`
 	// CheckpointTimeline is the timeline of the last checkpoint in pg_control.
@@ -228,6 +230,7 @@ const (
 	OrderStartPrimary OrderKind = "start-primary" // restart in place behind the closed door
 	OrderCheckpoint   OrderKind = "checkpoint"
 	OrderRestart      OrderKind = "restart" // stop and start of a standby
+	OrderReinit       OrderKind = "reinit"  // throw a standby's data away and clone it anew
 )
 
 // Order is an instruction of the coordinator to one agent.

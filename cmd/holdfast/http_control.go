@@ -20,7 +20,7 @@ type (
 		To     string `json:"to"`
 		DryRun bool   `json:"dry_run"`
 	}
-	// restartRequest is the body of POST /v1/restart.
+	// restartRequest is the body of POST /v1/restart and /v1/reinit.
 	restartRequest struct {
 		Member string `json:"member"`
 		DryRun bool   `json:"dry_run"`
@@ -61,6 +61,11 @@ func handleControl(mux *http.ServeMux, c controller) {
 	mux.HandleFunc("POST /v1/restart", control(c, func(r restartRequest) election.Request {
 		return election.Request{
 			Kind: election.RequestRestart, Member: r.Member, DryRun: r.DryRun,
+		}
+	}))
+	mux.HandleFunc("POST /v1/reinit", control(c, func(r restartRequest) election.Request {
+		return election.Request{
+			Kind: election.RequestReinit, Member: r.Member, DryRun: r.DryRun,
 		}
 	}))
 	mux.HandleFunc("POST /v1/failover", control(c, func(r failoverRequest) election.Request {

@@ -109,6 +109,27 @@ func newRestartCommand() *cobra.Command {
 	return cmd
 }
 
+func newReinitCommand() *cobra.Command {
+	var url string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "reinit NAME",
+		Short: "Throw a standby's data away and clone it anew from the primary",
+		Args:  cobra.ExactArgs(1),
+	}
+	runOperation(cmd, &url, &dryRun, func(ctx context.Context, out io.Writer, args []string) error {
+		o := operation{name: "reinit", url: url, out: out, dryRun: dryRun}
+		st, err := o.run(ctx, restartRequest{Member: args[0], DryRun: dryRun})
+		if err != nil || st == nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s is cloned anew: `holdfast status` tells when it streams; its old data "+
+			"is kept beside the new one until the next clone\n", args[0])
+		return nil
+	})
+	return cmd
+}
+
 func newFailoverCommand() *cobra.Command {
 	var url string
 	var r failoverRequest

@@ -39,6 +39,10 @@ func TestOperations(t *testing.T) {
 			"restart node2", fakeController{}, 0, "node2 was restarted; primary is node2",
 			request(election.RequestRestart, "node2", false, false),
 		},
+		"reinit": {
+			"reinit node3", fakeController{}, 0, "node3 is cloned anew",
+			request(election.RequestReinit, "node3", false, false),
+		},
 		"restart of nobody": {"restart", fakeController{}, 1, "accepts 1 arg", election.Request{}},
 		"failover, refused": {
 			"failover --to node2", fakeController{switchover: refused}, 1, "pg2 lacks 1.2 MB",

@@ -61,10 +61,9 @@ func newRoot() *cobra.Command {
 	}
 	needCommand(root)
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
-		newSwitchoverCommand(), newRestartCommand(), newFailoverCommand(),
+		newSwitchoverCommand(), newRestartCommand(), newReinitCommand(), newFailoverCommand(),
 		newMaintenanceCommand(), newHistoryCommand(), newAdoptCommand(), newVersionCommand(),
-		newDemoCommand(),
-		newReaperCommand())
+		newDemoCommand(), newReaperCommand())
 	return root
 }
 

@@ -84,6 +84,8 @@ type MemberStatus struct {
 	Slots       []string `json:"slots,omitempty"`
 	Sessions    int      `json:"sessions"`
 	Held        int      `json:"held"`
+	// Lost is what the member gave up when it last rejoined.
+	Lost *election.LostSummary `json:"lost,omitempty"`
 	// AgeMS is how old the report is; -1 if there is none.
 	AgeMS   int64  `json:"age_ms"`
 	Problem string `json:"problem,omitempty"`
@@ -179,6 +181,7 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 	out.Timeline, out.Streaming = s.Timeline, s.Streaming
 	out.LSN, out.Pid, out.Server = s.LSN.String(), s.Pid, s.ServerVersion
 	out.Incarnation, out.Slots, out.Problem = s.Incarnation, s.Slots, s.Problem
+	out.Lost = s.Lost
 	if head == nil {
 		return out
 	}
@@ -286,6 +289,17 @@ func (s *Status) print(out io.Writer) error {
 // printProblems lists what someone should look at below the table. It is the only place that says
 // why a node without a quorum knows nothing of the others.
 func (s *Status) printProblems(out io.Writer) error {
+	for i := range s.Members {
+		m := &s.Members[i]
+		if m.Lost == nil {
+			continue
+		}
+		_, err := fmt.Fprintf(out, "%s gave up %d commits that the primary does not have, at epoch "+
+			"%d: %s there\n", m.Name, m.Lost.Commits, m.Lost.Epoch, m.Lost.File)
+		if err != nil {
+			return fmt.Errorf("print status: %w", err)
+		}
+	}
 	for _, p := range s.Problems {
 		// An error may carry a server's log, whose lines the agent has joined.
 		p = strings.ReplaceAll(p, " | ", "\n         ")
