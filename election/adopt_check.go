@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The versions of PostgreSQL that are supported, as server_version_num / 10000.
@@ -100,9 +98,9 @@ func (d *Adoption) checkReach(p *AdoptPlan) {
 	others := len(a.wantSlots(d.cfg.Members))
 	senders, _ := strconv.Atoi(s.settings["max_wal_senders"].value)
 	need(senders > others, "max_wal_senders is %d, %d are needed", senders, others+1)
-	free, _ := strconv.Atoi(s.settings["max_replication_slots"].value)
-	need(free-len(s.slots) >= len(d.missingSlots()), "max_replication_slots is %d and %d are in use: "+
-		"%d more are needed", free, len(s.slots), len(d.missingSlots()))
+	need(d.mayMakeSlots() || s.settings["wal_level"].value == "minimal", "max_replication_slots "+
+		"is %s and %d are in use: %d more are needed", s.settings["max_replication_slots"].value,
+		len(s.slots), len(d.missingSlots()))
 	if dir := a.cfg.socketDir(); dir == filepath.Clean(d.socketDir()) {
 		p.refuse("postgres.socket_dir %s would be made private to the agent, and others use it: "+
 			"leave it empty", dir)
@@ -312,11 +310,12 @@ func unitOf(pid int) string {
 // primary. Which of them a standby follows comes from there.
 func (d *Adoption) checkMembers(ctx context.Context, p *AdoptPlan) {
 	var silent []string
+	incarnation := ""
 	for _, m := range d.cfg.Members {
 		if m.Name == d.a.cfg.Name || m.Postgres == "" {
 			continue
 		}
-		id, inRecovery, err := d.askMember(ctx, m)
+		id, inRecovery, inc, err := d.askMember(ctx, m)
 		switch {
 		case err != nil:
 			silent = append(silent, fmt.Sprintf("%s: %v", m.Name, err))
@@ -326,30 +325,51 @@ func (d *Adoption) checkMembers(ctx context.Context, p *AdoptPlan) {
 		case !inRecovery && !d.srv.inRecovery:
 			p.refuse("%s is a primary too: only one of them can be adopted", m.Name)
 		case !inRecovery:
-			p.Upstream = m.Name
+			p.Upstream, incarnation = m.Name, inc
 		}
 	}
 	if d.srv.inRecovery && p.Upstream == "" && len(p.Refusals) == 0 {
 		p.refuse("no member that was adopted is the primary of this standby: adopt the primary's "+
 			"host first (%s)", strings.Join(silent, "; "))
 	}
+	if d.srv.inRecovery && d.srv.streaming && len(p.Refusals) == 0 {
+		d.checkUpstream(ctx, p, incarnation)
+	}
+}
+
+// checkUpstream refuses a standby that does not stream from the primary that was adopted: one of a
+// fork of the same system would lose what it has, one of another standby was meant to be so. Names
+// and virtual addresses differ, so it is the server there that is asked.
+func (d *Adoption) checkUpstream(ctx context.Context, p *AdoptPlan, primary string) {
+	from := Member{Name: d.srv.upstream, Postgres: d.srv.upstream}
+	_, _, inc, err := d.askMember(ctx, from)
+	switch {
+	case err != nil:
+		p.refuse("this standby streams from %s, and it cannot be told whether that is %s (%v): set "+
+			"its primary_conninfo to the address of %s and reload, then run this again",
+			d.srv.upstream, p.Upstream, err, p.Upstream)
+	case inc != primary:
+		p.refuse("this standby streams from %s, which is not the primary %s: set its primary_conninfo "+
+			"to the address of %s and reload, then run this again", d.srv.upstream, p.Upstream,
+			p.Upstream)
+	}
 }
 
 // askMember asks a member that was adopted, by the role that adoption made there.
-func (d *Adoption) askMember(ctx context.Context, m Member) (id string, recovery bool, err error) {
+func (d *Adoption) askMember(ctx context.Context, m Member) (id string, recovery bool,
+	incarnation string, err error,
+) {
 	c, err := d.a.dialMember(ctx, m, pgLookupRole, d.a.secrets.lookup, false)
 	if err != nil {
-		return "", false, err
+		return "", false, "", err
 	}
 	defer pgClose(c)
-	return askSystem(ctx, c)
-}
-
-func askSystem(ctx context.Context, c *pgconn.PgConn) (string, bool, error) {
-	rows, err := pgQuery(ctx, c, `SELECT system_identifier, pg_is_in_recovery()
-		FROM pg_control_system()`)
+	ctx, cancel := context.WithTimeout(ctx, d.a.cfg.QueryTimeout)
+	defer cancel()
+	rows, err := pgQuery(ctx, c, `SELECT system_identifier, pg_is_in_recovery(), `+
+		pgIncarnationSQL+` FROM pg_control_system()`)
 	if err != nil {
-		return "", false, fmt.Errorf("ask for the system id: %w", err)
+		return "", false, "", fmt.Errorf("ask for the system id: %w", err)
 	}
-	return rows[0][0], rows[0][1] == "t", nil
+	return rows[0][0], rows[0][1] == "t", rows[0][2], nil
 }

@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -61,6 +62,10 @@ func (d *Adoption) login(ctx context.Context) error {
 	admin.Password = d.cfg.AdminPassword
 	admin.DialFunc = a.dialAsAccount
 	if err := try(admin); err != nil {
+		var pe *pgconn.PgError
+		if errors.As(err, &pe) && pe.Code == "42501" { // of the session's settings
+			return fmt.Errorf("role %s is no superuser: name one with --admin", admin.User)
+		}
 		return fmt.Errorf("log in at %s: as %s with the file superuser of secrets_dir: %w; as %s: "+
 			"%w (name a superuser with --admin and --admin-password-file, or let account %s in by "+
 			"the socket with method peer)", admin.Host, cfg.User, own, admin.User, err, a.cfg.OSUser)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -42,7 +43,9 @@ func (d *Adoption) planChanges(ctx context.Context, p *AdoptPlan) error {
 		d.checkRoles(p)
 	} else {
 		d.planRoles(p)
-		d.planSlots(p)
+		if d.mayMakeSlots() {
+			d.planSlots(p)
+		}
 	}
 	d.planAccess(p, hba)
 	d.planConf(p, conf, files)
@@ -51,6 +54,9 @@ func (d *Adoption) planChanges(ctx context.Context, p *AdoptPlan) error {
 	if d.cfg.Restart && d.hasRestart(p) {
 		p.step("restart", []AdoptChange{{AdoptNow, "restart", "PostgreSQL", "", "stopped (fast) and " +
 			"started; its sessions end"}}, d.restart)
+	}
+	if !d.srv.inRecovery && !d.mayMakeSlots() {
+		d.planSlots(p) // the restart gives them room
 	}
 	return nil
 }
@@ -230,6 +236,13 @@ func (d *Adoption) missingSlots() []string {
 	return slices.DeleteFunc(d.a.wantSlots(d.cfg.Members), func(n string) bool {
 		return slices.ContainsFunc(d.srv.slots, func(s adoptSlot) bool { return s.name == n })
 	})
+}
+
+// mayMakeSlots tells that the server has room for the members' slots as it runs.
+func (d *Adoption) mayMakeSlots() bool {
+	room, _ := strconv.Atoi(d.srv.settings["max_replication_slots"].value)
+	return d.srv.settings["wal_level"].value != "minimal" &&
+		room-len(d.srv.slots) >= len(d.missingSlots())
 }
 
 func (d *Adoption) planSlots(p *AdoptPlan) {

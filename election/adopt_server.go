@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -123,7 +124,7 @@ func (d *Adoption) readServer(ctx context.Context) (adoptServer, error) {
 	s.checksums, s.streaming = row[5] != "0", row[7] == "streaming"
 	s.tablespaces, _ = strconv.Atoi(row[6])
 	if s.hasSchema = row[10] == "t"; row[8] != "" {
-		s.upstream = row[8] + ":" + row[9]
+		s.upstream = net.JoinHostPort(row[8], row[9])
 	}
 	for _, read := range []func(context.Context, *adoptServer) error{d.readSettings, d.readLines,
 		d.readRoles, d.readSessions} {
@@ -231,7 +232,7 @@ func (d *Adoption) checkDir(p *AdoptPlan) bool {
 	case kind == pgDirForeign && hasMarker:
 		p.refuse("%s", why)
 	case kind == pgDirOurs && rec.Adopted == nil:
-		p.refuse("%s is this cluster's already", a.cfg.DataDir)
+		p.refuse("%s is this cluster's already: `holdfast serve` takes it as it is", a.cfg.DataDir)
 	case kind == pgDirForeign && (rec.Pledged > 0 || rec.SystemID != "" && rec.Adopted == nil):
 		p.refuse("%s in %s is of another data directory of this cluster: move it away",
 			agentRecordName, a.state)

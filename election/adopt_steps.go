@@ -235,8 +235,7 @@ func (d *Adoption) planAccess(p *AdoptPlan, files []*adoptFile) {
 		if err == nil {
 			return nil
 		}
-		_, rerr := d.a.exec(ctx, "SELECT pg_reload_conf()")
-		return errors.Join(err, d.takeBack(files), rerr)
+		return errors.Join(err, d.takeBack(ctx, files))
 	})
 }
 
@@ -254,15 +253,28 @@ func (d *Adoption) writeFiles(files []*adoptFile) error {
 		if !f.differs() {
 			continue
 		}
-		if err := d.a.writeFile(f.path, f.new, f.mode); err != nil {
+		if err := d.a.writeFile(realPath(f.path), f.new, f.mode); err != nil {
 			return fmt.Errorf("write %s: %w", f.path, err)
 		}
 	}
 	return nil
 }
 
-// takeBack writes the files as they were.
-func (d *Adoption) takeBack(files []*adoptFile) error {
+// realPath is where a file is that a symbolic link stands for: the link was not listed, it stays.
+func realPath(path string) string {
+	if to, err := filepath.EvalSymlinks(path); err == nil {
+		return to
+	}
+	return path
+}
+
+// adoptUndoWait bounds the way back, which is gone to the end although the command was ended.
+const adoptUndoWait = 10 * time.Second
+
+// takeBack writes the files as they were and has the server read them.
+func (d *Adoption) takeBack(ctx context.Context, files []*adoptFile) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), adoptUndoWait)
+	defer cancel()
 	var errs []error
 	for _, f := range files {
 		switch {
@@ -271,10 +283,11 @@ func (d *Adoption) takeBack(files []*adoptFile) error {
 				errs = append(errs, err)
 			}
 		default:
-			errs = append(errs, d.a.writeFile(f.path, f.old, f.mode))
+			errs = append(errs, d.a.writeFile(realPath(f.path), f.old, f.mode))
 		}
 	}
-	return errors.Join(errs...)
+	_, err := d.a.exec(ctx, "SELECT pg_reload_conf()")
+	return errors.Join(append(errs, err)...)
 }
 
 // resets are the entries of ALTER SYSTEM that would hide what only the agent sets.
@@ -327,18 +340,16 @@ func (d *Adoption) planConf(p *AdoptPlan, conf pgConf, files []*adoptFile) {
 	}
 	p.step("configuration", changes, func(ctx context.Context) error {
 		err := d.applyFiles(ctx, conf, files, resets)
-		if err == nil || !d.srv.inRecovery {
-			return err
+		if err == nil {
+			return nil
 		}
-		// A standby that does not stream any more is worth less than one that is not adopted.
+		// A standby that does not stream any more is worth less than one that is not adopted, and
+		// files that a server did not take would keep it from its next start.
 		own := &adoptFile{path: path, mode: 0o600}
 		if old != nil {
 			own.old = old
 		}
-		_, rerr := a.exec(ctx, "SELECT pg_reload_conf()")
-		err = errors.Join(err, d.takeBack(append(slices.Clone(files), auto, own)), rerr)
-		_, rerr = a.exec(ctx, "SELECT pg_reload_conf()")
-		return errors.Join(err, rerr)
+		return errors.Join(err, d.takeBack(ctx, append(slices.Clone(files), auto, own)))
 	})
 }
 
