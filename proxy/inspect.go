@@ -137,11 +137,12 @@ func (s *session) statementNamed(name string) parsed {
 			p.effects = []effect{{kind: pgwire.KindExecute, cls: clsState}}
 		}
 	}
-	if s.flow.renaming == 0 {
-		return p
-	}
-	for i := s.flow.head; i < len(s.flow.ops); i++ {
+	left := s.flow.renaming // none, nearly always; else they are near the head of a long pipeline
+	for i := s.flow.head; i < len(s.flow.ops) && left > 0; i++ {
 		o := &s.flow.ops[i]
+		if o.renames {
+			left--
+		}
 		switch {
 		case !o.renames || (o.kind == opParse || o.kind == opClose) && o.name != name &&
 			!o.cls.has(clsOpaque):
