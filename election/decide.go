@@ -273,12 +273,13 @@ func holderCanStart(in Input, p Policy) bool {
 	return ok && o.Member.Phase == PhaseStopped
 }
 
-// holderIsBack tells that the holder's server is in its place or can be started there.
+// holderIsBack tells that the holder's server is in its place or can be started there. One that
+// somebody has started again has all its commits, too; its incarnation is entered with a new epoch.
 func holderIsBack(in Input, p Policy) bool {
 	lock := in.State.Lock
 	o, ok := freshReport(in, p, lock.Holder)
 	return ok && (o.Member.Phase == PhaseStopped || o.Member.Phase == PhasePrimary &&
-		o.Member.Incarnation == lock.Incarnation)
+		o.Member.Timeline == lock.Timeline)
 }
 
 func refuseAll(requests []Request, why string) []RequestRefusal {
