@@ -271,5 +271,22 @@ func (c *checker) failover(r Request) {
 			lock.Timeline))
 	if !r.AcceptLoss {
 		c.add("every acknowledged commit is on a member that answers", failoverMissing(c.in, c.p))
+		c.furthest(o)
 	}
+}
+
+// furthest checks that no other standby has more than one that is promoted by name: nobody else
+// would be promoted for it.
+func (c *checker) furthest(named Observation) {
+	lock, best := c.in.State.Lock, named
+	for _, m := range DataMembers(c.in.State.Members) {
+		o, ok := freshReport(c.in, c.p, m.Name)
+		if ok && o.Member.Phase == PhaseStandby && o.Member.Timeline == lock.Timeline &&
+			o.Member.LSN > best.Member.LSN {
+			best = o
+		}
+	}
+	c.when(best.Node != named.Node, "no other standby has more than "+named.Node,
+		fmt.Sprintf("%s lacks %s that %s has", named.Node,
+			byteText(best.Member.LSN-named.Member.LSN), best.Node))
 }

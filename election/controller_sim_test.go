@@ -243,8 +243,8 @@ func (r *simRun) fault() string {
 	w.mu.Lock()
 	name := w.names[w.rng.IntN(len(w.names))]
 	n := w.nodes[name]
-	kind := w.rng.IntN(12)
-	what := ""
+	kind := w.rng.IntN(14)
+	what, q := "", election.Request{}
 	switch kind {
 	case 0, 1, 2:
 		what = "server of " + name + " killed"
@@ -268,28 +268,22 @@ func (r *simRun) fault() string {
 	case 7:
 		n.isSlow = !n.isSlow
 		what = fmt.Sprintf("%s slow: %t", name, n.isSlow)
-	case 8, 9:
-		what = "switchover asked for"
+	case 8, 9, 10:
+		q = w.requestLocked(name)
+		what = fmt.Sprintf("asked for: %s %s, lossy: %t", q.Kind, q.Member, q.AcceptLoss)
+	case 11:
+		what = w.maintainLocked()
 	default:
 		what = "new leader"
 	}
 	isLost := w.leader != "" && !w.majorityLocked(w.leader) || w.leader == ""
-	leader, to := w.leader, ""
-	if w.rng.IntN(2) == 0 {
-		to = name
-	}
+	leader := w.leader
 	w.mu.Unlock()
-	if kind >= 8 && kind <= 9 && leader != "" {
-		w.late.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-			defer cancel()
-			_, _ = r.controllers[leader].Request(ctx, election.Request{
-				Kind: election.RequestSwitchover, Member: to,
-			})
-		})
+	if q.Kind != "" && leader != "" {
+		r.askLater(leader, q)
 	}
-	if kind >= 10 || isLost {
-		r.lead(kind == 10)
+	if kind >= 12 || isLost {
+		r.lead(kind == 12)
 	}
 	return what
 }
@@ -315,6 +309,7 @@ func (r *simRun) heal() {
 	}
 	r.w.mu.Unlock()
 	r.lead(false)
+	r.endMaintenance()
 }
 
 // isSettled tells that one primary serves, and newly acknowledged commits come.
@@ -443,11 +438,13 @@ func TestControllerSimulation(t *testing.T) {
 		runs = *simRuns
 	}
 	kinds := map[election.IntentKind]int{}
-	degraded, changedSync := 0, 0
+	degraded, changedSync, lost, asked := 0, 0, 0, simAsked{}
 	for i := range runs {
 		seed := *simSeed + uint64(i)
 		wrong, story, history, w := runSim(t, seed, bugNone)
 		degraded, changedSync = degraded+w.degraded, changedSync+w.changedSync
+		lost += w.lostAccepted
+		asked.add(w.asked)
 		for _, h := range history {
 			kinds[h.Kind]++
 		}
@@ -458,8 +455,9 @@ func TestControllerSimulation(t *testing.T) {
 			fmt.Fprint(os.Stderr, story)
 		}
 	}
-	t.Logf("%d schedules, changes of the lock: %v, of the sync set: %d, degraded: %d", runs, kinds,
-		changedSync, degraded)
+	t.Logf("%d schedules, changes of the lock: %v, of the sync set: %d, degraded: %d; an operator "+
+		"got %v and accepted the loss of %d commits", runs, kinds, changedSync, degraded, asked, lost)
+	asked.check(t, runs)
 	if runs >= 100 && degraded < runs/20 {
 		t.Error("the schedules hardly degrade")
 	}
@@ -482,6 +480,9 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugSameEpoch:     "clients use",
 		bugNoEndorsement: "clients read under epoch",
 		bugNoRecord:      "acknowledged commits lost",
+		bugMaintenance:   "by itself in maintenance",
+		bugAnyone:        "an operator asked for",
+		bugNoStop:        "that was asked for ends with",
 	}
 	for bug, text := range want {
 		t.Run(strings.ReplaceAll(string(bug), " ", "_"), func(t *testing.T) {

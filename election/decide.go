@@ -185,7 +185,11 @@ func decideRequests(in Input, p Policy, v verdict, d Decision) Decision {
 			continue
 		}
 		to, checks := CheckRequest(in, p, r)
-		if why := firstWrong(checks); why != "" {
+		why := firstWrong(checks)
+		if why == "" {
+			why = notByLock(*in.State.Lock, r)
+		}
+		if why != "" {
 			d.Refusals = append(d.Refusals, RequestRefusal{r.ID, why})
 			continue
 		}
@@ -197,6 +201,20 @@ func decideRequests(in Input, p Policy, v verdict, d Decision) Decision {
 		break
 	}
 	return d
+}
+
+// notByLock tells why no change of the lock can carry a request out, though it was asked for as
+// one: the primary has changed since. An intent to restart another member than the holder would
+// stop the holder and never become a lock.
+func notByLock(lock Lock, r Request) string {
+	switch {
+	case r.Kind == RequestRestart && r.Member != lock.Holder:
+		return fmt.Sprintf("%s is not the primary any more, %s is: ask again to restart %s as a"+
+			" standby", r.Member, lock.Holder, r.Member)
+	case r.Kind == RequestReinit:
+		return "a standby is cloned anew by an order to it, not by a change of the primary"
+	}
+	return ""
 }
 
 // requestIntent is the change that carries a request out.
@@ -255,12 +273,13 @@ func holderCanStart(in Input, p Policy) bool {
 	return ok && o.Member.Phase == PhaseStopped
 }
 
-// holderIsBack tells that the holder's server is in its place or can be started there.
+// holderIsBack tells that the holder's server is in its place or can be started there. One that
+// somebody has started again has all its commits, too; its incarnation is entered with a new epoch.
 func holderIsBack(in Input, p Policy) bool {
 	lock := in.State.Lock
 	o, ok := freshReport(in, p, lock.Holder)
 	return ok && (o.Member.Phase == PhaseStopped || o.Member.Phase == PhasePrimary &&
-		o.Member.Incarnation == lock.Incarnation)
+		o.Member.Timeline == lock.Timeline)
 }
 
 func refuseAll(requests []Request, why string) []RequestRefusal {

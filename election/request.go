@@ -149,6 +149,17 @@ func (c *Controller) markRequest(id, epoch uint64) {
 	}
 }
 
+// moveRequest notes that another intent carries out what an earlier one did.
+func (c *Controller) moveRequest(from, to uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range c.requests {
+		if r.epoch == from {
+			r.epoch = to
+		}
+	}
+}
+
 // settleRequests answers the requests whose change is over.
 func (c *Controller) settleRequests(s *State) {
 	if s.Intent != nil || s.Lock == nil {

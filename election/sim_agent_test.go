@@ -50,6 +50,8 @@ func (n *simNode) do(ctx context.Context, o election.Order) (election.OrderResul
 		return n.stopLocked()
 	case election.OrderStartPrimary:
 		return n.startLocked(o)
+	case election.OrderRestart:
+		return n.restartLocked()
 	case election.OrderCheckpoint:
 		if n.pg.phase != election.PhasePrimary {
 			return election.OrderResult{}, errSim
@@ -116,6 +118,10 @@ func (n *simNode) recruitLocked(o election.Order) (election.OrderResult, error) 
 
 func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) {
 	n.takeSyncLocked(o)
+	if n.pg.promotesBadly > 0 {
+		n.pg.promotesBadly--
+		return election.OrderResult{}, errSim
+	}
 	switch n.pg.phase {
 	case election.PhaseStandby:
 		n.pg.phase, n.pg.upstream = election.PhasePrimary, ""
@@ -149,6 +155,7 @@ func (n *simNode) followLocked(o election.Order) (election.OrderResult, error) {
 
 func (n *simNode) stopLocked() (election.OrderResult, error) {
 	switch {
+	case n.w.bug == bugNoStop && n.pg.phase == election.PhasePrimary:
 	case n.pg.phase == election.PhasePrimary:
 		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhaseStopped, true, false
 		n.pg.pending = nil
@@ -162,6 +169,17 @@ func (n *simNode) stopLocked() (election.OrderResult, error) {
 	case n.pg.phase != election.PhaseStopped || !n.pg.isClean:
 		return election.OrderResult{}, errSim
 	}
+	return n.resultLocked(), nil
+}
+
+// restartLocked stops and starts a standby.
+func (n *simNode) restartLocked() (election.OrderResult, error) {
+	if n.pg.promotedAt != 0 || n.pg.phase != election.PhaseStandby &&
+		n.pg.phase != election.PhaseStopped {
+		return election.OrderResult{}, errSim
+	}
+	n.pg.phase = election.PhaseStandby
+	n.pg.incarnation++
 	return n.resultLocked(), nil
 }
 
@@ -201,6 +219,9 @@ func (n *simNode) tickAgentLocked() {
 	}
 	if n.pg.promotedAt >= l.Epoch || n.pg.pledged > l.Epoch {
 		return
+	}
+	if n.pg.phase == election.PhaseStopped && n.view.Maintenance != nil {
+		return // whoever stopped it starts it
 	}
 	if n.pg.phase == election.PhasePrimary {
 		n.pg.phase, n.pg.isOpen, n.pg.pending = election.PhaseStopped, false, nil

@@ -27,6 +27,9 @@ const (
 	bugSameEpoch     simBug = "restarts in place without a new epoch"
 	bugNoEndorsement simBug = "promotes before a majority endorsed"
 	bugNoRecord      simBug = "chooses by the configuration and not by the record of the sync set"
+	bugMaintenance   simBug = "does not look whether there is maintenance"
+	bugAnyone        simBug = "promotes another one than the operator named"
+	bugNoStop        simBug = "answers an order to stop without a stop"
 )
 
 // The model's lease: T_L, and T_P of a promise.
@@ -60,7 +63,13 @@ type simWorld struct {
 	violations []string
 	// degraded and changedSync count the entries of the sync set.
 	degraded, changedSync int
-	late                  sync.WaitGroup // messages that are still under way
+	// asked counts what an operator got, lostAccepted the commits that were lost by consent.
+	asked        simAsked
+	lostAccepted int
+	// consent has the member that an operator accepted a loss for, by the epoch that it replaces.
+	consent      map[uint64]string
+	maintainedAt time.Time
+	late         sync.WaitGroup // messages that are still under way
 }
 
 // simNode is one node: voter, agent, PostgreSQL and proxy; it is the Coordinator of its controller.
@@ -109,8 +118,10 @@ type simServer struct {
 	promotedAt uint64
 	isClean    bool
 	isOpen     bool
-	pending    []simCommit
-	sync       simSync
+	// promotesBadly is how many orders to promote fail.
+	promotesBadly int
+	pending       []simCommit
+	sync          simSync
 }
 
 type simCommit struct {
@@ -124,7 +135,8 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 	w := &simWorld{
 		rng: rand.New(rand.NewPCG(seed, 7)), bug: bug, nodes: map[string]*simNode{},
 		acked: map[uint64]bool{}, used: map[uint64]string{}, targets: map[uint64]string{},
-		names: []string{"pg1", "pg2", "pg3"}, nextEntry: 1,
+		names: []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
+		consent: map[uint64]string{},
 	}
 	w.isFenceless = seed%3 == 0
 	w.state = &election.State{V: 1}
@@ -184,8 +196,11 @@ func (n *simNode) State() (*election.State, <-chan struct{}) {
 		s.Intent = &it
 		return &s, n.changed
 	}
-	if n.w.bug == bugNoRecord {
+	switch n.w.bug {
+	case bugNoRecord:
 		return n.withoutSyncLocked(), n.changed
+	case bugMaintenance, bugAnyone:
+		return n.withoutOperatorLocked(), n.changed
 	}
 	return n.view, n.changed
 }
@@ -227,6 +242,7 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 		w.violate("the epoch counter went from %d to %d", before.LastEpoch, after.LastEpoch)
 	}
 	w.checkSyncLocked(before, after)
+	w.checkOperatorLocked(before, after)
 	if after.Intent != nil && after.Intent.To != "" {
 		w.targets[after.Intent.Epoch] = after.Intent.To
 	}
@@ -238,10 +254,18 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 		w.violate("the lock went from epoch %d to %d", before.Lock.Epoch, l.Epoch)
 	}
 	wal, lost := w.nodes[l.Holder].pg.wal, 0
+	isAccepted := w.isAcceptedLocked(before, after)
 	for e := range w.acked {
 		if !slices.Contains(wal, e) {
 			lost++
+			if isAccepted {
+				delete(w.acked, e)
+			}
 		}
+	}
+	if isAccepted {
+		w.lostAccepted += lost
+		return
 	}
 	if lost > 0 {
 		w.violate("acknowledged commits lost with %s under epoch %d: %d\n%s", l.Holder, l.Epoch,

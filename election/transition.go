@@ -270,13 +270,15 @@ func (t *transition) commit(l Lock, systemID string) error {
 // replacePauses bounds the growth of the pause between intents that replace each other.
 const replacePauses = 25
 
-// replace puts a fresh intent with a higher epoch in the place of this one. The replicated state
-// adds this one's target, which may have been ordered to promote, to those tried.
+// replace puts a fresh intent with a higher epoch in the place of this one.
 func (t *transition) replace(kind IntentKind, to, cause string) error {
-	it := Intent{
-		Kind: kind, From: t.it.From, FromEpoch: t.it.FromEpoch, To: to, Cause: cause,
-		Evidence: t.it.Evidence,
-	}
+	return t.replaceBy(Intent{Kind: kind, To: to}, cause)
+}
+
+// replaceBy puts an intent in the place of this one. The replicated state adds this one's target,
+// which may have been ordered to promote, to those tried.
+func (t *transition) replaceBy(it Intent, cause string) error {
+	it.From, it.FromEpoch, it.Cause, it.Evidence = t.it.From, t.it.FromEpoch, cause, t.it.Evidence
 	t.note("replaced: %s", cause)
 	t.c.replaced++
 	if t.c.replaced > 1 {
@@ -286,6 +288,9 @@ func (t *transition) replace(kind IntentKind, to, cause string) error {
 	epoch, err := t.c.beginIntent(t.lead, it, t.it.Epoch)
 	if err != nil {
 		return err
+	}
+	if it.Only != "" {
+		t.c.moveRequest(t.it.Epoch, epoch) // it is the same wish
 	}
 	t.c.phasesEpoch, t.c.phases = epoch, maps.Clone(t.phases)
 	return nil

@@ -25,7 +25,7 @@ func (t *transition) failover(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if back && t.it.Only != "" {
+		if back && t.it.Only != "" && !t.isMaintained() {
 			// What the operator asked for cannot be done: back to what is decided without one.
 			return t.replace(IntentFailover, "", t.it.Cause+"; then: "+choice.Missing)
 		}
@@ -43,7 +43,20 @@ func (t *transition) failover(ctx context.Context) error {
 		return err
 	}
 	cause := fmt.Sprintf("%s; then %s was not promoted: %v", t.it.Cause, to, err)
+	if t.it.Only != "" && t.failoverMissing() != "" {
+		// Without what the operator accepted nobody could be promoted, and no other request is
+		// taken while an intent stands.
+		return t.replaceBy(Intent{
+			Kind: IntentFailover, Only: t.it.Only, AcceptLoss: t.it.AcceptLoss,
+		}, cause)
+	}
 	return t.replace(IntentFailover, "", cause)
+}
+
+// isMaintained tells that nobody but an operator may choose whom to promote.
+func (t *transition) isMaintained() bool {
+	s, _ := t.c.co.State()
+	return s.Maintenance != nil
 }
 
 // endorseOnly waits for the endorsement and measures it.
@@ -135,9 +148,11 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 			return choice, false, nil
 		case choice.To != "" && g.isEndorsed && grace == nil:
 			grace = time.After(g.graceTime())
-		case choice.To == "" && g.isRoundOver() &&
-			(g.sel.Only != "" || holderIsBack(g.t.input(), g.t.c.policy)):
+		case choice.To == "" && g.isRoundOver() && (g.sel.Only != "" && !g.t.isMaintained() ||
+			holderIsBack(g.t.input(), g.t.c.policy)):
 			return choice, true, nil
+		case choice.To == "" && g.sel.Only != "" && g.isRoundOver():
+			g.t.note("nobody else is promoted before the maintenance ends: %s", choice.Missing)
 		case choice.To == "":
 			g.t.note("no candidate yet: %s", choice.Missing)
 		default:

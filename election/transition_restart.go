@@ -11,6 +11,10 @@ import (
 // else started it, because a change to another member did not succeed, or because an operator
 // wants its server restarted.
 func (t *transition) restart(ctx context.Context) error {
+	if t.it.To != t.lock.Holder {
+		// It could never become a lock, and would stop the holder again and again.
+		return t.goBack(fmt.Sprintf("a restart of %s, which is not the primary", t.it.To))
+	}
 	if t.it.Planned {
 		_, err := t.drainAndStop(ctx)
 		if err != nil && (ctx.Err() != nil || errors.Is(err, errIntentVoid)) {

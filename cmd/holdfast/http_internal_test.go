@@ -28,7 +28,8 @@ func (f *fakeController) Ready() error { return f.ready }
 
 func (f *fakeController) Status(context.Context) (Status, error) {
 	st := Status{Node: "node1", Primary: "node2", Members: []MemberStatus{
-		{Name: "node2", LSN: "0/3000000"}, {Name: "node3", LSN: "0/3000100"},
+		{Name: "node2", Postgres: "h2:5432", LSN: "0/3000000"},
+		{Name: "node3", Postgres: "h3:5432", LSN: "0/3000100"},
 	}}
 	if f.maintenance {
 		st.Maintenance = &election.Maintenance{Reason: "kernel"}

@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/election"
-	"holdfast/pgwire"
 )
 
 // operation asks a node to carry out what an operator wants.
@@ -155,36 +154,6 @@ func newFailoverCommand() *cobra.Command {
 		"promote it though commits that clients were told of may be lost")
 	_ = cmd.MarkFlagRequired("to")
 	return cmd
-}
-
-// tellLoss says what may be lost, as far as the nodes know.
-func tellLoss(ctx context.Context, out io.Writer, url, to string) {
-	var st Status
-	if err := callHTTP(ctx, http.MethodGet, url+"/v1/status", nil, &st); err != nil {
-		fmt.Fprintf(out, "warning: what may be lost is not known: %v\n", err)
-		return
-	}
-	var mine, best pgwire.LSN
-	whose := ""
-	for _, m := range st.Members {
-		lsn, err := pgwire.ParseLSN(m.LSN)
-		if err != nil {
-			continue
-		}
-		if m.Name == to {
-			mine = lsn
-		}
-		if lsn > best {
-			best, whose = lsn, m.Name
-		}
-	}
-	if mine == 0 || best <= mine {
-		fmt.Fprintf(out, "warning: commits that are not on %s are lost; no node that answers knows "+
-			"of WAL behind its position %s\n", to, mine)
-		return
-	}
-	fmt.Fprintf(out, "warning: commits that are not on %s are lost: it is at %s, %s was at %s, %d "+
-		"bytes further\n", to, mine, whose, best, best-mine)
 }
 
 func newMaintenanceCommand() *cobra.Command {

@@ -73,6 +73,8 @@ type MemberStatus struct {
 	Role     string `json:"role"`
 	Timeline uint32 `json:"timeline,omitempty"`
 	LSN      string `json:"lsn,omitempty"`
+	// LastLSN is what it was in the last report of a member that is lost.
+	LastLSN string `json:"last_lsn,omitempty"`
 	// LagBytes is how far it is behind the primary; null if that is not known.
 	LagBytes  *int64 `json:"lag_bytes"`
 	Streaming bool   `json:"streaming"`
@@ -172,6 +174,9 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 	if o.Age > reportLost {
 		out.Problem = fmt.Sprintf("no report for %d s, it was %s", int(o.Age.Seconds()), out.Role)
 		out.Role = "lost"
+		if s.LSN != 0 && m.Postgres != "" {
+			out.LastLSN = s.LSN.String()
+		}
 		return out
 	}
 	out.Sessions, out.Held = o.Sessions, o.Held
