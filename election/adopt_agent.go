@@ -146,9 +146,8 @@ func (a *PostgresAgent) adoptSync(ctx context.Context, o Order, before string) e
 	if err := a.applyConf(ctx, pgConf{syncNames: o.SyncNames}); err != nil {
 		return err
 	}
-	// A backend takes the setting before its next statement. Whoever was committing when it was
-	// loaded is done, or past its WAL record, well before this.
-	if err := pgSleep(ctx, adoptSyncPause); err != nil {
+	// Once a commit is seen to wait, all do. Whoever looked before is done, or past its WAL record.
+	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
 		return err
 	}
 	row, err := a.queryRow(ctx, "SELECT pg_current_wal_lsn()")
@@ -169,9 +168,6 @@ func (a *PostgresAgent) adoptSync(ctx context.Context, o Order, before string) e
 		}
 	}
 }
-
-// adoptSyncPause is the time between the setting and the position that standbys must have.
-const adoptSyncPause = 200 * time.Millisecond
 
 var syncNamesPattern = regexp.MustCompile(`(?i)^\s*(?:ANY|FIRST)?\s*(\d+)\s*\((.*)\)\s*$`)
 

@@ -64,6 +64,9 @@ func (a *PostgresAgent) orderBootstrap(ctx context.Context, o Order) (OrderResul
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
 	}
+	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
+		return OrderResult{}, err
+	}
 	res, err := a.readPrimary(ctx)
 	if err != nil {
 		return res, err

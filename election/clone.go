@@ -104,7 +104,7 @@ func (a *PostgresAgent) finishCopy(dir string, holder Member) error {
 	if err := a.writeFile(filepath.Join(dir, "standby.signal"), nil, 0o600); err != nil {
 		return fmt.Errorf("write standby.signal: %w", err)
 	}
-	conf := pgConf{upstream: &holder, syncNames: a.record().SyncNames}
+	conf := pgConf{upstream: &holder, syncNames: a.standbySync()}
 	if _, _, err := a.writeConf(dir, conf); err != nil {
 		return err
 	}

@@ -70,6 +70,9 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if err != nil {
 		return res, err
 	}
+	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
+		return res, err
+	}
 	res.XidHi, err = a.allocateXid(ctx)
 	if err != nil {
 		return res, err
@@ -91,6 +94,12 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 		return OrderResult{}, fmt.Errorf("%w: it is, or was, the primary of a lock; start-primary "+
 			"restarts it", ErrAgentRole)
 	}
+	if rec.ResultEpoch == o.Epoch && rec.SyncNames != o.SyncNames {
+		// Two leaders with unlike configurations. The first may have entered the lock with its
+		// rule; whoever still leads begins a fresh epoch.
+		return OrderResult{}, fmt.Errorf("%w: it answered for epoch %d with the sync set %q already,"+
+			" not %q", ErrAgentRole, o.Epoch, rec.SyncNames, o.SyncNames)
+	}
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
 	}
@@ -108,6 +117,11 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 	}
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
+	}
+	if r := rec.Result; r == nil || rec.ResultEpoch == 0 || r.Incarnation != now.Incarnation {
+		if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
+			return OrderResult{}, err
+		}
 	}
 	if rec.Result != nil {
 		now.XidLo, now.XidHi = rec.Result.XidLo, rec.Result.XidHi
@@ -240,7 +254,7 @@ func (a *PostgresAgent) orderFollow(ctx context.Context, o Order) (OrderResult, 
 	if err != nil {
 		return OrderResult{}, err
 	}
-	conf := pgConf{upstream: &up, syncNames: a.record().SyncNames}
+	conf := pgConf{upstream: &up, syncNames: a.standbySync()}
 	if !running {
 		if err := a.startStandby(ctx, conf); err != nil {
 			return OrderResult{}, err
@@ -307,6 +321,9 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 		return OrderResult{}, err
 	}
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
+		return OrderResult{}, err
+	}
+	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
 		return OrderResult{}, err
 	}
 	res, err := a.readPrimary(ctx)

@@ -192,7 +192,7 @@ func (a *PostgresAgent) reconcileStopped(ctx context.Context, s agentStep) error
 }
 
 func (a *PostgresAgent) standbyConf(up *Member) pgConf {
-	return pgConf{upstream: up, syncNames: a.record().SyncNames, recruited: up == nil}
+	return pgConf{upstream: up, syncNames: a.standbySync(), recruited: up == nil}
 }
 
 func (a *PostgresAgent) reconcileRunning(ctx context.Context, s agentStep,

@@ -41,7 +41,7 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
 	}
-	return a.fence(ctx, running, a.record().SyncNames, o.WaitLSN)
+	return a.fence(ctx, running, a.standbySync(), o.WaitLSN)
 }
 
 // recruitPromoted answers for a member that was promoted under an intent that never became the

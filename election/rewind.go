@@ -145,7 +145,7 @@ func (a *PostgresAgent) startRejoined(ctx context.Context, holder Member) error 
 	if err != nil {
 		return err
 	}
-	conf := pgConf{upstream: &holder, syncNames: a.record().SyncNames}
+	conf := pgConf{upstream: &holder, syncNames: a.standbySync()}
 	return a.startStandby(ctx, conf)
 }
 
@@ -155,7 +155,7 @@ func (a *PostgresAgent) rewindServer(ctx context.Context, holder Member, c pgCon
 	defer a.rebuilding(PhaseRewind)()
 	if c.state == "in archive recovery" && a.hasStandbySignal() {
 		// pg_rewind ends a crash by single-user mode, which no standby can enter.
-		conf := pgConf{syncNames: a.record().SyncNames, recruited: true}
+		conf := pgConf{syncNames: a.standbySync(), recruited: true}
 		if err := a.startStandby(ctx, conf); err != nil {
 			return err
 		}

@@ -149,7 +149,7 @@ func RecruitsNeeded(n, w int) int {
 }
 
 // SyncRules are the rules under which commits of the current lock may have been acknowledged:
-// those of the record, or, as long as there is none for this lock, the full one.
+// those of the record, or, as long as there is none for this lock, those of the full one.
 func SyncRules(s *State, p Policy) []SyncRule {
 	if s.Lock == nil {
 		return nil
@@ -157,7 +157,17 @@ func SyncRules(s *State, p Policy) []SyncRule {
 	if r := s.Sync; r != nil && r.Epoch == s.Lock.Epoch && len(r.Rules) > 0 {
 		return r.Rules
 	}
-	return []SyncRule{FullRule(p, s.Members, s.Lock.Holder)}
+	return unrecorded(FullRule(p, s.Members, s.Lock.Holder))
+}
+
+// unrecorded are the rules that count while a rule stands of which there is no record: the
+// configuration may have changed since commits were acknowledged. Whoever waited for more of the
+// names waited for one (DESIGN.md I40a).
+func unrecorded(r SyncRule) []SyncRule {
+	if r.Wait <= 1 {
+		return []SyncRule{r}
+	}
+	return []SyncRule{{Wait: 1, Names: r.Names}, r}
 }
 
 // startRule is the rule that a member has when it becomes the primary of the next lock. A holder

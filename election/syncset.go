@@ -142,15 +142,18 @@ func syncRuleWrong(standbys []string, r SyncRule) string {
 	return ""
 }
 
-// syncStepWrong tells why the rules may not go from old to next in one step: the first rule of a
-// lock is entered alone, one is added (or comes last again), or the last is left alone.
+// syncStepWrong tells why the rules may not go from old to next in one step: the first of a lock
+// are those of unrecorded, one is added (or comes last again), or the last is left alone.
 func syncStepWrong(old, next []SyncRule) string {
 	if len(next) == 0 {
 		return "no rule"
 	}
 	last := next[len(next)-1]
+	if len(old) == 0 && slices.EqualFunc(next, unrecorded(last), SyncRule.equal) {
+		return ""
+	}
 	if len(old) == 0 || len(next) == 1 {
-		if len(next) == 1 && (len(old) == 0 || last.equal(old[len(old)-1])) {
+		if len(old) > 0 && len(next) == 1 && last.equal(old[len(old)-1]) {
 			return ""
 		}
 		return "only the rule that was entered last may be left alone"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -25,7 +26,10 @@ type syncProof struct {
 	began      time.Time
 	// isStalled tells that every process is known to have left the older rules.
 	isStalled bool
-	isDone    bool
+	// barrier is a position read once no process had an older rule: what was acknowledged by one
+	// is below it. A standby that lags has more than one attempt to reach it.
+	barrier string
+	isDone  bool
 }
 
 // reconcileSync brings a primary's synchronous_standby_names to the last rule of the replicated
@@ -191,14 +195,17 @@ func (a *PostgresAgent) awaitWalsenders(ctx context.Context, rules []SyncRule, i
 // awaitBarrier waits until Wait standbys of the rule have flushed all that was acknowledged by
 // an older one: up to a position read after no process had it any more.
 func (a *PostgresAgent) awaitBarrier(ctx context.Context, r SyncRule) error {
-	row, err := a.queryRow(ctx, "SELECT pg_current_wal_insert_lsn()")
-	if err != nil {
-		return fmt.Errorf("read position: %w", err)
+	if a.syncProof.barrier == "" {
+		row, err := a.queryRow(ctx, "SELECT pg_current_wal_insert_lsn()")
+		if err != nil {
+			return fmt.Errorf("read position: %w", err)
+		}
+		a.syncProof.barrier = row[0]
 	}
 	return a.pollSync(ctx, "the standbys are not in sync", `SELECT
 		count(DISTINCT application_name) >= `+strconv.Itoa(r.Wait)+` FROM pg_stat_replication
 		WHERE application_name = ANY (`+pgNameArray(r.Names)+`)
-		AND flush_lsn >= `+pgLiteral(row[0])+`::pg_lsn`)
+		AND flush_lsn >= `+pgLiteral(a.syncProof.barrier)+`::pg_lsn`)
 }
 
 // pollSync repeats a question until it is answered by true, or ctx ends.
@@ -228,6 +235,43 @@ func (a *PostgresAgent) seeCommitWait(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("no commit waits for standbys yet: %w", ctx.Err())
+}
+
+// standbySync is the setting of a standby, where nobody waits. One that has a sync set while
+// commits of the cluster wait is promoted without delay: its checkpointer knew long before.
+func (a *PostgresAgent) standbySync() string {
+	if names := a.record().SyncNames; names != "" {
+		return names
+	}
+	st, _ := a.deps.Source.State()
+	if st.Sync != nil && slices.ContainsFunc(st.Sync.Rules, func(r SyncRule) bool {
+		return !r.MayLose
+	}) {
+		return SyncRule{}.stallSetting()
+	}
+	return ""
+}
+
+// proveWaiting returns once commits of a server that becomes primary are known to wait for the
+// standbys of a setting, which is loaded already (DESIGN.md I42a).
+func (a *PostgresAgent) proveWaiting(ctx context.Context, setting string) error {
+	if setting == "" {
+		return nil
+	}
+	if seen, err := a.tryCommitWait(ctx); err != nil || seen {
+		return err
+	}
+	// It did not wait, or its standbys stream already and answer sooner than anybody can look: for
+	// a moment there are none that count.
+	nobody := SyncRule{}.stallSetting()
+	if err := a.applyConf(ctx, pgConf{syncNames: nobody}); err != nil {
+		return err
+	}
+	err := a.seeCommitWait(ctx)
+	// Also when ctx has ended: commits must not wait until the order comes again.
+	bctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.QueryTimeout)
+	defer cancel()
+	return errors.Join(err, a.applyConf(bctx, pgConf{syncNames: setting}))
 }
 
 func (a *PostgresAgent) tryCommitWait(ctx context.Context) (seen bool, err error) {

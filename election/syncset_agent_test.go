@@ -225,3 +225,90 @@ func TestAgentSyncSetIsProved(t *testing.T) {
 		t.Error("proved, but n3 lacks what was acknowledged alone")
 	}
 }
+
+// TestAgentPromotionWaits: a server is no primary before its commits are known to wait. The
+// checkpointer tells them to, and may have been busy since the setting was loaded; a server that
+// has just started has not been told either (DESIGN.md I42a).
+func TestAgentPromotionWaits(t *testing.T) {
+	c := newSyncCluster(t)
+	c.epoch = 2
+	c.do("n3", election.Order{Kind: election.OrderRecruit})
+	c.do("n2", election.Order{Kind: election.OrderRecruit})
+	promote := election.Order{Kind: election.OrderPromote, SyncNames: `ANY 1 ("n1","n3")`}
+	pid := c.sql("n2", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+	c.stopped(pid, func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		o := promote
+		o.V, o.Epoch, o.Members = 1, c.epoch, c.members
+		res, err := c.agents["n2"].Do(ctx, o)
+		if err == nil {
+			c.commit("n2", res)
+			c.open("n2")
+			acked := c.sql("n2", "CREATE TABLE alone (i int); SELECT 1")
+			t.Fatalf("promoted, and a commit that no standby has is acknowledged: %q", acked)
+		}
+		t.Log(err)
+	})
+	c.commit("n2", c.do("n2", promote))
+	c.open("n2")
+	if got := c.sql("n2", "SHOW synchronous_standby_names"); got != promote.SyncNames {
+		t.Errorf("the new primary has %q", got)
+	}
+	// An order of another leader, whose configuration differs, cannot weaken what is answered for.
+	other := promote
+	other.SyncNames = `ANY 1 ("n1")`
+	if _, err := c.tryDo("n2", other); !errors.Is(err, election.ErrAgentRole) {
+		t.Errorf("another sync set under the same epoch: %v", err)
+	}
+	c.waitStreaming("n3", "n2")
+	c.sql("n2", "CREATE TABLE waited (i int)")
+
+	// In place, with a standby that streams and answers at once.
+	c.epoch = 3
+	start := election.Order{Kind: election.OrderStartPrimary, SyncNames: promote.SyncNames}
+	c.commit("n2", c.do("n2", start))
+	c.open("n2")
+	if got := c.sql("n2", "SHOW synchronous_standby_names"); got != promote.SyncNames {
+		t.Errorf("the primary has %q after it was taken over", got)
+	}
+}
+
+// TestAgentStandbyWaitsBefore: where commits wait, a standby is told so before it is promoted; a
+// checkpointer that is busy then holds nothing up (DESIGN.md I42a).
+func TestAgentStandbyWaitsBefore(t *testing.T) {
+	c := newSyncCluster(t)
+	if got := c.sql("n2", "SHOW synchronous_standby_names"); got != "" {
+		t.Fatalf("n2 has %q without a record", got)
+	}
+	c.waitProved("n1", c.setSync(syncOf(1, "n2", "n3")))
+	for begin := time.Now(); c.sql("n2", "SHOW synchronous_standby_names") == ""; {
+		if time.Since(begin) > 10*time.Second {
+			t.Fatal("n2 is not told")
+		}
+		// One look in between would do; nothing else tells.
+		time.Sleep(20 * time.Millisecond)
+	}
+	// The idle checkpointer had its signal together with the backend; nothing shows it.
+	time.Sleep(500 * time.Millisecond)
+	c.epoch = 2
+	pid := c.sql("n2", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+	c.stopped(pid, func() {
+		c.do("n2", election.Order{Kind: election.OrderRecruit})
+		begin := time.Now()
+		c.commit("n2", c.do("n2", election.Order{Kind: election.OrderPromote,
+			SyncNames: `ANY 1 ("n1","n3")`}))
+		t.Logf("promoted in %s", time.Since(begin))
+		c.open("n2")
+		conn, err := c.dial("n2", "postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(context.Background()) }()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if _, err := conn.Exec(ctx, "CREATE TABLE alone (i int)").ReadAll(); err == nil {
+			t.Error("a commit that no standby has is acknowledged")
+		}
+	})
+}

@@ -122,7 +122,7 @@ func (c *Controller) syncStep(in Input) *SetSync {
 		if !ok || st.Sync.Under != s.Lock.Epoch || rec == nil && !allKnowSync(in, c.policy) {
 			return nil // also if the sample is from before the order was carried out
 		}
-		cmd.Rules = []SyncRule{rule}
+		cmd.Rules = unrecorded(rule)
 		return cmd
 	}
 	sp.rules = rec.Rules
@@ -134,7 +134,7 @@ func (c *Controller) syncStep(in Input) *SetSync {
 		c.sync.entered = append(c.sync.entered, now)
 	}
 	if why := sp.degraded(cmd.Rules); why != "" {
-		cmd.Degraded = &SyncDegraded{Since: now.UTC(), Why: why}
+		cmd.Degraded = &SyncDegraded{Since: now.UTC(), Why: boundedText(why)}
 		if rec.Degraded != nil {
 			cmd.Degraded.Since = rec.Degraded.Since
 		}

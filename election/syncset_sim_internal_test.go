@@ -86,7 +86,7 @@ func newSyncModel(seed uint64, bug syncBug) *syncModel {
 		m.senders[name] = &mSender{}
 	}
 	first := m.randomRule()
-	m.write(&SetSync{Epoch: 1, Rules: []SyncRule{first}})
+	m.write(&SetSync{Epoch: 1, Rules: unrecorded(first)})
 	m.pm = mSetting{rule: first}
 	m.ckptSees, m.isWaited, m.want = m.pm, first.Wait > 0, first
 	for name, w := range m.senders {
