@@ -232,6 +232,11 @@ func TestNamedOrNobodyInMaintenance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			namedGroup(t, true, spoil, func(n *namedRun) {
+				time.Sleep(5 * time.Second)
+				err := n.failover(n.other, true)
+				if !errors.Is(err, election.ErrRefused) || !strings.Contains(err.Error(), n.to) {
+					t.Errorf("another wish is not refused at once: %v", err)
+				}
 				if err := <-n.answer; err == nil {
 					t.Error("it is said to be done")
 				}

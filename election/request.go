@@ -46,6 +46,10 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 		return checks, c.orderStandby(ctx, s, r, checks, OrderReinit)
 	case r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder:
 		return checks, c.orderStandby(ctx, s, r, checks, OrderRestart)
+	case r.Kind == RequestFailover && s.Intent != nil:
+		// The change may wait for ever for what was lost: the operator has to know at once.
+		return checks, fmt.Errorf("%w: %s; %s", ErrRefused, firstWrong(checks),
+			c.LastDecision().Summary)
 	}
 	return checks, c.enqueue(ctx, r)
 }
