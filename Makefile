@@ -16,6 +16,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unre
 FUZZTIME := 30s
 # How often `make bench` measures each kind of change.
 ROUNDS := 3
+# More for the relay's benchmark: `make bench RELAY="--holdfast old=../old --holdfast new=."`.
+RELAY :=
 # Which lines of the failure table `make faults` runs: all, or a part of their names.
 FAULTS := all
 # Which tool builds images, and its flags.
@@ -37,11 +39,13 @@ setup: ## install PostgreSQL and the tools that tests and demo need (as root, on
 	@scripts/setup.sh tools
 
 # What runs the fault lab says at once that it needs root, and not after half an hour.
-.PHONY: setup-demo setup-test
+.PHONY: setup-demo setup-test setup-bench
 setup-demo:
 	@scripts/setup.sh demo
 setup-test:
 	@scripts/setup.sh test
+setup-bench:
+	@scripts/setup.sh bench
 
 .PHONY: build
 build: ## build bin/holdfast, static
@@ -53,11 +57,20 @@ demo: setup-demo build ## three nodes with PostgreSQL, a load, and failovers to 
 	@bin/holdfast demo $(DEMO)
 
 .PHONY: test
-test: setup-test lint unit fuzz-short race e2e ## all that CI runs (as root)
+test: setup-test lint unit fuzz-short race e2e e2e-18 ## all that CI runs (as root)
 
 .PHONY: unit
 unit: ## tests without the end-to-end ones
 	$(NEED_ALL) $(GOTEST) $(TEST_FLAGS) -skip '^TestE2E' ./...
+
+# Schedules of `make simulate` and the seed of the first: RUNS=1000000 takes an hour or more.
+RUNS := 20000
+SEED := 1
+
+.PHONY: simulate
+simulate: ## RUNS seeded schedules of lease, decision and changes under faults, on one core
+	$(GOTEST) ./election -run '^TestControllerSimulation$$' -count 1 -timeout 24h -v \
+	    -sim.runs=$(RUNS) -sim.seed=$(SEED)
 
 .PHONY: race
 race: ## the same under the race detector, without the slow ones
@@ -76,6 +89,11 @@ fuzz-short:
 e2e: setup-test build ## three nodes, pgbench, failovers and a switchover (as root)
 	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 20m -v
 
+# Failover slots want a server of 17 or newer, so that their test skips itself in `make e2e`.
+.PHONY: e2e-18
+e2e-18: setup-test ## the main end-to-end tests on PostgreSQL 18, in its Debian release (as root)
+	@scripts/matrix.sh 18 '^(TestE2E|TestE2ESlots)$$' ''
+
 .PHONY: faults
 faults: setup-test build ## the failure table in network namespaces (as root): bench/results
 	$(NEED_ALL) HOLDFAST_BINARY=$(CURDIR)/bin/holdfast HOLDFAST_FAULTS="$(FAULTS)" \
@@ -91,9 +109,17 @@ matrix: setup ## agent and end-to-end tests on PostgreSQL 13, 17 and 18, each in
 	@for v in $(VERSIONS); do scripts/matrix.sh $$v '$(MATRIX)' || exit 1; done
 
 .PHONY: bench
-bench: setup build ## micro-benchmarks, then the time without a commit by kind of change
+bench: setup-bench build ## micro-benchmarks, the relay beside its peers, time without a commit
 	$(GOTEST) -run '^$$' -bench . -benchmem ./...
+	@mkdir -p bin
+	go run -tags $(TAGS) ./bench relay --binary bin/holdfast $(RELAY) \
+	    --out bin/relay.json --html bin/relay.html
 	go run -tags $(TAGS) ./bench failover --binary bin/holdfast --rounds $(ROUNDS)
+
+.PHONY: bench-quick
+bench-quick: setup-bench build ## the relay beside its peers, in under three minutes
+	go run -tags $(TAGS) ./bench relay --quick --binary bin/holdfast $(RELAY) \
+	    --out bin/relay.json --html bin/relay.html
 
 .PHONY: cover
 cover: setup ## coverage of the tests, by function, in bin/cover.txt and bin/cover.html

@@ -42,6 +42,8 @@ type demoChange struct {
 	Cause     string           `json:"cause"`
 	PhasesMS  map[string]int64 `json:"phases_ms"`
 	HealthyMS int64            `json:"healthy_ms"`
+	FaultAt   time.Time        `json:"fault_at"`
+	LockAt    *time.Time       `json:"lock_at"`
 	Error     string           `json:"error"`
 }
 
@@ -55,9 +57,12 @@ type demo struct {
 }
 
 // startDemo starts the cluster without a load and waits until it is ready.
-func startDemo(ctx context.Context, binary, profile, dir string) (*demo, error) {
+func startDemo(ctx context.Context, binary, profile, fence, dir string) (*demo, error) {
 	args := []string{"demo", "--json", "--control", "--interval", "0", "--sessions", "0",
 		"--profile", profile}
+	if fence != "lease" {
+		args = append(args, "--fence", fence)
+	}
 	if dir != "" {
 		args = append(args, "--dir", dir)
 	}

@@ -1,5 +1,28 @@
 // Command bench measures a built holdfast as processes on this machine.
 //
+// # relay
+//
+// Method. The targets (the server itself, Holdfast, PgBouncer with session pooling, HAProxy in TCP
+// mode) run side by side in front of one server. Clients are connections that one thread drives,
+// from bytes made beforehand, so that they take little of the machine away from what is measured.
+// A round is a fraction of a second; all targets have one after the other, and again, beginning
+// with another one each time. A ratio is taken round by round, so that what slows the machine down
+// for a while slows both of its sides; what is told is the median, with the smallest and the
+// largest.
+//
+// CPU is what the kernel has accounted to the target's process, with nanoseconds, the kernel's work
+// for its system calls included. It says what a proxy costs on a machine that is not busy, where
+// throughput on two cores, shared with clients and server, says little.
+//
+// The server is a stub that answers without a database, which shows the proxy's own ceiling, or a
+// PostgreSQL of a real node (`holdfast serve`). Before the stub Holdfast is package proxy in a
+// process of its own (relayhost), with all that a session has but no election behind it; any
+// source tree can be built so, and several beside each other. Every mode on the stub has fresh
+// processes.
+//
+// What is not claimed. Loopback has no latency and no loss, and no packets of 1500 bytes.
+// Throughput is that of a machine whose cores clients and server use as well.
+//
 // # failover
 //
 // Method. `holdfast demo` makes three nodes with PostgreSQL servers, takes commands on its
@@ -16,6 +39,9 @@
 //	         promoting, reopening, restoring the sessions.
 //	stall    the longest time that any one statement took in that time.
 //	phases   what the lock's history says each phase took.
+//	parts    detect, fence, promote and reopen: the time from the fault to the next commit, by the
+//	         times of the fault, of the new lock and of that commit on the machine's clock.
+//	commits  how many there were in each 50 ms around the fault; --chart draws their mean.
 //
 // Both times are taken at the client, where a commit counts once it is acknowledged. Percentiles
 // are of the rounds of one kind: the smallest value that so many of them do not exceed.

@@ -18,8 +18,9 @@ type load struct {
 
 	mu      sync.Mutex
 	proxies []string // that clients may be connected to
-	acks    []ack    // since the last mark
-	dropped int      // connections lost since the last mark, though the proxy lived
+	acks    []ack    // since the last mark, and lead before it
+	marked  time.Time
+	dropped int // connections lost since the last mark, though the proxy lived
 	last    error
 }
 
@@ -137,14 +138,20 @@ func (l *load) failed(err error, isDropped bool) {
 	}
 }
 
-// mark forgets what was before and begins a round; the newest commit stays, since a gap may begin
-// with it.
+// lead is how much of the time before a mark is kept, to show what the load was before.
+const lead = 500 * time.Millisecond
+
+// mark begins a round; what was long before is forgotten, but for the newest commit, since a gap
+// may begin with it.
 func (l *load) mark() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.acks); n > 0 {
-		l.acks = append([]ack(nil), l.acks[n-1])
+	l.marked = time.Now()
+	i := 0
+	for i+1 < len(l.acks) && l.acks[i].at.Before(l.marked.Add(-lead)) {
+		i++
 	}
+	l.acks = append([]ack(nil), l.acks[i:]...)
 	l.dropped = 0
 }
 
@@ -159,7 +166,45 @@ type round struct {
 func (l *load) round() round {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return measure(l.acks, l.dropped, time.Now())
+	i := len(l.acks) - 1
+	for i > 0 && !l.acks[i].at.Before(l.marked) {
+		i--
+	}
+	return measure(l.acks[max(i, 0):], l.dropped, time.Now())
+}
+
+// throughput is the number of commits in each step of time, beginning lead before the fault, up
+// to now.
+func (l *load) throughput(fault time.Time) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return histogram(l.acks, fault.Add(-lead), time.Now())
+}
+
+// step is the resolution of the throughput.
+const step = 50 * time.Millisecond
+
+// histogram counts commits by step; a step that is not over is left out.
+func histogram(acks []ack, from, to time.Time) []int {
+	out := make([]int, max(0, to.Sub(from)/step))
+	for _, a := range acks {
+		if i := int(a.at.Sub(from) / step); !a.at.Before(from) && i < len(out) {
+			out[i]++
+		}
+	}
+	return out
+}
+
+// firstAfter is when the first commit after t was acknowledged; zero if there is none.
+func (l *load) firstAfter(t time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range l.acks {
+		if a.at.After(t) {
+			return a.at
+		}
+	}
+	return time.Time{}
 }
 
 // measure finds the longest gap between commits, the time since the last one included.
@@ -171,7 +216,9 @@ func measure(acks []ack, dropped int, now time.Time) round {
 		if i+1 < len(acks) {
 			next = acks[i+1].at
 		}
-		r.Gap = max(r.Gap, next.Sub(a.at))
+		if gap := next.Sub(a.at); gap > r.Gap {
+			r.Gap = gap
+		}
 	}
 	return r
 }

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // Distribution is what a number of measurements amount to.
@@ -38,6 +44,8 @@ func summarize(rounds []FailoverRound) []KindSummary {
 		}
 		s := KindSummary{Fault: first.Fault}
 		var gaps, stalls []float64
+		var series [][]int
+		spans, phases := map[string][]float64{}, map[string][]float64{}
 		for _, r := range rounds {
 			if r.Fault != first.Fault {
 				continue
@@ -45,11 +53,66 @@ func summarize(rounds []FailoverRound) []KindSummary {
 			s.Rounds++
 			s.Dropped += r.Dropped
 			gaps, stalls = append(gaps, r.GapMS), append(stalls, r.StallMS)
+			series = append(series, r.Throughput)
+			for name, v := range r.SpansMS {
+				spans[name] = append(spans[name], v)
+			}
+			for name, v := range r.PhasesMS {
+				phases[name] = append(phases[name], float64(v))
+			}
 		}
 		s.Gap, s.Stall = distribution(gaps), distribution(stalls)
+		s.Spans, s.Phases = distributions(spans), distributions(phases)
+		s.Throughput = meanThroughput(series)
 		out = append(out, s)
 	}
 	return out
+}
+
+func distributions(values map[string][]float64) map[string]Distribution {
+	if len(values) == 0 {
+		return nil
+	}
+	out := make(map[string]Distribution, len(values))
+	for name, v := range values {
+		out[name] = distribution(v)
+	}
+	return out
+}
+
+// meanThroughput is the mean of commits a second by step, up to the end of the shortest round.
+func meanThroughput(series [][]int) []float64 {
+	n := len(series[0])
+	for _, s := range series {
+		n = min(n, len(s))
+	}
+	out := make([]float64, n)
+	perSecond := float64(time.Second) / float64(step) / float64(len(series))
+	for i := range out {
+		for _, s := range series {
+			out[i] += float64(s[i]) * perSecond
+		}
+		out[i] = math.Round(out[i])
+	}
+	return out
+}
+
+// spanNames are the parts of a change in their order.
+var spanNames = []string{"detect", "fence", "promote", "reopen"}
+
+// printSpans prints where the time of each kind goes.
+func printSpans(out io.Writer, r FailoverReport) {
+	w := tabwriter.NewWriter(out, 2, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "change\tpart\tmin\tp50\tp90\tp99\tmax\t")
+	for _, s := range r.Summary {
+		for _, name := range spanNames {
+			if d, ok := s.Spans[name]; ok {
+				fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", s.Fault, name,
+					d.Min, d.Median, d.P90, d.P99, d.Max)
+			}
+		}
+	}
+	_ = w.Flush()
 }
 
 // printTable prints the distributions.
@@ -64,6 +127,51 @@ func printTable(out io.Writer, r FailoverReport) {
 			s.Stall.Max, s.Dropped)
 	}
 	_ = w.Flush()
+	fmt.Fprintln(out)
+	printSpans(out, r)
+}
+
+// earlier reads the rounds of the report that is added to.
+func (f Failover) earlier() ([]FailoverRound, error) {
+	if !f.Add {
+		return nil, nil
+	}
+	b, err := os.ReadFile(f.JSON)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read --out, for --add: %w", err)
+	}
+	var r FailoverReport
+	if err := json.Unmarshal(b, &r); err != nil {
+		return nil, fmt.Errorf("read --out, for --add: %s: %w", f.JSON, err)
+	}
+	if r.Profile != f.Profile {
+		return nil, fmt.Errorf("--add: %s is of profile %s", f.JSON, r.Profile)
+	}
+	return r.Rounds, nil
+}
+
+// encode writes a line for each round, which has a hundred numbers.
+func (r FailoverReport) encode() ([]byte, error) {
+	rounds := r.Rounds
+	r.Rounds = nil
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	var lines [][]byte
+	for _, one := range rounds {
+		line, err := json.Marshal(one)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, append([]byte("    "), line...))
+	}
+	all := append([]byte("\"rounds\": [\n"), bytes.Join(lines, []byte(",\n"))...)
+	return append(bytes.Replace(b, []byte(`"rounds": null`), append(all, "\n  ]"...), 1),
+		'\n'), nil
 }
 
 // phases lists phases by name.

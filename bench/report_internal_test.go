@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"io"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -42,7 +44,7 @@ func TestSummarize(t *testing.T) {
 	}
 	var out bytes.Buffer
 	printTable(&out, FailoverReport{Summary: got})
-	if n := strings.Count(out.String(), "\n"); n != 6 {
+	if n := strings.Count(out.String(), "\n"); n != 8 {
 		t.Errorf("%d lines:\n%s", n, out.String())
 	}
 }
@@ -78,5 +80,62 @@ func TestAway(t *testing.T) {
 	nodes := []demoNode{{"a", "pa"}, {"b", "pb"}, {"c", "pc"}}
 	if got := away(nodes, "b"); !reflect.DeepEqual(got, []string{"pa", "pc"}) {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestSpans(t *testing.T) {
+	begin := time.Now()
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	lock := at(300)
+	ch := demoChange{FaultAt: begin, LockAt: &lock, PhasesMS: map[string]int64{
+		"detect": 120, "intent": 1, "endorse": 40, "recruit": 30, "promote": 38, "repoint": 12,
+		"total": 220,
+	}}
+	want := map[string]float64{"detect": 200, "fence": 50, "promote": 50, "reopen": 25}
+	l := &load{acks: []ack{{at(50), 1}, {at(325), 1}, {at(400), 1}, {at(900), 1}}}
+	if got := spans(ch, l.firstAfter); !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := spans(demoChange{}, l.firstAfter); got != nil {
+		t.Errorf("nothing was changed: %v", got)
+	}
+}
+
+func TestThroughput(t *testing.T) {
+	begin := time.Now()
+	at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+	got := histogram([]ack{{at(-1), 1}, {at(0), 1}, {at(49), 1}, {at(100), 1}, {at(160), 1}},
+		begin, at(170))
+	if want := []int{2, 0, 1}; !reflect.DeepEqual(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	mean := meanThroughput([][]int{{1, 2, 3}, {3, 0}})
+	if want := []float64{40, 20}; !reflect.DeepEqual(mean, want) {
+		t.Errorf("%v, want %v", mean, want)
+	}
+	svg := string(chart(FailoverReport{Profile: "lan", Summary: []KindSummary{
+		{Fault: "node", Rounds: 2, Throughput: mean}, {Fault: "pause"},
+	}}))
+	if !strings.HasSuffix(svg, "</svg>\n") || strings.Count(svg, "node (lan)") != 1 {
+		t.Errorf("%s", svg)
+	}
+}
+
+func TestReportIsAddedTo(t *testing.T) {
+	f := Failover{Profile: "lan", JSON: filepath.Join(t.TempDir(), "r.json"), Add: true,
+		Out: io.Discard}
+	if got, err := f.earlier(); err != nil || got != nil {
+		t.Fatalf("%v, %v", got, err)
+	}
+	want := []FailoverRound{{Fault: "node", GapMS: 1, Throughput: []int{1, 2}}, {Fault: "freeze"}}
+	if err := f.report(FailoverReport{Profile: "lan", Rounds: want}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.earlier(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	f.Profile = "wan"
+	if _, err := f.earlier(); err == nil {
+		t.Error("rounds of another profile were taken")
 	}
 }

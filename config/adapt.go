@@ -37,6 +37,7 @@ func (c Config) proxyConfig() proxy.Config {
 		HoldNoticeAfter:    p.HoldNoticeAfter,
 		RestoreConcurrency: p.RestoreConcurrency,
 		InspectBytesMax:    p.InspectBytesMax,
+		Loops:              p.Loops,
 		JournalBytesMax:    p.JournalBytesMax,
 		PreparedBytesMax:   p.PreparedBytesMax,
 		CommitGuard:        p.CommitGuard,
@@ -62,7 +63,7 @@ func (c Config) ElectionConfig() (election.Config, error) {
 	e.Name, e.Cluster, e.Dir, e.Voter = c.Name, c.Group.Cluster, c.Raft.Dir, c.Raft.Enabled
 	e.Nodes, e.Profile, e.SyncMode = c.members(), c.Group.Profile, c.Synchronous.Mode
 	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
-	e.DrainTimeout = c.Group.DrainTimeout
+	e.DrainTimeout, e.Fence = c.Group.DrainTimeout, c.Group.Fence
 	e.SyncWait, e.SyncDegradeAfter = c.Synchronous.Standbys, c.Synchronous.DegradeAfter
 	return e, e.Validate()
 }

@@ -33,7 +33,9 @@ type Group struct {
 	Nodes []Node `mapstructure:"nodes"`
 	// DrainTimeout bounds how long a switchover lets open transactions finish.
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
-	TLS          TLS           `mapstructure:"tls"`
+	// Fence is what a failover waits for before it promotes somebody.
+	Fence string `mapstructure:"fence" oneof:"lease|recruit"`
+	TLS   TLS    `mapstructure:"tls"`
 }
 
 // Node is one voter of the group. Names are values and not keys, since keys lose their case.
@@ -148,6 +150,7 @@ type Proxy struct {
 	RestoreConcurrency int           `mapstructure:"restore_concurrency" min:"1"`
 	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
 
+	Loops            int `mapstructure:"loops" min:"0" max:"256"`
 	InspectBytesMax  int `mapstructure:"inspect_bytes_max" min:"1024" max:"16777216"`
 	JournalBytesMax  int `mapstructure:"journal_bytes_max" min:"1"`
 	PreparedBytesMax int `mapstructure:"prepared_bytes_max" min:"1"`

@@ -17,7 +17,7 @@ func Default() Config {
 	return Config{
 		DataDir: "/var/lib/holdfast",
 		Group: Group{Cluster: group.Cluster, Profile: group.Profile,
-			DrainTimeout: group.DrainTimeout},
+			DrainTimeout: group.DrainTimeout, Fence: group.Fence},
 		Raft: Raft{Enabled: group.Voter},
 		Postgres: Postgres{
 			Enabled:      true,
@@ -50,6 +50,7 @@ func Default() Config {
 			RestoreConcurrency: px.RestoreConcurrency,
 			ShutdownTimeout:    px.ShutdownTimeout,
 			InspectBytesMax:    px.InspectBytesMax,
+			Loops:              px.Loops,
 			JournalBytesMax:    px.JournalBytesMax,
 			PreparedBytesMax:   px.PreparedBytesMax,
 			CommitGuard:        px.CommitGuard,

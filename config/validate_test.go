@@ -38,6 +38,8 @@ func TestRulesAcrossSections(t *testing.T) {
 			"group.tls.key_file", "always use mutual TLS"},
 		{"drain outlasts hold", group + "proxy: {hold_timeout: 8s}\n", "group.drain_timeout",
 			"10s must be less than proxy.hold_timeout (8s)"},
+		{"fence of nobody", strings.Replace(group, "group:", "group:\n  fence: recruit", 1) +
+			"synchronous: {mode: \"off\"}\n", "group.fence", "choose lease, or the mode strict"},
 		{"hold shorter than a failover", strings.Replace(group, "group:",
 			"group:\n  profile: wan", 1) + "proxy: {hold_timeout: 11s}\n",
 			"proxy.hold_timeout", "must be more than 12s"},

@@ -24,7 +24,7 @@ func (c *Controller) beginIntent(
 		Request: rand.Text(), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
 		Evidence: boundedEvidence(it.Evidence),
-		Planned:  it.Planned, Only: it.Only, AcceptLoss: it.AcceptLoss,
+		Planned:  it.Planned, Only: it.Only, AcceptLoss: it.AcceptLoss, Slots: it.Slots,
 	}
 	epoch, err = c.apply(ctx, Command{Kind: CommandBegin, Begin: &begin})
 	if err != nil {
@@ -45,8 +45,10 @@ func (c *Controller) setTarget(ctx context.Context, epoch uint64, to string) err
 // commitLock enters the lock of an intent.
 func (c *Controller) commitLock(
 	ctx context.Context, l Lock, systemID string, phases map[string]int64, rule *SyncRule,
+	slots []string,
 ) error {
-	commit := CommitLock{Lock: l, SystemID: systemID, At: time.Now(), PhasesMS: phases, Sync: rule}
+	commit := CommitLock{Lock: l, SystemID: systemID, At: time.Now(), PhasesMS: phases, Sync: rule,
+		Slots: slots}
 	if _, err := c.apply(ctx, Command{Kind: CommandCommitLock, Commit: &commit}); err != nil {
 		return fmt.Errorf("commit lock of %s: %w", l.Holder, err)
 	}

@@ -46,6 +46,7 @@ type PostgresAgent struct {
 	log     *zap.Logger
 	secrets agentSecrets
 	bin     string // directory of PostgreSQL's programs
+	major   int    // their version
 	state   string // StatePath
 	account *pgAccount
 
@@ -59,10 +60,15 @@ type PostgresAgent struct {
 	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
 	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
 	syncProof   syncProof
+	// What follows is about logical slots, and belongs to the holder of ops, too: whether the
+	// running server has wal_level logical, whether its slots let it copy the primary's, and whose
+	// slots logical decoding waits for on it as a primary.
+	isLogical, slotSync bool
+	waitSlots           []string
 
-	kick      chan struct{} // wakes runSample
-	work      chan struct{} // wakes runReconcile
-	fastUntil atomic.Int64  // until when runSample hurries, UnixNano
+	kick      chan struct{}             // wakes runSample
+	work      chan struct{}             // wakes runReconcile
+	fastUntil atomic.Pointer[time.Time] // until when runSample hurries; nil at first
 
 	life   context.Context // from Start to Close; what outlives one order runs under it
 	cancel context.CancelFunc
@@ -78,9 +84,11 @@ type PostgresAgent struct {
 	// provedSync names the newest record of the sync set that was proved.
 	provedSync MemberSync
 	problem    string // of the last reconcile step
-	watched    int    // pid that watchPostmaster looks at
-	waiters    int    // orders that wait for ops
-	yield      func() // ends what the holder of ops asks another member
+	// slotProblem is what keeps this standby from copying logical slots.
+	slotProblem string
+	watched     int    // pid that watchPostmaster looks at
+	waiters     int    // orders that wait for ops
+	yield       func() // ends what the holder of ops asks another member
 }
 
 var _ Agent = (*PostgresAgent)(nil)
@@ -115,6 +123,9 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 		return nil, fmt.Errorf("postgres agent: %w", err)
 	}
 	if a.account, err = pgLookupAccount(cfg.OSUser); err != nil {
+		return nil, fmt.Errorf("postgres agent: %w", err)
+	}
+	if err := a.readMajor(); err != nil {
 		return nil, fmt.Errorf("postgres agent: %w", err)
 	}
 	if a.rec, err = a.loadRecord(); err != nil {
@@ -332,9 +343,16 @@ func (a *PostgresAgent) yielding(ctx context.Context) (context.Context, context.
 
 // hurry makes the sampler look now and often for a while: something has just changed.
 func (a *PostgresAgent) hurry() {
-	a.fastUntil.Store(time.Now().Add(2 * time.Second).UnixNano())
+	until := time.Now().Add(2 * time.Second)
+	a.fastUntil.Store(&until)
 	pgPoke(a.kick)
 	pgPoke(a.work)
+}
+
+// isHurried tells whether something has just changed.
+func (a *PostgresAgent) isHurried(now time.Time) bool {
+	until := a.fastUntil.Load()
+	return until != nil && now.Before(*until)
 }
 
 func pgPoke(c chan struct{}) {

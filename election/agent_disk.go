@@ -25,7 +25,9 @@ type diskProbe struct {
 	path  string
 	limit time.Duration // how long a write may take before the disk counts as bad
 
-	began atomic.Int64 // UnixNano of the write under way, 0 if there is none
+	// began is when the write under way began, nil if there is none. It keeps its monotonic part:
+	// a wall clock that is stepped makes no disk hang (DESIGN.md I69).
+	began atomic.Pointer[time.Time]
 	fails atomic.Pointer[string]
 }
 
@@ -60,7 +62,8 @@ func noSpace(dir string) *string {
 
 // once takes one probe; the caller waits for it.
 func (d *diskProbe) once() {
-	d.began.Store(time.Now().UnixNano())
+	now := time.Now()
+	d.began.Store(&now)
 	err := d.write()
 	var why *string
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EIO) ||
@@ -73,13 +76,13 @@ func (d *diskProbe) once() {
 	}
 	// Other errors (no file descriptors, no directory yet) are none of the disk.
 	d.fails.Store(why)
-	d.began.Store(0)
+	d.began.Store(nil)
 }
 
 // bad tells why the disk takes no writes; "" if it does.
 func (d *diskProbe) bad(now time.Time) string {
-	if began := d.began.Load(); began != 0 {
-		if took := now.Sub(time.Unix(0, began)); took > d.limit {
+	if began := d.began.Load(); began != nil {
+		if took := now.Sub(*began); took > d.limit {
 			return fmt.Sprintf("a write hangs for %d s", int(took.Seconds()))
 		}
 	}

@@ -22,11 +22,13 @@ func TestDiskProbe(t *testing.T) {
 	if info, err := os.Stat(d.path); err != nil || info.Size() != 4096 {
 		t.Errorf("nothing was written: %v", err)
 	}
-	d.began.Store(now.Add(-9 * time.Second).UnixNano())
+	began := now.Add(-9 * time.Second)
+	d.began.Store(&began)
 	if why := d.bad(now); why != "" {
 		t.Errorf("a slow write: %s", why)
 	}
-	d.began.Store(now.Add(-11 * time.Second).UnixNano())
+	began = now.Add(-11 * time.Second)
+	d.began.Store(&began)
 	if why := d.bad(now); why != "a write hangs for 11 s" {
 		t.Errorf("a write that hangs: %q", why)
 	}

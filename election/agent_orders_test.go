@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"syscall"
@@ -87,7 +88,7 @@ func TestAgentRestartInPlace(t *testing.T) {
 	c.close("n1") // nobody is there who would end the orphan
 	c.crash("n1")
 	time.Sleep(100 * time.Millisecond)
-	if syscall.Kill(backend, 0) != nil {
+	if signalProcess(backend, syscall.Signal(0)) != nil {
 		t.Fatal("the busy backend did not outlive its postmaster: the test shows nothing")
 	}
 	c.start("n1")
@@ -106,7 +107,8 @@ func TestAgentRestartInPlace(t *testing.T) {
 	if res.XidLo != res.XidHi || res.XidLo == 0 || res.Incarnation == before.Incarnation {
 		t.Errorf("start-primary: %+v", res)
 	}
-	if again := c.do("n1", election.Order{Kind: election.OrderStartPrimary}); again != res {
+	again := c.do("n1", election.Order{Kind: election.OrderStartPrimary})
+	if !reflect.DeepEqual(again, res) {
 		t.Errorf("start-primary again: %+v, was %+v", again, res)
 	}
 	time.Sleep(300 * time.Millisecond) // a pass of the reconcile loop under the old lock
@@ -185,10 +187,10 @@ func TestAgentSwitchover(t *testing.T) {
 	c.testSlotsAdvance()
 	receiver, _ := strconv.Atoi(c.sql("n3",
 		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'"))
-	if err := syscall.Kill(receiver, syscall.SIGSTOP); err != nil {
+	if err := signalProcess(receiver, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = syscall.Kill(receiver, syscall.SIGCONT) }()
+	defer func() { _ = signalProcess(receiver, syscall.SIGCONT) }()
 	c.epoch = 2
 	c.do("n1", election.Order{Kind: election.OrderCheckpoint, Epoch: 1})
 	begin := time.Now()
@@ -197,7 +199,7 @@ func TestAgentSwitchover(t *testing.T) {
 	if took := time.Since(begin); stop.LSN == 0 || took > 3*time.Second {
 		t.Errorf("stop with a hung standby took %v: %+v", took, stop)
 	}
-	if again := c.do("n1", election.Order{Kind: election.OrderStop}); again != stop {
+	if again := c.do("n1", election.Order{Kind: election.OrderStop}); !reflect.DeepEqual(again, stop) {
 		t.Errorf("stopped again: %+v, was %+v", again, stop)
 	}
 	r := c.do("n2", election.Order{Kind: election.OrderRecruit, WaitLSN: stop.LSN})
@@ -209,7 +211,7 @@ func TestAgentSwitchover(t *testing.T) {
 		t.Error("recruited without the position that was asked for")
 	}
 	p := c.do("n2", election.Order{Kind: election.OrderPromote})
-	_ = syscall.Kill(receiver, syscall.SIGCONT)
+	_ = signalProcess(receiver, syscall.SIGCONT)
 	c.do("n3", election.Order{Kind: election.OrderFollow, Upstream: c.member("n2")})
 	c.commit("n2", p)
 	c.waitStreaming("n3", "n2")

@@ -199,12 +199,22 @@ func (c *agentCluster) noteSegment(name string) {
 	}
 }
 
+// signalProcess signals one process; a pid of 0, which kill(2) takes as the group of all that runs
+// the tests, is an error.
+func signalProcess(pid int, sig os.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(sig)
+}
+
 // crash kills a postmaster as a lack of memory would, and returns its pid.
 func (c *agentCluster) crash(name string) int {
 	c.t.Helper()
 	c.noteSegment(name)
 	pid := c.pid(name)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := signalProcess(pid, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}
 	return pid

@@ -37,6 +37,8 @@ type Selection struct {
 	KnownLSN pgwire.LSN
 	// AcceptLoss lets Only be promoted though acknowledged commits may be lost.
 	AcceptLoss bool
+	// SlotsLacking counts the logical slots that would be lost with a member's promotion.
+	SlotsLacking map[string]int
 	// LagMaxBytes bounds what may be lost when commits waited for nobody; 0: no bound.
 	LagMaxBytes uint64
 }
@@ -70,8 +72,8 @@ type Choice struct {
 }
 
 // Choose picks the member to promote: the furthest timeline, then the furthest position, then sync
-// set, priority and name. In synchronous mode it picks only a member that surely has every
-// acknowledged commit (DESIGN.md I20 to I22).
+// set, logical slots, priority and name. In synchronous mode it picks only a member that surely has
+// every acknowledged commit (DESIGN.md I20 to I22).
 func Choose(sel Selection) Choice {
 	var c Choice
 	var eligible, known []Recruit
@@ -254,6 +256,8 @@ func sortRecruits(sel Selection, rs []Recruit) {
 			return untriedA
 		case syncA != syncB:
 			return syncA
+		case sel.SlotsLacking[a.Member.Name] != sel.SlotsLacking[b.Member.Name]:
+			return sel.SlotsLacking[a.Member.Name] < sel.SlotsLacking[b.Member.Name]
 		case a.Member.Priority != b.Member.Priority:
 			return a.Member.Priority > b.Member.Priority
 		}

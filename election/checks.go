@@ -35,6 +35,8 @@ type Request struct {
 	Member string `json:"member,omitempty"`
 	// AcceptLoss promotes the member though acknowledged commits may be lost with it (failover).
 	AcceptLoss bool `json:"accept_loss,omitempty"`
+	// AcceptSlotLoss goes on though logical slots are lost with it (switchover).
+	AcceptSlotLoss bool `json:"accept_slot_loss,omitempty"`
 	// DryRun asks for the checks only.
 	DryRun bool `json:"dry_run,omitempty"`
 }
@@ -44,6 +46,10 @@ type Check struct {
 	What string `json:"what"`
 	// Why tells what is wrong; empty if the precondition holds.
 	Why string `json:"why,omitempty"`
+	// Note tells, of one that holds, what comes of it all the same.
+	Note string `json:"note,omitempty"`
+	// waits tells that what is wrong may pass by itself; it is waited for a while.
+	waits bool
 }
 
 // firstWrong tells why a request cannot be carried out; empty if it can.
@@ -61,9 +67,23 @@ type checker struct {
 	in   Input
 	p    Policy
 	list []Check
+	// losesSlots tells that logical slots may be lost.
+	losesSlots bool
 }
 
-func (c *checker) add(what, why string) { c.list = append(c.list, Check{what, why}) }
+// onlyWaits tells that something is wrong, and all that is may pass by itself.
+func onlyWaits(checks []Check) bool {
+	wrong := false
+	for _, c := range checks {
+		if c.Why != "" && !c.waits {
+			return false
+		}
+		wrong = wrong || c.Why != ""
+	}
+	return wrong
+}
+
+func (c *checker) add(what, why string) { c.list = append(c.list, Check{What: what, Why: why}) }
 
 // CheckRequest lists every precondition of a request and whether it holds. target is the member
 // that the request would act on. It is pure, and what Decide refuses requests by.
@@ -75,13 +95,14 @@ func CheckRequest(in Input, p Policy, r Request) (target string, checks []Check)
 		return "", c.list
 	}
 	why := ""
-	if s.Intent != nil {
+	if s.Intent != nil && !mayTakeOver(*s.Intent, r) {
 		why = "a change is in progress: " + intentText(*s.Intent)
 	}
-	c.add("no other change is in progress", why)
+	c.add("no other change is in progress, or it waits and the request replaces it", why)
 	target = r.Member
 	switch r.Kind {
 	case RequestSwitchover:
+		c.losesSlots = r.AcceptSlotLoss
 		target = c.switchover(r.Member)
 	case RequestRestart:
 		c.restart(r.Member)
@@ -139,22 +160,26 @@ func (c *checker) switchover(to string) string {
 	}
 	sel := Selection{Lock: *lock}
 	var refused []string
+	waits := false
 	for _, m := range DataMembers(c.in.State.Members) {
 		if m.Name == lock.Holder {
 			continue
 		}
-		one := &checker{in: c.in, p: c.p}
+		one := &checker{in: c.in, p: c.p, losesSlots: c.losesSlots}
 		one.standby(holder, m.Name)
 		if why := firstWrong(one.list); why != "" {
 			refused = append(refused, why)
+			waits = waits || onlyWaits(one.list)
 			continue
 		}
 		o, _ := freshReport(c.in, c.p, m.Name)
 		sel.Recruits = append(sel.Recruits, Recruit{m, o.Member.Timeline, o.Member.LSN})
 	}
+	sel.SlotsLacking = slotsLacking(c.in.Observations, holder.Member.Logical)
 	best := Choose(sel).To
 	if best == "" {
-		c.add("a standby can take over", "no standby can take over: "+strings.Join(refused, "; "))
+		c.list = append(c.list, Check{What: "a standby can take over", waits: waits,
+			Why: "no standby can take over: " + strings.Join(refused, "; ")})
 		return ""
 	}
 	c.standby(holder, best)
@@ -190,6 +215,36 @@ func (c *checker) standby(holder Observation, name string) {
 		bound := byteText(pgwire.LSN(c.p.LagMaxBytes))
 		c.when(uint64(lag) > c.p.LagMaxBytes, fmt.Sprintf("%s lags by at most %s", name, bound),
 			fmt.Sprintf("%s lags by %s", name, byteText(lag)))
+	}
+	c.slots(holder, st, name)
+}
+
+// slots checks that the primary's logical slots go on with the member (DESIGN.md I73).
+func (c *checker) slots(holder Observation, st MemberStatus, name string) {
+	var plain []LogicalSlot
+	for _, s := range holder.Member.Logical {
+		if s.Bad != "" {
+			continue
+		}
+		if !s.Failover {
+			plain = append(plain, s)
+			continue
+		}
+		check := Check{What: fmt.Sprintf("the logical slot %s goes on with %s", s.Name, name)}
+		why := slotMissing(st.Logical, s.Name)
+		switch {
+		case why != "" && c.losesSlots:
+			check.What = fmt.Sprintf("the logical slot %s may be lost", s.Name)
+			check.Note = fmt.Sprintf("it is lost: on %s %s", name, why)
+		case why != "":
+			check.waits = true
+			check.Why = fmt.Sprintf("the logical slot %s would be lost: on %s %s", s.Name, name, why)
+		}
+		c.list = append(c.list, check)
+	}
+	if len(plain) > 0 {
+		c.list = append(c.list, Check{What: "no other logical slot is promised to go on",
+			Note: "these are no failover slots and end with the primary: " + slotNames(plain)})
 	}
 }
 

@@ -61,7 +61,8 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	st, _ := a.deps.Source.State()
 	a.log.Info("clone done", zap.Int("marker_bytes", len(marker)))
 	return a.updateRecord(func(r *agentRecord) {
-		r.Rewinding, r.SystemID, r.PrimaryEpoch, r.Result = false, st.SystemID, 0, nil
+		r.Rewinding, r.SystemID = false, st.SystemID
+		r.PrimaryEpoch, r.Result, r.StartXid = 0, nil, 0
 		r.Reinit = false
 	})
 }

@@ -19,6 +19,8 @@ const (
 	CommandSync       CommandKind = "sync"
 	// CommandMaintenance begins or ends maintenance.
 	CommandMaintenance CommandKind = "maintenance"
+	CommandMembers     CommandKind = "members"
+	CommandVoters      CommandKind = "voters"
 )
 
 // Command is one entry of the Raft log. Which field is set depends on Kind.
@@ -32,6 +34,8 @@ type Command struct {
 	Sync     *SetSync         `json:"sync,omitempty"`
 
 	Maintenance *SetMaintenance `json:"maintenance,omitempty"`
+	Members     *ChangeMembers  `json:"members,omitempty"`
+	Voters      *ChangeVoters   `json:"voters,omitempty"`
 }
 
 // RegisterMembers names the cluster and its members.
@@ -58,6 +62,8 @@ type BeginIntent struct {
 	Planned    bool   `json:"planned,omitempty"`
 	Only       string `json:"only,omitempty"`
 	AcceptLoss bool   `json:"accept_loss,omitempty"`
+	// Slots are the old primary's logical slots.
+	Slots []LogicalSlot `json:"slots,omitempty"`
 }
 
 // SetTarget makes the chosen candidate durable before it is ordered to promote.
@@ -74,6 +80,8 @@ type CommitLock struct {
 	At       time.Time        `json:"at"`
 	// Sync is the rule on which a new holder was promoted.
 	Sync *SyncRule `json:"sync,omitempty"`
+	// Slots tell of logical slots that were lost or went on behind.
+	Slots []string `json:"slots,omitempty"`
 }
 
 // Result is the answer to a command.
@@ -101,7 +109,7 @@ var ErrConflict = errors.New("state has changed")
 func commandVersion(k CommandKind) int {
 	switch k {
 	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock, CommandMaintenance,
-		CommandSync:
+		CommandSync, CommandMembers, CommandVoters:
 		return 1
 	}
 	return 0

@@ -22,6 +22,8 @@ var pgManaged = map[string]string{
 	"unix_socket_permissions":     "the socket's directory is private",
 	"primary_conninfo":            "the agent points standbys at the primary",
 	"primary_slot_name":           "the agent names the member's slot",
+	"sync_replication_slots":      "the agent turns it on where the server can do it",
+	"synchronized_standby_slots":  "it follows the standbys that commits wait for",
 	"synchronous_standby_names":   "it comes from the key synchronous",
 	"restart_after_crash":         "a crash needs a new epoch before PostgreSQL opens",
 	"hot_standby":                 "the agent reads a standby's position by SQL",
@@ -111,6 +113,9 @@ type pgConf struct {
 	upstream  *Member
 	syncNames string
 	recruited bool
+	// slotSync and waitSlots are the agent's (applyConf); a server is started without them.
+	slotSync  bool
+	waitSlots []string
 }
 
 // conninfo is the libpq string for a role on a member. The password stays in the password file:
@@ -124,6 +129,18 @@ func (a *PostgresAgent) conninfo(m Member, role, app string) (string, error) {
 		"connect_timeout=3 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 "+
 		"tcp_user_timeout=10000 sslmode=prefer", pgQuoteConnInfo(host), port, role,
 		pgQuoteConnInfo(a.passFile()), pgQuoteConnInfo(app)), nil
+}
+
+// upstreamInfo is primary_conninfo. The database is for the process that copies logical slots.
+func (a *PostgresAgent) upstreamInfo(c pgConf) (string, error) {
+	if c.upstream == nil {
+		return "", nil
+	}
+	info, err := a.conninfo(*c.upstream, pgReplicationRole, a.cfg.Name)
+	if err == nil && a.major >= slotSyncMajor {
+		info += " dbname=postgres"
+	}
+	return info, err
 }
 
 // renderConf gives the text of holdfast.conf, less its sequence line. The order matters: the
@@ -153,17 +170,15 @@ func (a *PostgresAgent) renderConf(c pgConf) (string, error) {
 	if host == "" {
 		host = "*"
 	}
-	info, retry := "", pgRetry
-	if c.upstream != nil {
-		var err error
-		if info, err = a.conninfo(*c.upstream, pgReplicationRole, a.cfg.Name); err != nil {
-			return "", err
-		}
+	retry := pgRetry
+	info, err := a.upstreamInfo(c)
+	if err != nil {
+		return "", err
 	}
 	if c.recruited {
 		retry = pgRetryRecruited
 	}
-	for _, kv := range [][2]string{
+	for _, kv := range append([][2]string{
 		{"listen_addresses", pgQuote(host)}, {"port", port},
 		{"unix_socket_directories", pgQuote(a.cfg.socketDir())},
 		{"hot_standby", "on"}, {"wal_log_hints", "on"}, {"full_page_writes", "on"},
@@ -174,7 +189,7 @@ func (a *PostgresAgent) renderConf(c pgConf) (string, error) {
 		{"synchronous_standby_names", pgQuote(c.syncNames)},
 		{"primary_slot_name", pgQuote(SlotName(a.cfg.Name))},
 		{"primary_conninfo", pgQuote(info)},
-	} {
+	}, a.slotConf(c)...) {
 		fmt.Fprintf(&b, "%s = %s\n", kv[0], kv[1])
 	}
 	return b.String(), nil
@@ -232,6 +247,7 @@ const (
 // applyConf brings the running server to c and proves it: the reload was seen by a backend, and
 // pg_settings shows what was written. What ALTER SYSTEM put over it is reset.
 func (a *PostgresAgent) applyConf(ctx context.Context, c pgConf) error {
+	c.slotSync, c.waitSlots = a.slotSync, a.waitSlots
 	seq, changed, err := a.writeConf(a.cfg.DataDir, c)
 	if err != nil {
 		return err
@@ -287,12 +303,9 @@ func pgManagedList() string {
 }
 
 func (a *PostgresAgent) verifyConf(ctx context.Context, c pgConf) error {
-	want := ""
-	if c.upstream != nil {
-		var err error
-		if want, err = a.conninfo(*c.upstream, pgReplicationRole, a.cfg.Name); err != nil {
-			return err
-		}
+	want, err := a.upstreamInfo(c)
+	if err != nil {
+		return err
 	}
 	row, err := a.queryRow(ctx, `SELECT current_setting('primary_conninfo'),
 		current_setting('synchronous_standby_names')`)

@@ -46,6 +46,8 @@ type Config struct {
 	SyncWait int
 	// SyncDegradeAfter is how long a standby may be away before commits no longer wait for it.
 	SyncDegradeAfter time.Duration
+	// Fence is one of Fences.
+	Fence string
 	// DrainTimeout bounds how long open units of work may delay a switchover.
 	DrainTimeout time.Duration
 }
@@ -55,7 +57,7 @@ func DefaultConfig() Config {
 	return Config{
 		Cluster: "main", Dir: "/var/lib/holdfast/raft", Voter: true, Profile: ProfileCloud,
 		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
-		DrainTimeout: 10 * time.Second,
+		Fence: FenceLease, DrainTimeout: 10 * time.Second,
 	}
 }
 
@@ -137,6 +139,7 @@ func (c Config) Validate() error {
 		add("group.profile: %w", err)
 	}
 	errs = append(errs, c.validateSync()...)
+	errs = append(errs, c.validateFence()...)
 	if c.DrainTimeout <= 0 {
 		add("group.drain_timeout: must be greater than zero")
 	}

@@ -114,6 +114,7 @@ func (c *Controller) act(ctx context.Context, s *State, d Decision) error {
 func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	it := *d.Intent
 	it.Evidence = d.Evidence
+	it.Slots = slotsOf(Input{State: s, Observations: c.observations(s, time.Now())})
 	if it.drains() {
 		if err := c.checkpointFirst(ctx, s); err != nil {
 			c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
@@ -245,6 +246,6 @@ func (c *Controller) pause(ctx context.Context, d time.Duration) {
 func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p := DefaultPolicy(co.Timing())
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
-	p.SyncWait, p.SyncDegradeAfter = cfg.SyncWait, cfg.SyncDegradeAfter
+	p.SyncWait, p.SyncDegradeAfter, p.Fence = cfg.SyncWait, cfg.SyncDegradeAfter, cfg.Fence
 	return NewController(co, p)
 }

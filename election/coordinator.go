@@ -20,8 +20,9 @@ type Coordinator interface {
 	// next one that differs.
 	Observations() (obs []Observation, changed <-chan struct{})
 	// EndorseAll asks all voters to endorse the epoch of the current intent. It returns nil
-	// when a majority has: no promise for an older epoch stands in the way any more.
-	EndorseAll(ctx context.Context, epoch uint64) error
+	// when a majority has: no promise for an older epoch stands in the way any more. recruits
+	// claims that these members fence the old primary, so that promises need not be waited for.
+	EndorseAll(ctx context.Context, epoch uint64, recruits ...string) error
 	// Call carries an order out on that member's node.
 	Call(ctx context.Context, member string, o Order) (OrderResult, error)
 	// UnplannedChanges are how long ago unplanned changes of the lock were entered in the state

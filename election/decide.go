@@ -88,7 +88,10 @@ func decideAlone(in Input, p Policy, v verdict) Decision {
 func decideContinue(in Input) Decision {
 	it := *in.State.Intent
 	d := Decision{Do: ActContinue, Intent: &it, Summary: "continue " + intentText(it)}
-	d.Refusals = refuseAll(in.Requests, "a change is in progress: "+intentText(it))
+	rest := slices.DeleteFunc(slices.Clone(in.Requests), func(r Request) bool {
+		return mayTakeOver(it, r) // the transition looks at it
+	})
+	d.Refusals = refuseAll(rest, "a change is in progress: "+intentText(it))
 	return d
 }
 
@@ -276,10 +279,13 @@ func holderCanStart(in Input, p Policy) bool {
 // holderIsBack tells that the holder's server is in its place or can be started there. One that
 // somebody has started again has all its commits, too; its incarnation is entered with a new epoch.
 func holderIsBack(in Input, p Policy) bool {
-	lock := in.State.Lock
-	o, ok := freshReport(in, p, lock.Holder)
-	return ok && (o.Member.Phase == PhaseStopped || o.Member.Phase == PhasePrimary &&
-		o.Member.Timeline == lock.Timeline)
+	return holderCanStart(in, p) || holderRuns(in, p)
+}
+
+// holderRuns tells that the holder's server is in its place.
+func holderRuns(in Input, p Policy) bool {
+	o, ok := freshReport(in, p, in.State.Lock.Holder)
+	return ok && o.Member.Phase == PhasePrimary && o.Member.Timeline == in.State.Lock.Timeline
 }
 
 func refuseAll(requests []Request, why string) []RequestRefusal {

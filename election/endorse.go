@@ -15,6 +15,11 @@ type endorsement struct {
 	V        int    `json:"v"`
 	Endorsed uint64 `json:"endorsed"`
 	Floor    uint64 `json:"floor,omitempty"`
+	// Set is the version of the voter set that was taken: nothing is promised under older ones.
+	Set uint64 `json:"set,omitempty"`
+	// Recovered is that of the newest state: a node that was not part of a recovery finds out by
+	// it, before it takes part in Raft with the log of a group that is no more.
+	Recovered uint64 `json:"recovered,omitempty"`
 }
 
 // endorsementFile keeps the endorsement of a voter on disk, apart from the Raft log.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,9 @@ func (n *Node) startRaft() error {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	n.raft.Store(r)
+	s, _ := n.fsm.State()
+	n.peers.update(n.knownNodes(s))
+	n.port.raftWaits.Store(false)
 	return nil
 }
 
@@ -84,26 +88,38 @@ func (raftAddr) Network() string { return "tcp" }
 // String implements net.Addr.
 func (a raftAddr) String() string { return string(a) }
 
+// nameOf is the node whose certificate is expected at an address.
 func (n *Node) nameOf(addr string) string {
-	for _, m := range n.cfg.Nodes {
-		if m.Address == addr {
-			return m.Name
+	if name := n.peers.nameAt(addr); name != "" {
+		return name
+	}
+	for _, srv := range n.raftServers() {
+		if string(srv.Address) == addr {
+			return string(srv.ID)
 		}
 	}
 	return ""
 }
 
 // formGroup writes the first configuration where there is no log yet. All nodes have the same
-// list, so all write the same entry. A node that lost its disk finds that the group is formed
-// already, writes nothing, and gets the log from the leader.
+// list, so all write the same entry. A node that lost its disk, or one that is to be added, finds
+// that the group is formed already, writes nothing, and gets the log from the leader.
 func (n *Node) formGroup(snaps raft.SnapshotStore) error {
 	exists, err := raft.HasExistingState(n.store, n.store, snaps)
 	if err != nil {
 		return fmt.Errorf("read raft log in %s: %w", n.cfg.Dir, err)
 	}
-	formed, err := n.askPeers()
+	if exists {
+		n.meetServers(snaps)
+	}
+	formed, err := n.askPeers(exists)
 	if err != nil || exists || formed {
 		return err
+	}
+	if former, ok := n.deps.Agent.(FormerMember); ok {
+		if file, was := former.WasMember(); was {
+			return formerError(n.cfg.Dir, file)
+		}
 	}
 	var c raft.Configuration
 	for _, m := range n.cfg.Nodes {
@@ -118,19 +134,55 @@ func (n *Node) formGroup(snaps raft.SnapshotStore) error {
 	return nil
 }
 
+// formerError tells that a node which has lost its Raft log must not begin a new group: what the
+// group decided, and perhaps who its members are, others still know (DESIGN.md I76).
+func formerError(dir, file string) error {
+	return fmt.Errorf("%w: there is no Raft log in %s, but %s says that this node was a member, and "+
+		"no node that answers has the group's state: restore that directory, or start this node "+
+		"while a majority of the others runs, and it gets the state anew; if its place is taken, "+
+		"empty it and use `holdfast member add` or `replace`; if a majority is lost, see `holdfast "+
+		"raft recover`; only if the whole group is given up, move %s away to begin a new one",
+		ErrFormerMember, dir, file, file)
+}
+
+// meetServers adds the servers of Raft's last configuration to the nodes that are asked: the
+// configured list may be older than the group.
+func (n *Node) meetServers(snaps raft.SnapshotStore) {
+	c, err := raft.GetConfiguration(n.raftConfig(), newFSM(), n.store, n.store, snaps, n.transport)
+	if err != nil {
+		n.log.Warn("servers of the Raft log not known yet", zap.Error(err))
+		return
+	}
+	nodes := slices.Clone(n.cfg.Nodes)
+	for _, srv := range c.Servers {
+		m := Member{Name: string(srv.ID), Address: string(srv.Address)}
+		nodes = append(slices.DeleteFunc(nodes, func(o Member) bool { return o.Name == m.Name }), m)
+	}
+	n.peers.update(nodes)
+}
+
 // askPeers finds out whether the group is formed, and refuses to start among nodes that have
-// another idea of it. Nodes that do not answer are not waited for.
-func (n *Node) askPeers() (formed bool, err error) {
-	for name, a := range n.sayHello(n.ctx, true) {
+// another idea of it. Once it is formed the replicated members count and not the list, which then
+// only serves to find somebody. Nodes that do not answer are not waited for.
+func (n *Node) askPeers(hasLog bool) (formed bool, err error) {
+	answers := n.sayHello(n.ctx, true)
+	for name, a := range answers {
 		if a.Cluster != n.cfg.Cluster {
 			return false, fmt.Errorf("node %s belongs to cluster %q and this one to %q: "+
 				"check group.cluster and group.nodes", name, a.Cluster, n.cfg.Cluster)
 		}
-		if !reflect.DeepEqual(a.Nodes, n.cfg.Nodes) {
-			return false, fmt.Errorf("node %s has another group.nodes than this one: the list "+
-				"must be the same on all nodes", name)
+		if hasLog && a.Recovered > n.voter.recovered() {
+			return false, fmt.Errorf("node %s belongs to the group that was recovered without this "+
+				"one (holdfast raft recover): what is in %s is of a group that is no more; remove "+
+				"that directory, and the node gets the state anew", name, n.cfg.Dir)
 		}
 		formed = formed || a.Formed
+	}
+	for name, a := range answers {
+		if !formed && !hasLog && !reflect.DeepEqual(a.Nodes, n.cfg.Nodes) {
+			return false, fmt.Errorf("node %s has another group.nodes than this one: the list "+
+				"must be the same on all nodes until the group is formed", name)
+		}
 	}
 	return formed, nil
 }
@@ -145,18 +197,19 @@ func (n *Node) sayHello(ctx context.Context, warn bool) map[string]helloAnswer {
 		answer helloAnswer
 		err    error
 	}
-	replies := make(chan reply, len(n.peers))
+	peers := n.peers.list()
+	replies := make(chan reply, len(peers))
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	for name, p := range n.peers {
+	for _, p := range peers {
 		go func() {
 			var a helloAnswer
 			err := p.call(ctx, "/v1/hello", empty{Version}, &a)
-			replies <- reply{name, a, err}
+			replies <- reply{p.member.Name, a, err}
 		}()
 	}
 	answers := make(map[string]helloAnswer)
-	for range n.peers {
+	for range peers {
 		r := <-replies
 		if r.err == nil {
 			answers[r.name] = r.answer
@@ -168,14 +221,23 @@ func (n *Node) sayHello(ctx context.Context, warn bool) map[string]helloAnswer {
 	return answers
 }
 
+// MembershipVersion is the version of the membership that a node can follow. Members change at
+// run time only when every node can.
+const MembershipVersion = 1
+
 // hello tells another node who this one is.
 func (n *Node) hello() helloAnswer {
-	a := helloAnswer{V: Version, Cluster: n.cfg.Cluster, Nodes: n.cfg.Nodes}
+	a := helloAnswer{
+		V: Version, Cluster: n.cfg.Cluster, Nodes: n.cfg.Nodes, Membership: MembershipVersion,
+	}
 	if n.fsm != nil {
 		s, _ := n.fsm.State()
 		a.Formed = s.Lock != nil
 		a.Epoch, a.Blank = n.voter.memory()
 		a.Epoch = max(a.Epoch, s.LastEpoch)
+		a.Members, a.SetVersion, a.Set = s.Members, setVersion(s), n.voter.takenSet()
+		a.SystemID = s.SystemID
+		a.Ready, a.Recovered = n.voter.isReady(s), s.Recovered
 	}
 	return a
 }
@@ -187,29 +249,44 @@ const (
 	admitWarn  = 50
 )
 
-// runAdmission gives this node's voter the memory of the others, if it has none of its own. Until
-// enough of them answer, this voter takes no part in leases.
+// runAdmission gives this node's voter the memory of the others, if it has none of its own or has
+// just been added. Until its own log has it among the members and enough of the voters answer,
+// this voter takes no part in leases.
 func (n *Node) runAdmission(ctx context.Context) {
-	for round := 1; ctx.Err() == nil; round++ {
-		answers := n.sayHello(ctx, false)
-		maps.DeleteFunc(answers, func(_ string, a helloAnswer) bool {
-			return a.Cluster != n.cfg.Cluster
-		})
-		epoch, ok := mayAdmit(len(n.cfg.Nodes), answers)
-		if ok {
-			err := n.voter.admit(ctx, epoch)
-			if err == nil {
-				n.log.Info("voter takes part in leases", zap.Uint64("epoch", epoch))
-				return
+	for round := 0; ctx.Err() == nil; {
+		s, newer := n.fsm.State()
+		request, needs := n.voter.needsAdmission(s)
+		if _, isMember := memberOf(s.Members, n.cfg.Name); !needs || !isMember {
+			select {
+			case <-ctx.Done():
+			case <-newer:
 			}
-			n.log.Error("voter could not write what the others know", zap.Error(err))
+			continue
 		}
-		if round%admitWarn == 0 {
-			n.log.Warn("voter takes no part in leases yet: too few of the others answer",
-				zap.Int("answers", len(answers)), zap.Int("others", len(n.peers)))
+		n.admitOnce(ctx, s, request)
+		if round++; round%admitWarn == 0 {
+			n.log.Warn("voter takes no part in leases yet: too few of the others answer")
 		}
 		pauseFor(ctx, admitPause)
 	}
+}
+
+// admitOnce asks the voters of the set that this node's log has.
+func (n *Node) admitOnce(ctx context.Context, s *State, request string) {
+	answers := n.sayHello(ctx, false)
+	maps.DeleteFunc(answers, func(_ string, a helloAnswer) bool {
+		return a.Cluster != n.cfg.Cluster
+	})
+	epoch, set, ok := admission(s, n.cfg.Name, answers)
+	if !ok {
+		return
+	}
+	if err := n.voter.admitFor(ctx, epoch, set, request); err != nil {
+		n.log.Error("voter could not write what the others know", zap.Error(err))
+		return
+	}
+	n.log.Info("voter takes part in leases", zap.Uint64("epoch", epoch),
+		zap.Uint64("voter_set", set))
 }
 
 // raftLogger passes Raft's warnings on. A peer that is away makes Raft repeat itself several times

@@ -64,6 +64,9 @@ func (a *PostgresAgent) hbaClosed(peers []string) string {
 	text := fmt.Sprintf("local all %s scram-sha-256\n", `"`+a.cfg.Superuser+`"`)
 	for _, h := range peers {
 		text += fmt.Sprintf("host replication %s %s scram-sha-256\n", pgReplicationRole, h)
+		if a.major >= slotSyncMajor { // a standby's process that copies logical slots
+			text += fmt.Sprintf("host postgres %s %s scram-sha-256\n", pgReplicationRole, h)
+		}
 	}
 	return text
 }

@@ -74,7 +74,10 @@ func (n *Node) runLoop(ctx context.Context, done chan<- struct{}) {
 	}
 	n.setLeading(true)
 	defer n.setLeading(false)
+	tended := make(chan struct{})
+	go n.runMembership(ctx, tended)
 	n.loop.RunLeader(ctx)
+	<-tended
 }
 
 func (n *Node) setLeading(v bool) {
@@ -95,7 +98,7 @@ func (n *Node) isLeading() bool {
 // where it is not known, as on a node that is silent or no voter.
 func (n *Node) leaderPeers() []*peer {
 	if n.raft.Load() == nil || n.store.isSilent() {
-		return n.peerList()
+		return n.peers.list()
 	}
 	if p := n.peerOf(n.Leader()); p != nil {
 		return []*peer{p}
@@ -103,12 +106,13 @@ func (n *Node) leaderPeers() []*peer {
 	return nil
 }
 
-// registerMembers enters the configured members; it writes nothing if they are there.
+// registerMembers enters the configured members when there are none yet, and later what the
+// configuration says about those there are; it writes nothing if that is there.
 func (n *Node) registerMembers(ctx context.Context) error {
-	c := Command{Kind: CommandRegister, Register: &RegisterMembers{
-		Cluster: n.cfg.Cluster, Members: n.cfg.Nodes,
-	}}
 	s, _ := n.fsm.State()
+	c := Command{Kind: CommandRegister, Register: &RegisterMembers{
+		Cluster: n.cfg.Cluster, Members: registerList(s, n.cfg.Nodes),
+	}}
 	if next, r := apply(s, c); next == s && r.Refused == "" {
 		return nil
 	}

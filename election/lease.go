@@ -15,6 +15,8 @@ type Renewal struct {
 	// Seq grows with each message of an incarnation.
 	Seq   uint64 `json:"seq"`
 	Epoch uint64 `json:"epoch"`
+	// Set is the version of the voter set that is asked; 0 is the first one.
+	Set uint64 `json:"set,omitempty"`
 }
 
 // RenewalAnswer is a voter's answer to a Renewal or a release.
@@ -54,6 +56,8 @@ type Promises struct {
 	silent   int64  // promises and endorses nothing before this time
 	endorsed uint64 // highest epoch endorsed; durable elsewhere before it is answered
 	floor    uint64 // promises nothing below this epoch
+	set      uint64 // version of the voter set that was taken
+	oldEnd   int64  // until then promises under older versions may stand
 	byLessee map[lesseeKey]promise
 }
 
@@ -74,6 +78,23 @@ func (p *Promises) Endorsed() uint64 { return p.endorsed }
 // forgotten. That is no endorsement: what it promised may still stand.
 func (p *Promises) Forbid(epoch uint64) { p.floor = max(p.floor, epoch) }
 
+// Take turns to a voter set: from now on nothing is promised under an older version. The caller
+// makes the version durable before it counts on that (DESIGN.md I61).
+func (p *Promises) Take(now int64, set uint64) {
+	if set > p.set {
+		p.set, p.oldEnd = set, now+int64(p.timing.Promise)
+	}
+}
+
+// Set is the version of the voter set that was taken.
+func (p *Promises) Set() uint64 { return p.set }
+
+// OldSetsEnd tells how long promises under older versions may still stand; 0 is no more. It
+// counts from when the version was taken, so that sets change at most once per T_P.
+func (p *Promises) OldSetsEnd(now int64) time.Duration {
+	return time.Duration(max(0, p.oldEnd-now))
+}
+
 // Renew promises for T_P from now, which is when the message was received.
 func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
 	return p.renewFor(now, r, int64(p.timing.Promise))
@@ -87,6 +108,8 @@ func (p *Promises) renewFor(now int64, r Renewal, long int64) RenewalAnswer {
 	switch {
 	case now < p.silent:
 		a.Reason = "voter has just started"
+	case r.Set < p.set:
+		a.Reason = "the voter set has changed"
 	case r.Epoch < max(p.endorsed, p.floor):
 		a.Reason = "a higher epoch is endorsed"
 	case r.Seq <= old.released:
@@ -138,12 +161,18 @@ func (p *Promises) Release(now int64, r Renewal) RenewalAnswer {
 
 // MayEndorse tells how long an endorsement of the epoch has to wait; 0 is not at all.
 func (p *Promises) MayEndorse(now int64, epoch uint64) time.Duration {
+	return p.mayEndorse(now, epoch, 0)
+}
+
+// mayEndorse is MayEndorse where promises of the epoch waived are not waited for; they stand, and
+// a later endorsement waits for them (DESIGN.md I70).
+func (p *Promises) mayEndorse(now int64, epoch, waived uint64) time.Duration {
 	if epoch <= p.endorsed {
 		return 0
 	}
 	wait := p.silent - now
 	for _, pr := range p.byLessee {
-		if pr.epoch < epoch && pr.until > now {
+		if pr.epoch < epoch && pr.until > now && (waived == 0 || pr.epoch != waived) {
 			wait = max(wait, pr.until-now)
 		}
 	}
@@ -175,6 +204,8 @@ type round struct {
 	seq     uint64
 	sent    int64
 	granted map[string]bool
+	// majority is that of the voter set that was asked.
+	majority int
 }
 
 // roundsMax bounds how many renewals are counted at once.
@@ -185,6 +216,14 @@ func NewTally(t Timing, voters int) *Tally { return &Tally{timing: t, majority: 
 
 // NewBorrowerTally counts for a lessee that asks relays instead of voters.
 func NewBorrowerTally(t Timing) *Tally { return &Tally{timing: t, majority: 1, isBorrower: true} }
+
+// Resize counts renewals from now on for a set of that many voters. Those under way count for the
+// set that they were sent to, and a lease that was granted stands.
+func (t *Tally) Resize(voters int) {
+	if !t.isBorrower {
+		t.majority = voters/2 + 1
+	}
+}
 
 // Begin turns to another epoch; what was granted for the one before is void.
 func (t *Tally) Begin(epoch uint64) {
@@ -201,7 +240,9 @@ func (t *Tally) Send(now int64) (seq, epoch uint64) {
 	if len(t.pending) == roundsMax {
 		t.pending = append(t.pending[:0], t.pending[1:]...)
 	}
-	t.pending = append(t.pending, round{seq: t.seq, sent: now, granted: make(map[string]bool)})
+	t.pending = append(t.pending, round{
+		seq: t.seq, sent: now, granted: make(map[string]bool), majority: t.majority,
+	})
 	return t.seq, t.epoch
 }
 
@@ -216,7 +257,7 @@ func (t *Tally) Answer(voter string, a RenewalAnswer) {
 			continue
 		}
 		r.granted[voter] = true
-		if len(r.granted) >= t.majority {
+		if len(r.granted) >= r.majority {
 			t.sent = max(t.sent, r.sent)
 			t.borrow(r.sent, a)
 		}

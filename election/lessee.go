@@ -39,23 +39,26 @@ type lessee struct {
 	incarnation uint64
 	timing      Timing
 	drain       time.Duration
-	voters      []voterClient
 	source      StateSource
 	gate        Gate // nil if nothing has to be closed
 	log         *zap.Logger
 	now         func() int64
 	view        LeaseView
+	// clients are whom to ask in a state, with the version of the voter set; nil keeps to voters.
+	clients func(*State) (set uint64, voters []voterClient)
 
 	mu      sync.Mutex
+	voters  []voterClient
+	set     uint64
 	tally   *Tally
-	relay   *Relay        // what this lessee lent
-	free    chan struct{} // closed when something that was lent is released
-	asks    int           // of a borrower: which of voters it asks now
-	asked   map[int]bool  // and which it asked since it last gave up
-	asking  bool          // of a borrower: a request is under way
-	given   uint64        // epochs up to this one are given up for good
-	granted uint64        // newest epoch that a majority granted
-	changed chan struct{} // closed when granted changes
+	relay   *Relay                 // what this lessee lent
+	free    chan struct{}          // closed when something that was lent is released
+	asks    int                    // of a borrower: which of voters it asks now
+	asked   map[string]voterClient // and whom it asked since it last gave up
+	asking  bool                   // of a borrower: a request is under way
+	given   uint64                 // epochs up to this one are given up for good
+	granted uint64                 // newest epoch that a majority granted
+	changed chan struct{}          // closed when granted changes
 
 	work sync.WaitGroup
 }
@@ -74,7 +77,7 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 // borrow makes the lessee ask the relays that run beside the voters, one at a time, beginning
 // with any: the voters' load then does not grow with the number of such lessees.
 func (l *lessee) borrow() {
-	l.tally, l.asked = NewBorrowerTally(l.timing), make(map[int]bool)
+	l.tally, l.asked = NewBorrowerTally(l.timing), make(map[string]voterClient)
 	l.asks = rand.IntN(len(l.voters))
 }
 
@@ -88,30 +91,20 @@ func (l *lessee) lender() int {
 	return l.asks % len(l.voters)
 }
 
-// lend answers a borrower.
-func (l *lessee) lend(r Renewal) RenewalAnswer {
+// follow turns to the voters of the state. What was granted stands until it ends, so that no
+// lease is lost: what the voters before promised is over before the new ones endorse anything.
+func (l *lessee) follow(s *State) {
+	if l.clients == nil {
+		return
+	}
+	set, voters := l.clients(s)
+	if len(voters) == 0 {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	doubt, until := l.tally.Deadlines()
-	return l.relay.Renew(l.now(), r, l.tally.epoch, doubt, until)
-}
-
-// takeBack notes that a borrower has released.
-func (l *lessee) takeBack(r Renewal) RenewalAnswer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	a := l.relay.Release(l.now(), r)
-	close(l.free)
-	l.free = make(chan struct{})
-	return a
-}
-
-// outstanding is how long something lent of the epoch may still be in use, and a channel that is
-// closed when something is released.
-func (l *lessee) outstanding(epoch uint64) (time.Duration, <-chan struct{}) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.relay.Outstanding(l.now(), epoch), l.free
+	l.set, l.voters = set, voters
+	l.tally.Resize(len(voters))
 }
 
 // state returns the newest epoch that was granted, and a channel that is closed at the next.
@@ -128,6 +121,7 @@ func (l *lessee) run(ctx context.Context) {
 	defer t.Stop()
 	for {
 		s, newer := l.source.State()
+		l.follow(s)
 		if end := l.mustEnd(s); end > 0 {
 			l.giveUp(ctx, s, end)
 		}
@@ -189,41 +183,17 @@ func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
 	go l.runReleases(ctx, r)
 }
 
-// runReleases tells the voters once what was lent is back or has run out.
-func (l *lessee) runReleases(ctx context.Context, r Renewal) {
-	defer l.work.Done()
-	for {
-		wait, free := l.outstanding(r.Epoch)
-		if wait == 0 {
-			break
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return
-		case <-free:
-		case <-t.C:
-		}
-		t.Stop()
-	}
-	for _, v := range l.lenders() {
-		l.work.Add(1)
-		go l.runRelease(ctx, v, r)
-	}
-}
-
 // lenders are those who may have promised something to this lessee: all voters, or the nodes that
 // a borrower has asked.
 func (l *lessee) lenders() []voterClient {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if !l.tally.isBorrower {
 		return l.voters
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	var out []voterClient
-	for i := range l.asked {
-		out = append(out, l.voters[i])
+	for _, v := range l.asked {
+		out = append(out, v)
 	}
 	clear(l.asked)
 	return out
@@ -245,26 +215,26 @@ func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
 	defer t.Stop()
 	for isDone := false; ; {
 		s, newer := l.source.State()
-		if intentEpoch(s) != intent {
+		if intentEpoch(s) == intent {
+			// Only then: an epoch must not be renewed with a voter set that came after its end
+			// (DESIGN.md I62).
+			l.follow(s)
+		} else {
 			cancel()
 		}
 		l.renewAll(ctx, epoch)
-		// Those that this lessee lends to drain at the same time, and need the lease for it.
-		wait, free := l.outstanding(epoch)
-		if isDone && (wait == 0 || ctx.Err() != nil) {
-			return
-		}
-		ended := ctx.Done()
 		if !isDone {
-			free, ended = nil, nil
+			select {
+			case <-done:
+				done, isDone = nil, true
+			case <-newer:
+			case <-t.C:
+			}
+			continue
 		}
-		select {
-		case <-done:
-			done, isDone = nil, true
-		case <-ended:
-		case <-free:
-		case <-newer:
-		case <-t.C:
+		// Those that this lessee lends to drain at the same time, and need the lease for it.
+		if l.awaitReturns(ctx, epoch, newer, t.C) {
+			return
 		}
 	}
 }
@@ -301,15 +271,15 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 		l.view.epoch.Store(int64(epoch))
 	}
 	seq, _ := l.tally.Send(l.now())
-	l.mu.Unlock()
-	r := Renewal{
-		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
-	}
 	voters := l.voters
+	r := Renewal{
+		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch, Set: l.set,
+	}
+	l.mu.Unlock()
 	if l.tally.isBorrower {
 		l.mu.Lock()
 		i := l.asks % len(voters)
-		l.asked[i] = true
+		l.asked[voters[i].name()] = voters[i]
 		isBusy := l.asking
 		l.asking = true
 		l.mu.Unlock()

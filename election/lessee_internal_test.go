@@ -32,6 +32,18 @@ func (d *diary) first(line string) int {
 	return slices.Index(d.lines, line)
 }
 
+// count is how often a line is there.
+func (d *diary) count(line string) (n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.lines {
+		if l == line {
+			n++
+		}
+	}
+	return n
+}
+
 // last is where a line is for the last time, -1 if nowhere.
 func (d *diary) last(line string) int {
 	d.mu.Lock()

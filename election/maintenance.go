@@ -13,6 +13,14 @@ type Maintenance struct {
 	Reason string `json:"reason,omitempty"`
 	// Since is the wall clock of whoever began it, for people only.
 	Since time.Time `json:"since"`
+	// Epoch is the newest that was given out before; 0 from a release that does not tell.
+	Epoch uint64 `json:"epoch,omitempty"`
+}
+
+// overtook tells that an intent for which nobody asked was written after the maintenance began: it
+// had been decided just before. Nobody is promoted under it as long as the maintenance lasts.
+func (m *Maintenance) overtook(it Intent) bool {
+	return m != nil && m.Epoch != 0 && it.Epoch > m.Epoch && it.Only == "" && len(it.Tried) == 0
 }
 
 // text says why nothing is done.
@@ -34,13 +42,20 @@ func applyMaintenance(s *State, c *SetMaintenance) (*State, Result) {
 	switch {
 	case len(c.Reason) > textBytesMax:
 		return s, refuse("a text is longer than %d bytes", textBytesMax)
-	case c.On == (s.Maintenance != nil):
+	case !c.On && s.Maintenance == nil,
+		c.On && s.Maintenance != nil && (c.Reason == "" || c.Reason == s.Maintenance.Reason):
 		return s, Result{V: Version}
+	case c.On && s.Maintenance != nil:
+		// It goes on for another reason; it began when it began.
+		next, m := *s, *s.Maintenance
+		m.Reason = c.Reason
+		next.Maintenance = &m
+		return &next, Result{V: Version}
 	}
 	next := *s
 	next.Maintenance = nil
 	if c.On {
-		next.Maintenance = &Maintenance{Reason: c.Reason, Since: c.At}
+		next.Maintenance = &Maintenance{Reason: c.Reason, Since: c.At, Epoch: s.LastEpoch}
 	}
 	return &next, Result{V: Version}
 }

@@ -27,7 +27,10 @@ type agentRecord struct {
 	// Result is the answer to the order of ResultEpoch that made it one.
 	Result      *OrderResult `json:"result,omitempty"`
 	ResultEpoch uint64       `json:"result_epoch,omitempty"`
-	SyncNames   string       `json:"sync_names,omitempty"`
+	// StartXid is the next xid when it was first started in place since its door was open, 0 once
+	// that is opened again. It does not go by the lock: the state here may be behind the door.
+	StartXid  uint64 `json:"start_xid,omitempty"`
+	SyncNames string `json:"sync_names,omitempty"`
 	// SyncEpoch and SyncSeq name the newest record of the sync set that was acted upon.
 	SyncEpoch uint64   `json:"sync_epoch,omitempty"`
 	SyncSeq   uint64   `json:"sync_seq,omitempty"`
@@ -93,6 +96,16 @@ func (a *PostgresAgent) updateRecord(change func(*agentRecord)) error {
 	a.rec = r
 	a.mu.Unlock()
 	return nil
+}
+
+var _ FormerMember = (*PostgresAgent)(nil)
+
+// WasMember implements FormerMember. Data that was adopted belongs to no group before its first
+// order.
+func (a *PostgresAgent) WasMember() (file string, yes bool) {
+	r := a.record()
+	file = filepath.Join(a.state, agentRecordName)
+	return file, r.Pledged > 0 || r.SystemID != "" && r.Adopted == nil
 }
 
 func (a *PostgresAgent) checkPledge(epoch uint64) error {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,15 +40,16 @@ type Node struct {
 	now    func() int64
 	id     *identity
 
-	peers   map[string]*peer // the other nodes
-	fsm     *fsm             // of a voter
-	remote  *remoteSource    // of a node that is none, or that is silent
-	best    *bestSource      // of a voter
+	peers   *peerSet      // the other nodes
+	fsm     *fsm          // of a voter
+	remote  *remoteSource // of a node that is none, or that is silent
+	best    *bestSource   // of a voter
 	voter   *voter
 	lessee  *lessee
 	reports *reports
 	loop    LeaderLoop
 	metrics *metrics
+	answers stateAnswers
 
 	port      *port
 	rpcServer *http.Server
@@ -61,6 +61,9 @@ type Node struct {
 
 	mu      sync.Mutex
 	leading bool
+	learned learned
+	// memberProblem is what the change of members waits for, on the leader.
+	memberProblem string
 
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -89,27 +92,23 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, deps: deps, log: deps.Log, timing: timing, now: bootNow, id: id,
-		peers: make(map[string]*peer), stopped: make(chan struct{}),
+		peers: newPeerSet(cfg.Name, id, cfg.Nodes), stopped: make(chan struct{}),
 		notify: make(chan bool, 64), metrics: newMetrics(deps.Registerer),
 	}
 	if n.log == nil {
 		n.log = zap.NewNop()
 	}
 	n.reports = newReports(n.now)
-	for _, m := range cfg.Nodes {
-		if m.Name != cfg.Name {
-			n.peers[m.Name] = newPeer(m, id)
-		}
-	}
-	n.remote = newRemoteSource(n.peerList(), n.log)
+	n.remote = newRemoteSource(n.peers.list(), n.log)
 	if cfg.Voter {
 		err = n.openVoter()
 	}
 	if err != nil {
 		return nil, err
 	}
-	n.lessee = newLessee(cfg.Name, timing, cfg.DrainTimeout, n.voterClients(), n, deps.Gate,
-		n.log, n.now)
+	_, voters := n.lesseeClients(&State{})
+	n.lessee = newLessee(cfg.Name, timing, cfg.DrainTimeout, voters, n, deps.Gate, n.log, n.now)
+	n.lessee.clients = n.lesseeClients
 	if !cfg.Voter {
 		n.lessee.borrow()
 		n.remote.trusted, n.remote.first = n.lessee.lender, n.lessee.asks
@@ -133,33 +132,10 @@ func (n *Node) openVoter() error {
 		_ = n.store.Close()
 		return err
 	}
-	n.voter.drain = n.cfg.DrainTimeout
+	n.voter.drain, n.voter.name = n.cfg.DrainTimeout, n.cfg.Name
+	n.voter.fence = n.cfg.Fence
 	n.best = newBestSource(n.fsm, n.remote, n.store.isSilent)
 	return nil
-}
-
-func (n *Node) peerList() []*peer {
-	var out []*peer
-	for _, m := range n.cfg.Nodes {
-		if p := n.peers[m.Name]; p != nil {
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-func (n *Node) voterClients() []voterClient {
-	var out []voterClient
-	for _, m := range n.cfg.Nodes {
-		if p := n.peers[m.Name]; p != nil && !n.cfg.Voter {
-			out = append(out, relayClient{p})
-		} else if p != nil {
-			out = append(out, p)
-		} else if n.voter != nil {
-			out = append(out, localVoter{m.Name, n.voter})
-		}
-	}
-	return out
 }
 
 // Start takes part in the group until Close.
@@ -172,6 +148,7 @@ func (n *Node) Start(ctx context.Context) error {
 	} else {
 		n.goRun(n.remote.run)
 	}
+	n.goRun(n.runMembers)
 	n.goRun(n.lessee.run)
 	if n.cfg.Voter {
 		n.work.Add(1)
@@ -197,6 +174,7 @@ func (n *Node) startVoter() error {
 	if n.port, err = listenPort(listen, n.id, n.isNode, n.log); err != nil {
 		return err
 	}
+	n.port.raftWaits.Store(true)
 	n.port.start()
 	n.startRPC()
 	if err := n.startRaft(); err != nil {
@@ -204,21 +182,18 @@ func (n *Node) startVoter() error {
 	}
 	n.work.Add(1)
 	go n.runLeadership(n.ctx)
-	if len(n.peers) > 0 {
-		n.goRun(n.best.run)
-	}
-	if _, blank := n.voter.memory(); blank {
-		n.goRun(n.runAdmission)
-	}
+	n.goRun(n.best.run)
+	n.goRun(n.voter.runSets)
+	n.goRun(n.runAdmission)
 	return nil
 }
 
 // isNode tells whether the name is one of the group's nodes.
 func (n *Node) isNode(name string) bool {
-	return name == n.cfg.Name && n.cfg.Voter || n.peers[name] != nil
+	return name == n.cfg.Name && n.cfg.Voter || n.peers.get(name) != nil
 }
 
-func (n *Node) peerOf(name string) *peer { return n.peers[name] }
+func (n *Node) peerOf(name string) *peer { return n.peers.get(name) }
 
 // Name implements Coordinator.
 func (n *Node) Name() string { return n.cfg.Name }
@@ -293,50 +268,24 @@ func (n *Node) Call(ctx context.Context, member string, o Order) (OrderResult, e
 	return r, err
 }
 
-// EndorseAll implements Coordinator.
-func (n *Node) EndorseAll(ctx context.Context, epoch uint64) error {
-	ctx, cancel := context.WithCancel(ctx)
-	results := make(chan error, len(n.cfg.Nodes))
-	var work sync.WaitGroup
-	defer work.Wait()
-	defer cancel()
-	for _, m := range n.cfg.Nodes {
-		work.Add(1)
-		go func() {
-			defer work.Done()
-			results <- n.endorseAt(ctx, m.Name, epoch)
-		}()
+// EndorseAll implements Coordinator. The set does not change while the intent stands.
+func (n *Node) EndorseAll(ctx context.Context, epoch uint64, recruits ...string) error {
+	s, _ := n.fsm.State()
+	if have := intentEpoch(s); have != epoch {
+		// The set may have changed since: this one need not be the one of that intent.
+		return fmt.Errorf("endorse epoch %d: %w: the intent is of epoch %d", epoch, ErrConflict,
+			have)
 	}
-	var errs []error
-	yes := 0
-	for range n.cfg.Nodes {
-		if err := <-results; err != nil {
-			errs = append(errs, err)
-			if len(errs) > len(n.cfg.Nodes)/2 {
-				break
-			}
-			continue
+	err := n.askMajority(ctx, voterNames(s), func(ctx context.Context, name string) error {
+		if name == n.cfg.Name {
+			return n.voter.endorse(ctx, epoch, recruits...)
 		}
-		if yes++; yes > len(n.cfg.Nodes)/2 {
-			return nil
-		}
+		return n.ask(ctx, name, "/v1/endorse", endorseRequest{Version, epoch, recruits})
+	})
+	if err != nil {
+		return fmt.Errorf("endorse epoch %d: %w", epoch, err)
 	}
-	return fmt.Errorf("endorse epoch %d: no majority: %w", epoch, errors.Join(errs...))
-}
-
-// endorseAt asks one voter, again while it cannot be reached.
-func (n *Node) endorseAt(ctx context.Context, name string, epoch uint64) error {
-	if name == n.cfg.Name {
-		return n.voter.endorse(ctx, epoch)
-	}
-	for {
-		var a empty
-		err := n.peerOf(name).call(ctx, "/v1/endorse", endorseRequest{Version, epoch}, &a)
-		if err == nil || errors.Is(err, errRemote) || ctx.Err() != nil {
-			return err
-		}
-		pauseFor(ctx, 50*time.Millisecond)
-	}
+	return nil
 }
 
 // Close leaves the group and waits for every goroutine. PostgreSQL is not touched.
@@ -363,6 +312,8 @@ func (n *Node) closeAll(ctx context.Context) error {
 	}
 	if r := n.raft.Load(); r != nil {
 		errs = append(errs, waitClosed(ctx, "raft", r.Shutdown().Error))
+	}
+	if n.transport != nil {
 		_ = n.transport.Close()
 		n.closeStreams()
 	}
@@ -382,9 +333,7 @@ func (n *Node) closeAll(ctx context.Context) error {
 	if n.store != nil {
 		errs = append(errs, waitClosed(ctx, "raft store", n.store.Close))
 	}
-	for _, p := range n.peers {
-		p.close()
-	}
+	n.peers.update(nil)
 	return errors.Join(errs...)
 }
 

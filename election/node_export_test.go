@@ -25,3 +25,6 @@ func (n *Node) IsSilent() bool { return n.store.isSilent() }
 // VoterMemory is the highest epoch that the node's voter knows of, and whether it may have
 // forgotten one.
 func (n *Node) VoterMemory() (epoch uint64, blank bool) { return n.voter.memory() }
+
+// VoterSet is the version of the voter set that the node's voter has taken durably.
+func (n *Node) VoterSet() uint64 { return n.voter.takenSet() }

@@ -12,6 +12,8 @@ type Policy struct {
 	// SyncDegradeAfter is how long a standby may be away before commits are no longer waited for
 	// on it; SyncReturnAfter, how long it must be there before they are again.
 	SyncDegradeAfter, SyncReturnAfter time.Duration
+	// Fence is one of Fences.
+	Fence string
 	// ReportFresh is the age up to which a report speaks for its node.
 	ReportFresh time.Duration
 	// ProofFresh is the age up to which a node's word that the primary works stands against
@@ -41,7 +43,9 @@ type Policy struct {
 	StopTimeout       time.Duration
 	StartTimeout      time.Duration
 	CheckpointTimeout time.Duration
-	BootstrapTimeout  time.Duration
+	// SlotWait is how long a switchover waits until its target has the logical slots.
+	SlotWait         time.Duration
+	BootstrapTimeout time.Duration
 	// ApplyTimeout bounds one attempt to write to the replicated state.
 	ApplyTimeout time.Duration
 	// RetryPause is the pause after a step that failed.
@@ -57,6 +61,7 @@ func DefaultPolicy(t Timing) Policy {
 		SyncWait:          1,
 		SyncDegradeAfter:  10 * time.Second,
 		SyncReturnAfter:   2 * time.Second,
+		Fence:             FenceLease,
 		ReportFresh:       4 * t.Interval,
 		ProofFresh:        2*t.Interval + t.Interval/2,
 		ProbeRepeats:      3,
@@ -72,6 +77,7 @@ func DefaultPolicy(t Timing) Policy {
 		StopTimeout:       10 * time.Second,
 		StartTimeout:      30 * time.Second,
 		CheckpointTimeout: 30 * time.Second,
+		SlotWait:          20 * time.Second,
 		BootstrapTimeout:  3 * time.Minute,
 		ApplyTimeout:      4 * t.Heartbeat,
 		RetryPause:        200 * time.Millisecond,

@@ -206,6 +206,7 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 	}
 	a.closeConn()
 	a.verifiedSeq, a.verifiedHBA = "", ""
+	a.slotSync, a.waitSlots = false, nil
 	if info, err := os.Stat(a.logFile()); err == nil && info.Size() > logBytesMax {
 		_ = os.Rename(a.logFile(), a.logFile()+".1")
 	}

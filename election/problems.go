@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/hashicorp/raft"
 )
 
 // Problems tells in words what somebody should look at about this node's part in the group; none
@@ -16,32 +14,53 @@ func (n *Node) Problems() []string {
 		out = append(out, fmt.Sprintf("the disk of %s fails or hangs: this node takes no part in "+
 			"Raft until it can write again; its proxy serves on", n.cfg.Dir))
 	}
-	r := n.raft.Load()
-	if r == nil {
+	if n.fsm == nil {
 		return out
 	}
 	if err := n.fsm.problem(); err != nil {
 		out = append(out, "this node follows the group no more: "+err.Error())
 	}
-	future := r.GetConfiguration()
-	if future.Error() != nil {
+	s, _ := n.fsm.State()
+	n.mu.Lock()
+	waits := n.memberProblem
+	n.mu.Unlock()
+	switch {
+	case n.isRemoved():
+		out = append(out, "this node was removed from the group: it votes no more and its proxy "+
+			"gets no lease; stop it and its PostgreSQL")
+		return out
+	case len(s.Members) == 0 && len(n.raftServers()) == 0 && n.raft.Load() != nil:
+		out = append(out, "this node is not in the group yet: add it with holdfast member add")
 		return out
 	}
-	if why := nodesDiffer(future.Configuration(), n.cfg.Nodes); why != "" {
-		out = append(out, "group.nodes is not what the group was formed with: "+why+
-			"; the list must be the same on all nodes")
+	if c := s.MemberChange; c != nil {
+		text := changeText(c)
+		if waits != "" {
+			text += ": " + waits
+		}
+		out = append(out, text)
+	}
+	members := s.Members
+	if len(members) == 0 {
+		for _, srv := range n.raftServers() {
+			members = append(members, Member{Name: string(srv.ID), Address: string(srv.Address)})
+		}
+	}
+	if why := nodesDiffer(members, n.cfg.Nodes); why != "" {
+		out = append(out, "group.nodes is not what the group has: "+why+"; the group's own list "+
+			"counts, and the file should follow it")
 	}
 	return out
 }
 
-// nodesDiffer tells how the configured voters differ from those that Raft has; "" if they do not.
-func nodesDiffer(c raft.Configuration, nodes []Member) string {
+// nodesDiffer tells how the configured nodes differ from the members; "" if they do not.
+func nodesDiffer(members, nodes []Member) string {
 	var here, there []string
 	for _, m := range nodes {
 		here = append(here, m.Name+" at "+m.Address)
 	}
-	for _, s := range c.Servers {
-		there = append(there, string(s.ID)+" at "+string(s.Address))
+	for _, m := range members {
+		there = append(there, m.Name+" at "+m.Address)
 	}
 	var out []string
 	for _, s := range here {

@@ -36,6 +36,11 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
 	}
+	if running {
+		if err := a.findWaitSlots(ctx, o.SyncNames); err != nil {
+			return OrderResult{}, err
+		}
+	}
 	// The fence of the recruit step is repeated: it costs a few ms if it stands already, and
 	// makes an order without one safe.
 	pos, err := a.fence(ctx, running, o.SyncNames, 0)
@@ -49,7 +54,7 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	// down first, so that a restarted agent does not rewind it.
 	err = a.updateRecord(func(r *agentRecord) {
 		r.PrimaryEpoch, r.SyncNames, r.Upstream = o.Epoch, o.SyncNames, nil
-		r.Result, r.ResultEpoch = &OrderResult{XidLo: pos.XidLo}, 0
+		r.Result, r.ResultEpoch, r.StartXid = &OrderResult{XidLo: pos.XidLo}, 0, 0
 	})
 	if err != nil {
 		return OrderResult{}, err
@@ -57,29 +62,49 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if _, err := a.exec(ctx, "SELECT pg_promote(false)"); err != nil {
 		return OrderResult{}, fmt.Errorf("promote: %w", err)
 	}
-	for standby := true; standby; {
-		// pg_promote's own wait looks every 100 ms only.
-		if err := pgSleep(ctx, 3*time.Millisecond); err != nil {
-			return OrderResult{}, fmt.Errorf("promote: %w", err)
-		}
-		if standby, err = a.inRecovery(ctx); err != nil {
-			return OrderResult{}, err
-		}
+	if err := a.awaitPromoted(ctx); err != nil {
+		return OrderResult{}, err
 	}
 	res, err := a.readPrimary(ctx)
+	if err != nil {
+		return res, err
+	}
+	// Before the proof, whose commits take xids: a client's COMMIT with one of those would be
+	// in doubt, though it never came here.
+	res.XidHi, err = a.allocateXid(ctx)
 	if err != nil {
 		return res, err
 	}
 	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
 		return res, err
 	}
-	res.XidHi, err = a.allocateXid(ctx)
-	if err != nil {
-		return res, err
-	}
 	res.XidLo = min(pos.XidLo, res.XidHi)
+	a.tellLogical(ctx, &res)
 	a.checkpointLater()
 	return res, a.remember(o, res)
+}
+
+// tellLogical adds the logical slots to the result of a promotion. They only tell what was lost: a
+// promotion does not fail for them.
+func (a *PostgresAgent) tellLogical(ctx context.Context, res *OrderResult) {
+	have, err := a.readLogical(ctx)
+	if err != nil {
+		a.log.Warn("logical slots are not known", zap.Error(err))
+	}
+	res.Logical, res.HasLogical = have, err == nil
+}
+
+// awaitPromoted returns once the server is a primary. pg_promote's own wait looks every 100 ms
+// only.
+func (a *PostgresAgent) awaitPromoted(ctx context.Context) error {
+	for {
+		if err := pgSleep(ctx, 3*time.Millisecond); err != nil {
+			return fmt.Errorf("promote: %w", err)
+		}
+		if standby, err := a.inRecovery(ctx); err != nil || !standby {
+			return err
+		}
+	}
 }
 
 // promoteAgain answers an order to promote what is a primary already. The boundary is between
@@ -118,11 +143,6 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
 	}
-	if r := rec.Result; r == nil || rec.ResultEpoch == 0 || r.Incarnation != now.Incarnation {
-		if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
-			return OrderResult{}, err
-		}
-	}
 	if rec.Result != nil {
 		now.XidLo, now.XidHi = rec.Result.XidLo, rec.Result.XidHi
 	}
@@ -133,6 +153,12 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 			return OrderResult{}, err
 		}
 	}
+	if r := rec.Result; r == nil || rec.ResultEpoch == 0 || r.Incarnation != now.Incarnation {
+		if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
+			return OrderResult{}, err
+		}
+	}
+	a.tellLogical(ctx, &now)
 	return now, a.remember(o, now)
 }
 
@@ -323,6 +349,9 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
 	}
+	if err := a.noteStartXid(ctx); err != nil {
+		return OrderResult{}, err
+	}
 	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
 		return OrderResult{}, err
 	}
@@ -330,11 +359,24 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 	if err != nil {
 		return res, err
 	}
-	if res.XidHi, err = a.allocateXid(ctx); err != nil {
-		return res, err
-	}
+	res.XidHi = a.record().StartXid
 	res.XidLo = res.XidHi // nobody else is in: nothing in between
 	return res, a.remember(o, res)
+}
+
+// noteStartXid reads the next xid behind the closed door and writes it down, unless an earlier
+// start did and the door was not opened since. The commits that prove the sync set take xids that
+// a crash has made free: a client's COMMIT that was lost would be looked up, and found committed
+// (DESIGN.md I77).
+func (a *PostgresAgent) noteStartXid(ctx context.Context) error {
+	if a.record().StartXid != 0 {
+		return nil
+	}
+	next, err := a.allocateXid(ctx)
+	if err != nil {
+		return err
+	}
+	return a.updateRecord(func(r *agentRecord) { r.StartXid = next })
 }
 
 // startClosed starts the stopped server as a primary behind the closed door.

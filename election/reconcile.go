@@ -236,6 +236,11 @@ func (a *PostgresAgent) reconcilePrimary(ctx context.Context, s agentStep,
 		return err
 	}
 	door := pgDoor(row[0] == s.lock.Incarnation)
+	if door == pgDoorOpen && rec.StartXid != 0 {
+		if err := a.updateRecord(func(r *agentRecord) { r.StartXid = 0 }); err != nil {
+			return err
+		}
+	}
 	if err := a.applyDoor(ctx, door); err != nil {
 		return err
 	}
@@ -264,18 +269,28 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 		return errors.New("the lock names this member, but it runs as a standby")
 	}
 	up := a.desiredUpstream()
+	isSlotTime := time.Since(*lastSlots) >= slotInterval
+	if up == nil || s.holder == nil || up.Name != s.holder.Name {
+		isSlotTime = false
+	} else if isSlotTime || !a.slotSync {
+		if err := a.reconcileSlotSync(ctx, s.holder); err != nil {
+			return err
+		}
+	}
 	if err := a.applyConf(ctx, a.standbyConf(up)); err != nil {
 		return err
 	}
 	if err := a.applyDoor(ctx, pgDoorOpen); err != nil {
 		return err
 	}
-	if up == nil || s.holder == nil || up.Name != s.holder.Name ||
-		time.Since(*lastSlots) < slotInterval {
+	if !isSlotTime {
 		return nil
 	}
 	*lastSlots = time.Now()
 	if err := a.ensureSlots(ctx, a.members()); err != nil {
+		return err
+	}
+	if err := a.wakeSlotSync(ctx); err != nil {
 		return err
 	}
 	if !a.Status().Streaming {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -178,7 +179,9 @@ func (a *PostgresAgent) readReplay(ctx context.Context) (OrderResult, error) {
 const pgIncarnationSQL = `(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint::text`
 
 // walTimeline is the highest timeline of which there is a WAL file that holds the position: what
-// a standby replays last, before its next restart point puts it into pg_control.
+// a standby replays last, before its next restart point puts it into pg_control. A timeline whose
+// history is not there is none that it follows: of a timeline that was given up pg_rewind keeps
+// the file in which the two diverged (since 17, and in later minor releases of the older ones).
 func (a *PostgresAgent) walTimeline(lsn pgwire.LSN) uint32 {
 	dir, err := os.Open(filepath.Join(a.cfg.DataDir, "pg_wal"))
 	if err != nil || lsn == 0 {
@@ -193,7 +196,8 @@ func (a *PostgresAgent) walTimeline(lsn pgwire.LSN) uint32 {
 	best := uint64(0)
 	for _, n := range names {
 		if len(n) == 24 && strings.HasSuffix(n, suffix) {
-			if tl, err := strconv.ParseUint(n[:8], 16, 32); err == nil {
+			tl, err := strconv.ParseUint(n[:8], 16, 32)
+			if err == nil && (tl == 1 || slices.Contains(names, n[:8]+".history")) {
 				best = max(best, tl)
 			}
 		}

@@ -2,6 +2,7 @@ package election
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 )
@@ -12,8 +13,8 @@ type relayOf struct {
 	l *lessee
 }
 
-func (r relayOf) renew(_ context.Context, m Renewal) (RenewalAnswer, error) {
-	return r.l.lend(m), nil
+func (r relayOf) renew(ctx context.Context, m Renewal) (RenewalAnswer, error) {
+	return r.l.lendSoon(ctx, m), nil
 }
 
 func (r relayOf) release(_ context.Context, m Renewal) (RenewalAnswer, error) {
@@ -125,4 +126,82 @@ func TestRelayDoesNotWaitForTheDead(t *testing.T) {
 			t.Errorf("released after %v", d)
 		}
 	})
+}
+
+// TestRelayWaitsForItsOwnLease: who asks for a new epoch before the voters have answered the relay
+// is not sent away.
+func TestRelayWaitsForItsOwnLease(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lesseeTest) {
+		ask := func(epoch uint64) (RenewalAnswer, time.Duration) {
+			begin := bubbleNow()
+			a := l.lendSoon(t.Context(), Renewal{Lessee: "s", Incarnation: 1, Epoch: epoch,
+				Seq: uint64(begin)})
+			return a, time.Duration(bubbleNow() - begin)
+		}
+		const delay = 40 * time.Millisecond
+		for _, v := range l.voters {
+			v.delay = delay
+		}
+		l.start(t)
+		l.set(locked(1))
+		if a, took := ask(1); !a.Granted || took != delay {
+			t.Errorf("asked too early: %+v after %v", a, took)
+		}
+		if a, took := ask(2); a.Granted || took != l.timing.Interval {
+			t.Errorf("asked for an epoch that never came: %+v after %v", a, took)
+		}
+		l.set(intended(1, 2, IntentFailover))
+		pass(time.Millisecond)
+		if a, took := ask(1); a.Granted || took != 0 {
+			t.Errorf("asked for what was given up: %+v after %v", a, took)
+		}
+	})
+}
+
+// TestRelayRenewsAtIntervalsWhileItIsPaidBack: the voters do not notice how many borrowers there
+// are, not in a drain either.
+func TestRelayRenewsAtIntervalsWhileItIsPaidBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *lesseeTest) {
+		l.start(t)
+		l.set(locked(1))
+		pass(l.timing.Interval / 2)
+		const borrowers = 500
+		of := func(i int) Renewal {
+			return Renewal{Lessee: "s", Incarnation: uint64(i + 1), Seq: 1, Epoch: 1}
+		}
+		for i := range borrowers {
+			if a := l.lend(of(i)); !a.Granted {
+				t.Fatalf("nothing lent: %+v", a)
+			}
+		}
+		before := l.count("renew 1")
+		l.set(intended(1, 2, IntentSwitchover))
+		for i := range borrowers {
+			pass(l.timing.Interval / borrowers)
+			l.takeBack(of(i))
+		}
+		pass(2 * returnsTogether)
+		if l.first("release 1") < 0 {
+			t.Error("not released though all is back")
+		}
+		// One round for the news of the intent, one for the end of the own drain, and the interval's.
+		if n := l.count("renew 1") - before; n > 3*len(l.voters) {
+			t.Errorf("%d renewals while %d borrowers returned their loans", n, borrowers)
+		}
+	})
+}
+
+func TestStateAnswersAreSharedAndFresh(t *testing.T) {
+	var a stateAnswers
+	for i, s := range []*State{{LastEpoch: 1}, {LastEpoch: 2}} {
+		b, err := a.of(s, uint64(i))
+		again, _ := a.of(s, uint64(i))
+		var got stateAnswer
+		if err := errors.Join(err, readAnswer(b, &got)); err != nil {
+			t.Fatal(err)
+		}
+		if got.Index != uint64(i) || got.State.LastEpoch != s.LastEpoch || &b[0] != &again[0] {
+			t.Errorf("%s", b)
+		}
+	}
 }

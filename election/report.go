@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"reflect"
+	"slices"
 	"sort"
 	"sync"
 	"syscall"
@@ -51,8 +52,17 @@ func differs(a, b *Report) bool {
 	x, y := a.Member, b.Member
 	x.LSN, y.LSN = 0, 0
 	x.Standbys, y.Standbys = nil, nil
+	x.Logical, y.Logical = withoutLSN(x.Logical), withoutLSN(y.Logical)
 	return a.Epoch != b.Epoch || a.Probe != b.Probe || a.LeaseEpoch != b.LeaseEpoch ||
 		a.Probe != ProbeOK && a.ProbeCount != b.ProbeCount || !reflect.DeepEqual(x, y)
+}
+
+func withoutLSN(slots []LogicalSlot) []LogicalSlot {
+	out := slices.Clone(slots)
+	for i := range out {
+		out[i].LSN = 0
+	}
+	return out
 }
 
 // all lists the reports by node.
@@ -158,7 +168,7 @@ func (n *Node) runReports(ctx context.Context) {
 func (n *Node) buildReport(p *prober) Report {
 	r := Report{
 		V: Version, Node: n.cfg.Name, Epoch: p.epoch, Probe: p.result, ProbeCount: p.count,
-		SyncV: SyncVersion,
+		SyncV: SyncVersion, Sync: &SyncMode{n.cfg.SyncMode, n.cfg.SyncWait},
 	}
 	if n.deps.Agent != nil {
 		r.Member = n.deps.Agent.Status()

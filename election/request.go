@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // ErrRefused tells that a request was not begun; the text after it says why.
@@ -46,12 +48,38 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 		return checks, c.orderStandby(ctx, s, r, checks, OrderReinit)
 	case r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder:
 		return checks, c.orderStandby(ctx, s, r, checks, OrderRestart)
-	case r.Kind == RequestFailover && s.Intent != nil:
+	case r.Kind == RequestFailover && s.Intent != nil && firstWrong(checks) != "":
 		// The change may wait for ever for what was lost: the operator has to know at once.
 		return checks, fmt.Errorf("%w: %s; %s", ErrRefused, firstWrong(checks),
 			c.LastDecision().Summary)
 	}
+	if r.Kind == RequestSwitchover && onlyWaits(checks) {
+		checks = c.awaitChecks(ctx, r, checks)
+	}
 	return checks, c.enqueue(ctx, r)
+}
+
+// awaitChecks waits for what may pass by itself, the copies of logical slots on a standby that has
+// just rejoined for one. It is bounded; what is wrong still is then refused as ever. Nothing has
+// begun meanwhile: clients notice nothing.
+func (c *Controller) awaitChecks(ctx context.Context, r Request, checks []Check) []Check {
+	ctx, cancel := context.WithTimeout(ctx, c.policy.SlotWait)
+	defer cancel()
+	if s, _ := c.co.State(); s.Lock != nil {
+		// It logs which transactions run. Past that record the consumer's next word moves the slot
+		// far enough for a copy; by itself the server writes one every 15 s.
+		o := Order{V: Version, Kind: OrderCheckpoint, Epoch: s.Lock.Epoch}
+		if _, err := c.co.Call(ctx, s.Lock.Holder, o); err != nil {
+			c.log.Info("checkpoint for the logical slots not done", zap.Error(err))
+		}
+	}
+	for onlyWaits(checks) && ctx.Err() == nil {
+		c.pause(ctx, c.policy.Tick)
+		s, _ := c.co.State()
+		_, checks = CheckRequest(Input{State: s, Observations: c.observations(s, time.Now())},
+			c.policy, r)
+	}
+	return checks
 }
 
 // orderStandby needs no change of the lock: the order is given under the lock's own epoch, so a

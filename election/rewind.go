@@ -141,7 +141,7 @@ func (a *PostgresAgent) mayJustFollow(v pgHolderView, c pgControl) bool {
 }
 
 func (a *PostgresAgent) startRejoined(ctx context.Context, holder Member) error {
-	err := a.updateRecord(func(r *agentRecord) { r.PrimaryEpoch, r.Result = 0, nil })
+	err := a.updateRecord(func(r *agentRecord) { r.PrimaryEpoch, r.Result, r.StartXid = 0, nil, 0 })
 	if err != nil {
 		return err
 	}

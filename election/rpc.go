@@ -2,7 +2,6 @@ package election
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +16,9 @@ type (
 	endorseRequest struct {
 		V     int    `json:"v"`
 		Epoch uint64 `json:"epoch"`
+		// Recruits claims the fence of these members. A release that does not know it waits for
+		// its promises, which is safe.
+		Recruits []string `json:"recruits,omitempty"`
 	}
 	stateRequest struct {
 		V int `json:"v"`
@@ -39,6 +41,30 @@ type (
 		// that it has no memory of its own.
 		Epoch uint64 `json:"epoch"`
 		Blank bool   `json:"blank,omitempty"`
+		// Membership is the node's MembershipVersion; Members and SetVersion are of its state,
+		// Set is the voter set that it has taken durably.
+		Membership int      `json:"membership,omitempty"`
+		Members    []Member `json:"members,omitempty"`
+		SetVersion uint64   `json:"set_version,omitempty"`
+		Set        uint64   `json:"set,omitempty"`
+		SystemID   string   `json:"system_id,omitempty"`
+		// Recovered is that of its state.
+		Recovered uint64 `json:"recovered,omitempty"`
+		// Ready tells that its voter would answer if it were in the set.
+		Ready bool `json:"ready,omitempty"`
+	}
+	setRequest struct {
+		V   int    `json:"v"`
+		Set uint64 `json:"set"`
+	}
+	memberRequest struct {
+		V int `json:"v"`
+		MemberRequest
+		// Again tells that another leader was asked before and may have carried it out.
+		Again bool `json:"again,omitempty"`
+		// Since is the voter set that the node saw before it asked anybody: a change that was
+		// carried out has brought a newer one.
+		Since uint64 `json:"since,omitempty"`
 	}
 	requestAnswer struct {
 		V      int     `json:"v"`
@@ -64,24 +90,27 @@ type versioned struct {
 
 // handler builds the RPC server's handler.
 func (n *Node) handler() http.Handler {
-	mux := http.NewServeMux()
+	mux := routes{}
 	on := func(path string, h http.HandlerFunc) {
 		count := n.metrics.requests.WithLabelValues(path)
-		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
+		mux[path] = func(w http.ResponseWriter, r *http.Request) {
 			count.Inc()
 			h(w, r)
-		})
+		}
 	}
 	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
 	if n.voter != nil {
-		on("/v1/renew", voters(rpc(ofItself(n.voter.renew))))
-		on("/v1/release", voters(rpc(ofItself(n.voter.release))))
-		on("/v1/borrow", rpc(ofItself(n.lessee.lend)))
-		on("/v1/return", rpc(ofItself(n.lessee.takeBack)))
+		on("/v1/renew", voters(rpc(ofItself(atOnce(n.voter.renew)))))
+		on("/v1/release", voters(rpc(ofItself(atOnce(n.voter.release)))))
+		on("/v1/borrow", rpc(ofItself(n.lessee.lendSoon)))
+		on("/v1/return", rpc(ofItself(atOnce(n.lessee.takeBack))))
 		on("/v1/endorse", voters(rpc(func(ctx context.Context,
 			r endorseRequest,
 		) (empty, error) {
-			return empty{Version}, n.voter.endorse(ctx, r.Epoch)
+			return empty{Version}, n.voter.endorse(ctx, r.Epoch, r.Recruits...)
+		})))
+		on("/v1/voter-set", voters(rpc(func(ctx context.Context, r setRequest) (empty, error) {
+			return empty{Version}, n.voter.awaitSet(ctx, r.Set)
 		})))
 		on("/v1/state", rpc(n.serveState))
 	}
@@ -104,6 +133,7 @@ func (n *Node) handler() http.Handler {
 		}
 		return requestAnswer{V: Version, Checks: checks}, err
 	})))
+	on("/v1/member", voters(rpc(n.serveMember)))
 	on("/v1/observations", voters(rpc(func(context.Context, empty,
 	) (observationsAnswer, error) {
 		if !n.isLeading() {
@@ -132,79 +162,19 @@ func (n *Node) onlyNodes(h http.HandlerFunc) http.HandlerFunc {
 type peerKey struct{}
 
 // ofItself lets a lessee speak for itself only.
-func ofItself(f func(Renewal) RenewalAnswer) func(context.Context, Renewal,
+func ofItself(f func(context.Context, Renewal) RenewalAnswer) func(context.Context, Renewal,
 ) (RenewalAnswer, error) {
 	return func(ctx context.Context, r Renewal) (RenewalAnswer, error) {
 		if name, _ := ctx.Value(peerKey{}).(string); name != r.Lessee {
 			return RenewalAnswer{}, fmt.Errorf("%q speaks for lessee %q", name, r.Lessee)
 		}
-		return f(r), nil
+		return f(ctx, r), nil
 	}
 }
 
-// rpc turns a function into a handler: it checks size and version, and writes errors as JSON.
-func rpc[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		var raw json.RawMessage
-		var v versioned
-		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, rpcBytesMax)).Decode(&raw)
-		if err == nil {
-			err = json.Unmarshal(raw, &v)
-		}
-		if err != nil {
-			writeRPCError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
-			return
-		}
-		if v.V > Version {
-			writeRPCError(w, http.StatusBadRequest, fmt.Errorf(
-				"request is of version %d, newer than %d: upgrade this node", v.V, Version))
-			return
-		}
-		var in In
-		if err := json.Unmarshal(raw, &in); err != nil {
-			writeRPCError(w, http.StatusBadRequest, fmt.Errorf("read request: %w", err))
-			return
-		}
-		ctx := r.Context()
-		if r.TLS != nil {
-			ctx = context.WithValue(ctx, peerKey{}, peerName(r.TLS))
-		}
-		out, err := f(ctx, in)
-		if err != nil {
-			writeRPCError(w, http.StatusConflict, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(out)
-	}
-}
-
-func writeRPCError(w http.ResponseWriter, code int, err error) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(rpcError{Version, err.Error()})
-}
-
-// stateWaitMax bounds a long-poll.
-const stateWaitMax = 30 * time.Second
-
-// serveState answers a long-poll of a node that is no voter.
-func (n *Node) serveState(ctx context.Context, r stateRequest) (stateAnswer, error) {
-	wait := min(time.Duration(r.WaitMS)*time.Millisecond, stateWaitMax)
-	ctx, cancel := context.WithTimeout(ctx, max(wait, 0))
-	defer cancel()
-	for {
-		s, index, changed := n.best.at()
-		if index > r.Index || ctx.Err() != nil {
-			return stateAnswer{Version, index, s}, nil
-		}
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-n.stopped:
-			return stateAnswer{}, errClosed
-		}
-	}
+// atOnce is for answers that wait for nothing.
+func atOnce(f func(Renewal) RenewalAnswer) func(context.Context, Renewal) RenewalAnswer {
+	return func(_ context.Context, r Renewal) RenewalAnswer { return f(r) }
 }
 
 // startRPC serves until stopRPC.

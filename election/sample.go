@@ -22,6 +22,8 @@ type agentSampler struct {
 	// ctl is pg_control of the stopped server, as long as it stays stopped.
 	ctl     *pgControl
 	badFrom time.Time // since when the live server has not answered
+	// wasPrimary tells that the newest sample with a role was that of a primary.
+	wasPrimary bool
 }
 
 // runSample reads the server at every interval, quickly after events, and at once when its
@@ -30,7 +32,7 @@ func (s *agentSampler) run(ctx context.Context) {
 	defer func() { pgClose(s.conn) }()
 	for {
 		wait := s.a.cfg.SampleInterval
-		if time.Now().UnixNano() < s.a.fastUntil.Load() {
+		if s.a.isHurried(time.Now()) {
 			wait = min(wait, 25*time.Millisecond)
 		}
 		t := time.NewTimer(wait)
@@ -58,10 +60,27 @@ func (s *agentSampler) once(ctx context.Context) {
 	if st.Phase == PhasePrimary {
 		st.Sync = s.a.memberSync()
 	}
+	if s.keepsLogical(st) {
+		st.Logical = s.a.Status().Logical
+	}
 	if st.SystemID == "" && st.Phase != PhaseForeign && st.Phase != PhaseEmpty {
 		st.SystemID = rec.SystemID
 	}
 	s.a.publish(st)
+}
+
+// keepsLogical tells that the server was a primary when it last told its logical slots and does
+// not answer now: what became of them with its successor is measured by them.
+func (s *agentSampler) keepsLogical(st MemberStatus) bool {
+	switch st.Phase {
+	case PhasePrimary:
+		s.wasPrimary = true
+		return st.Problem != "" && st.Logical == nil
+	case PhaseStopped, PhaseStarting, PhaseUnknown:
+		return s.wasPrimary
+	}
+	s.wasPrimary = false
+	return false
 }
 
 func (s *agentSampler) look(ctx context.Context) MemberStatus {
@@ -170,7 +189,8 @@ FROM pg_control_system() i, pg_control_checkpoint() c, pg_control_recovery() r
 SELECT application_name, coalesce(state, ''), coalesce(sync_state, ''),
  coalesce(flush_lsn, '0/0'), coalesce(replay_lsn, '0/0') FROM pg_stat_replication
  WHERE application_name NOT LIKE 'holdfast clone %' ORDER BY 1 LIMIT 100;
-SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'holdfast\_%' ORDER BY 1`
+SELECT slot_name FROM pg_replication_slots WHERE slot_name LIKE 'holdfast\_%' ORDER BY 1;
+` + pgLogicalSQL
 
 func (s *agentSampler) query(ctx context.Context, pid int) (MemberStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.a.cfg.QueryTimeout)
@@ -186,7 +206,7 @@ func (s *agentSampler) query(ctx context.Context, pid int) (MemberStatus, error)
 		}
 		s.conn, s.pid = c, pid
 	}
-	results, err := s.conn.Exec(ctx, pgSampleSQL).ReadAll()
+	results, err := s.conn.Exec(ctx, pgSampleSQL+strconv.Itoa(logicalMax)).ReadAll()
 	if err != nil {
 		return MemberStatus{}, err
 	}
@@ -204,7 +224,7 @@ func (a *PostgresAgent) readSample(results []*pgconn.Result) MemberStatus {
 		l, _ := pgwire.ParseLSN(string(b))
 		return l
 	}
-	if len(results) != 3 || len(results[0].Rows) != 1 {
+	if len(results) != 4 || len(results[0].Rows) != 1 {
 		return MemberStatus{Phase: PhaseStarting, Problem: "the sample query gave no row"}
 	}
 	r := results[0].Rows[0]
@@ -231,6 +251,13 @@ func (a *PostgresAgent) readSample(results []*pgconn.Result) MemberStatus {
 	for _, r := range results[2].Rows {
 		st.Slots = append(st.Slots, string(r[0]))
 	}
+	for _, r := range results[3].Rows {
+		row := make([]string, len(r))
+		for i, v := range r {
+			row[i] = string(v)
+		}
+		st.Logical = append(st.Logical, logicalSlot(row))
+	}
 	return st
 }
 
@@ -239,6 +266,9 @@ func (a *PostgresAgent) publish(st MemberStatus) {
 	a.mu.Lock()
 	if st.Problem == "" {
 		st.Problem = a.problem
+	}
+	if st.Problem == "" {
+		st.Problem = a.slotProblem
 	}
 	old := a.status
 	a.status = st
@@ -262,12 +292,14 @@ func agentSameForDecision(x, y MemberStatus) bool {
 	sameStandby := func(p, q StandbyStatus) bool {
 		return p.Name == q.Name && p.State == q.State && p.SyncState == q.SyncState
 	}
+	sameLogical := func(p, q LogicalSlot) bool { p.LSN, q.LSN = 0, 0; return p == q }
 	return x.Phase == y.Phase && x.Pid == y.Pid && x.Incarnation == y.Incarnation &&
 		x.SystemID == y.SystemID && x.Timeline == y.Timeline && x.Streaming == y.Streaming &&
 		x.Upstream == y.Upstream && x.Pledged == y.Pledged && x.Problem == y.Problem &&
 		x.CheckpointTimeline == y.CheckpointTimeline && x.Sync == y.Sync &&
 		x.Adopted == y.Adopted &&
-		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots)
+		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots) &&
+		slices.EqualFunc(x.Logical, y.Logical, sameLogical)
 }
 
 // errPostmasterFile says that the files of the server and its process do not fit each other.

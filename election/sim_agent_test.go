@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sort"
 	"strconv"
-	"time"
 
 	"holdfast/election"
 )
@@ -14,13 +14,19 @@ import (
 func (n *simNode) do(ctx context.Context, o election.Order) (election.OrderResult, error) {
 	n.pgBusy <- struct{}{}
 	defer func() { <-n.pgBusy }()
-	time.Sleep(time.Duration(1+n.w.random(30)) * time.Millisecond)
+	n.w.nap(30)
+	n.w.mu.Lock()
+	d := simDice{n.w.rng.Uint64()}
+	n.w.mu.Unlock()
+	if !n.waitAwake(ctx, &d) {
+		return election.OrderResult{}, ctx.Err()
+	}
 	if o.WaitLSN != 0 {
 		n.waitFor(ctx, o)
 	}
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
-	if !n.isUp {
+	if !n.isAwakeLocked() {
 		return election.OrderResult{}, errSim
 	}
 	if o.Epoch < n.pg.pledged && n.w.bug != bugIgnoresPledge {
@@ -69,14 +75,14 @@ func (n *simNode) waitFor(ctx context.Context, o election.Order) {
 		if isThere || ctx.Err() != nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
+		n.w.nap(100)
 	}
 }
 
 func (n *simNode) resultLocked() election.OrderResult {
 	return election.OrderResult{
 		V: 1, Timeline: n.pg.timeline(), LSN: n.pg.lsn(), SystemID: "1",
-		Incarnation: n.name + "-" + strconv.Itoa(n.pg.incarnation),
+		Incarnation: n.name + "-" + strconv.Itoa(n.pg.incarnation), XidLo: n.pg.lo, XidHi: n.pg.hi,
 	}
 }
 
@@ -84,7 +90,8 @@ func (n *simNode) bootstrapLocked(o election.Order) (election.OrderResult, error
 	n.takeSyncLocked(o)
 	if n.pg.phase == election.PhaseEmpty {
 		n.pg.phase, n.pg.promotedAt = election.PhasePrimary, o.Epoch
-		n.pg.wal = []uint64{n.w.entryLocked(1)}
+		n.pg.wal, n.pg.nextXid = []uint64{n.w.entryLocked(1)}, 3
+		n.pg.lo, n.pg.hi = 3, 3
 		n.pg.incarnation++
 	}
 	if n.pg.phase != election.PhasePrimary {
@@ -128,6 +135,7 @@ func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) 
 		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()+1))
 		n.pg.promotedAt = o.Epoch
 		n.pg.isClean, n.pg.isOpen = false, false
+		n.boundLocked()
 		if n.w.rng.Float64() < n.w.lossy/2 { // dies in the middle
 			n.pg.phase = election.PhaseStopped
 			return election.OrderResult{}, errSim
@@ -158,7 +166,7 @@ func (n *simNode) stopLocked() (election.OrderResult, error) {
 	case n.w.bug == bugNoStop && n.pg.phase == election.PhasePrimary:
 	case n.pg.phase == election.PhasePrimary:
 		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhaseStopped, true, false
-		n.pg.pending = nil
+		n.dropLocked()
 		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()))
 		for _, name := range n.w.names {
 			m, isSent := n.w.nodes[name], n.w.lossy == 0 || n.w.rng.IntN(8) > 0
@@ -193,16 +201,22 @@ func (n *simNode) startLocked(o election.Order) (election.OrderResult, error) {
 		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhasePrimary, false, false
 		n.pg.incarnation++
 	case election.PhasePrimary:
+		if n.pg.promotedAt == o.Epoch {
+			return n.resultLocked(), nil
+		}
+		n.pg.isOpen = false // all sessions are ended
+		n.dropLocked()
 	default:
 		return election.OrderResult{}, errSim
 	}
 	n.pg.promotedAt = o.Epoch
+	n.pg.lo, n.pg.hi = n.pg.nextXid, n.pg.nextXid
 	return n.resultLocked(), nil
 }
 
 // tickAgentLocked is what an agent does by itself: it acts on committed locks only.
 func (n *simNode) tickAgentLocked() {
-	if !n.isUp || n.view.Lock == nil {
+	if !n.isAwakeLocked() || n.view.Lock == nil {
 		return
 	}
 	l := n.view.Lock
@@ -224,7 +238,8 @@ func (n *simNode) tickAgentLocked() {
 		return // whoever stopped it starts it
 	}
 	if n.pg.phase == election.PhasePrimary {
-		n.pg.phase, n.pg.isOpen, n.pg.pending = election.PhaseStopped, false, nil
+		n.pg.phase, n.pg.isOpen = election.PhaseStopped, false
+		n.dropLocked()
 	}
 	up := n.w.nodes[l.Holder]
 	if n.pg.upstream == l.Holder && n.pg.phase == election.PhaseStandby &&
@@ -232,7 +247,7 @@ func (n *simNode) tickAgentLocked() {
 		return
 	}
 	if up.pg.phase != election.PhasePrimary || up.pg.timeline() != l.Timeline ||
-		!n.w.reachLocked(n.name, l.Holder) {
+		!n.w.areConnectedLocked(n.name, l.Holder) {
 		return
 	}
 	if !isPrefix(n.pg.wal, up.pg.wal) || n.pg.promotedAt != 0 {
@@ -251,7 +266,7 @@ func (w *simWorld) isStreamingLocked(m *simNode, isStopping bool) bool {
 	}
 	up := w.nodes[m.pg.upstream]
 	return (isStopping || up.pg.phase == election.PhasePrimary) && !m.isSlow &&
-		w.reachLocked(m.name, up.name) && isPrefix(m.pg.wal, up.pg.wal)
+		w.areConnectedLocked(m.name, up.name) && isPrefix(m.pg.wal, up.pg.wal)
 }
 
 // entryLocked makes an entry of the WAL: its number and the timeline that it was written on.
@@ -260,14 +275,13 @@ func (w *simWorld) entryLocked(timeline uint32) uint64 {
 	return uint64(timeline)<<32 | w.nextEntry
 }
 
+// isPrefix compares the last entry only: each is made once, so what comes before it is the same
+// wherever it is.
 func isPrefix(a, b []uint64) bool {
-	return len(a) <= len(b) && slices.Equal(a, b[:len(a)])
+	return len(a) <= len(b) && (len(a) == 0 || a[len(a)-1] == b[len(a)-1])
 }
 
 func commonPrefix(a, b []uint64) []uint64 {
-	i := 0
-	for i < len(a) && i < len(b) && a[i] == b[i] {
-		i++
-	}
-	return slices.Clone(a[:i])
+	n := sort.Search(min(len(a), len(b)), func(i int) bool { return a[i] != b[i] })
+	return slices.Clone(a[:n])
 }

@@ -21,7 +21,7 @@ func (a simAsked) add(b simAsked) {
 // check tells when the schedules do not carry out enough of what is asked for.
 func (a simAsked) check(t *testing.T, runs int) {
 	for k, share := range map[election.RequestKind]int{
-		election.RequestSwitchover: 20, election.RequestRestart: 20, election.RequestFailover: 200,
+		election.RequestSwitchover: 50, election.RequestRestart: 20, election.RequestFailover: 1000,
 	} {
 		if runs >= 1000 && a[k] < runs/share {
 			t.Errorf("of %d schedules only %d carry out a %s that was asked for", runs, a[k], k)

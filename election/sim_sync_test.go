@@ -1,6 +1,7 @@
 package election_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -49,9 +50,16 @@ func (n *simNode) tickSyncLocked() {
 		p.rule = y.Rules[len(y.Rules)-1]
 		return
 	}
+	if n.w.bug == bugSimWidened && p.rule.Wait > 0 {
+		p.rule.Names = otherNames(n.w.names, n.name) // and the record comes later
+	}
 	if len(y.Rules) == 1 || n.w.flushedLocked(n, p.rule.Names, p.barrier) >= p.rule.Wait {
 		p.proved = election.MemberSync{Epoch: y.Epoch, Seq: y.Seq}
 	}
+}
+
+func otherNames(names []string, but string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == but })
 }
 
 // flushedLocked counts the streaming standbys among names that have the WAL up to index.

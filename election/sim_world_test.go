@@ -30,18 +30,14 @@ const (
 	bugMaintenance   simBug = "does not look whether there is maintenance"
 	bugAnyone        simBug = "promotes another one than the operator named"
 	bugNoStop        simBug = "answers an order to stop without a stop"
-)
-
-// The model's lease: T_L, and T_P of a promise.
-const (
-	simTL = 2 * time.Second
-	simTP = 2500 * time.Millisecond
+	bugWaives        simBug = "waives promises without a fence"
 )
 
 // simWorld is a model of the whole group: one replicated state, agents with a WAL made of numbered
 // entries, proxies that write under leases, and a network. mu guards all of it.
 type simWorld struct {
 	mu    sync.Mutex
+	seed  uint64
 	rng   *rand.Rand
 	bug   simBug
 	state *election.State
@@ -54,6 +50,9 @@ type simWorld struct {
 	// isFenceless makes proxies ignore their leases: recruiting alone must then protect
 	// acknowledged commits.
 	isFenceless bool
+	// fence is that of the schedule; waived are the epochs whose promises were not waited for.
+	fence  string
+	waived map[uint64]bool
 
 	nextEntry  uint64
 	acked      map[uint64]bool
@@ -69,7 +68,22 @@ type simWorld struct {
 	// consent has the member that an operator accepted a loss for, by the epoch that it replaces.
 	consent      map[uint64]string
 	maintainedAt time.Time
-	late         sync.WaitGroup // messages that are still under way
+	late         sync.WaitGroup // processes, and messages that are still under way
+	// isOver ends all processes.
+	isOver bool
+	// yes has who endorsed an epoch, endorsed is the highest that a majority endorsed.
+	yes      map[uint64]map[string]bool
+	endorsed uint64
+	// xids has the transaction ids of entries; doubtful are commits that nobody was told about.
+	xids     map[uint64]uint64
+	doubtful []simCommit
+	// isMild allows only faults below the thresholds: roles must not change.
+	isMild   bool
+	history  *history // nil: it is not recorded
+	isFaulty bool
+	trace    uint64                     // of what happened when, to tell two runs apart
+	asks     int                        // endorsements asked for
+	oneWay   map[string]map[string]bool // messages from one to another are lost
 }
 
 // simNode is one node: voter, agent, PostgreSQL and proxy; it is the Coordinator of its controller.
@@ -89,22 +103,13 @@ type simNode struct {
 	probe      election.ProbeResult
 	probeEpoch uint64
 	probeCount int
-	// The proxy's lease and the voter's endorsement and promises.
-	leaseEpoch uint64
-	leaseUntil time.Time
-	endorsed   uint64
-	promises   map[string]simPromise
+	lease      simLease
 	lateTarget *election.Command
 }
 
 type simReport struct {
 	report election.Report
 	at     time.Time
-}
-
-type simPromise struct {
-	epoch uint64
-	until time.Time
 }
 
 // simServer is a PostgreSQL.
@@ -121,11 +126,14 @@ type simServer struct {
 	// promotesBadly is how many orders to promote fail.
 	promotesBadly int
 	pending       []simCommit
-	sync          simSync
+	// nextXid is the next transaction id; lo and hi bound those that a promotion is certain of.
+	nextXid, lo, hi uint64
+	sync            simSync
 }
 
 type simCommit struct {
 	entry uint64
+	xid   uint64
 	index int
 	epoch uint64
 	proxy string
@@ -133,12 +141,14 @@ type simCommit struct {
 
 func newSimWorld(seed uint64, bug simBug) *simWorld {
 	w := &simWorld{
-		rng: rand.New(rand.NewPCG(seed, 7)), bug: bug, nodes: map[string]*simNode{},
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), bug: bug, nodes: map[string]*simNode{},
 		acked: map[uint64]bool{}, used: map[uint64]string{}, targets: map[uint64]string{},
 		names: []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
-		consent: map[uint64]string{},
+		consent: map[uint64]string{}, yes: map[uint64]map[string]bool{},
+		oneWay: map[string]map[string]bool{}, xids: map[uint64]uint64{},
 	}
-	w.isFenceless = seed%3 == 0
+	w.isFenceless, w.isMild = seed%3 == 0, seed%8 == 7
+	w.fence, w.waived = simFence(seed, bug), map[uint64]bool{}
 	w.state = &election.State{V: 1}
 	for _, n := range w.names {
 		w.state.Members = append(w.state.Members, election.Member{Name: n, Postgres: n + ":5432"})
@@ -147,9 +157,10 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 		w.nodes[n] = &simNode{
 			w: w, name: n, isUp: true, view: w.state, changed: make(chan struct{}),
 			observed: make(chan struct{}), recv: map[string]simReport{},
-			promises: map[string]simPromise{}, pg: simServer{phase: election.PhaseEmpty},
-			pgBusy: make(chan struct{}, 1),
+			pg:     simServer{phase: election.PhaseEmpty},
+			pgBusy: make(chan struct{}, 1), lease: w.newSimLease(),
 		}
+		w.oneWay[n] = map[string]bool{}
 	}
 	return w
 }
@@ -158,19 +169,38 @@ func (w *simWorld) violate(format string, args ...any) {
 	w.violations = append(w.violations, fmt.Sprintf(format, args...))
 }
 
+// noteLocked adds what happens now to the trace; what happens at one moment has no order.
+func (w *simWorld) noteLocked(what, by string, number uint64) {
+	d := simDice{uint64(time.Now().UnixNano()) ^ number<<40 ^ uint64(what[0])<<16 ^
+		uint64(len(what))<<8 ^ uint64(by[len(by)-1])}
+	w.trace += d.next()
+}
+
 // reachLocked tells that a's messages get to b's host.
 func (w *simWorld) reachLocked(a, b string) bool {
-	return a == b || !w.nodes[a].isCut && !w.nodes[b].isCut
+	return a == b || !w.nodes[a].isCut && !w.nodes[b].isCut && !w.oneWay[a][b]
+}
+
+// areConnectedLocked tells that they can talk with each other.
+func (w *simWorld) areConnectedLocked(a, b string) bool {
+	return w.reachLocked(a, b) && w.reachLocked(b, a)
 }
 
 func (w *simWorld) majorityLocked(of string) bool {
 	n := 0
 	for _, b := range w.names {
-		if w.nodes[b].isUp && w.reachLocked(of, b) {
+		if v := w.nodes[b]; v.isUp && !v.lease.isPaused && !v.lease.isStalled &&
+			w.areConnectedLocked(of, b) {
 			n++
 		}
 	}
-	return w.nodes[of].isUp && n > len(w.names)/2
+	return n > len(w.names)/2 && w.isVoterLocked(of)
+}
+
+// isVoterLocked tells that a node takes part in Raft.
+func (w *simWorld) isVoterLocked(name string) bool {
+	n := w.nodes[name]
+	return n.isUp && !n.lease.isPaused && !n.lease.isStalled
 }
 
 // setViewLocked shows a node the newest state.
@@ -207,10 +237,10 @@ func (n *simNode) State() (*election.State, <-chan struct{}) {
 
 var errSim = errors.New("simulated fault")
 
-// Apply implements election.Coordinator: the write may be lost, or land without an answer.
-func (n *simNode) Apply(_ context.Context, cmd election.Command) (election.Result, error) {
+// apply writes to the replicated state; the write may be lost, or land without an answer.
+func (n *simNode) apply(_ context.Context, cmd election.Command) (election.Result, error) {
 	w := n.w
-	time.Sleep(time.Duration(w.random(20)) * time.Millisecond)
+	w.nap(20)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if cmd.Target != nil && w.bug == bugTargetLate {
@@ -227,8 +257,12 @@ func (n *simNode) applyLocked(cmd election.Command) (election.Result, error) {
 	}
 	before := w.state
 	after, res := election.ApplyCommand(before, cmd)
-	w.state = after
+	if w.bug != bugLostUpdate || cmd.Begin == nil || w.rng.IntN(10) > 0 {
+		w.state = after
+	}
+	w.noteLocked(string(cmd.Kind), n.name, res.Epoch)
 	w.checkStateLocked(before, after)
+	w.aimLocked(before, after)
 	n.setViewLocked()
 	if w.rng.Float64() < w.lossy/2 {
 		return election.Result{}, errSim
@@ -253,6 +287,7 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 	if before.Lock != nil && l.Epoch <= before.Lock.Epoch {
 		w.violate("the lock went from epoch %d to %d", before.Lock.Epoch, l.Epoch)
 	}
+	w.resolveLocked(after)
 	wal, lost := w.nodes[l.Holder].pg.wal, 0
 	isAccepted := w.isAcceptedLocked(before, after)
 	for e := range w.acked {
@@ -309,52 +344,17 @@ func (n *simNode) Now() int64 { return time.Now().UnixNano() }
 // Log implements election.Coordinator.
 func (n *simNode) Log() *zap.Logger { return zap.NewNop() }
 
-// EndorseAll implements election.Coordinator: voters endorse once their promises have ended.
-func (n *simNode) EndorseAll(ctx context.Context, epoch uint64) error {
-	for ctx.Err() == nil {
-		if n.endorsedBy(epoch) || n.w.bug == bugNoEndorsement {
-			return nil
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return ctx.Err()
-}
-
-func (n *simNode) endorsedBy(epoch uint64) bool {
-	w := n.w
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	count := 0
-	for _, name := range w.names {
-		v := w.nodes[name]
-		if !v.isUp || !w.reachLocked(n.name, name) {
-			continue
-		}
-		isFree := true
-		for _, p := range v.promises {
-			isFree = isFree && (p.epoch >= epoch || time.Now().After(p.until))
-		}
-		if v.endorsed < epoch && isFree && v.view.LastEpoch >= epoch {
-			v.endorsed = epoch
-		}
-		if v.endorsed >= epoch {
-			count++
-		}
-	}
-	return count > len(w.names)/2
-}
-
 // Call implements election.Coordinator: an order may be lost, be carried out late, or be answered
 // in vain.
 func (n *simNode) Call(
 	ctx context.Context, member string, o election.Order,
 ) (election.OrderResult, error) {
 	w := n.w
-	time.Sleep(time.Duration(1+w.random(20)) * time.Millisecond)
+	w.nap(20)
 	w.mu.Lock()
 	m := w.nodes[member]
-	isThere, isUp := w.reachLocked(n.name, member), m.isUp
-	fate, delay := w.rng.Float64(), time.Duration(w.rng.IntN(4000))*time.Millisecond
+	isThere, isUp := w.areConnectedLocked(n.name, member), m.isUp
+	fate, delay := w.rng.Float64(), w.jitterLocked(4000)
 	lossy := w.lossy
 	w.mu.Unlock()
 	switch {
@@ -383,12 +383,6 @@ func (n *simNode) Call(
 		n.lateTarget = nil
 	}
 	return res, err
-}
-
-func (w *simWorld) random(n int) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.rng.IntN(n)
 }
 
 // timeline is that of the position: a standby that has not reached the switch point is on the old.

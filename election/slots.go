@@ -63,6 +63,9 @@ func (a *PostgresAgent) ensureSlots(ctx context.Context, members []Member) error
 // primary knows how far each other standby is; for the primary itself, which would come back by
 // a rewind to a common checkpoint, this standby's own last restart point is kept.
 func (a *PostgresAgent) advanceSlots(ctx context.Context, holder Member, members []Member) error {
+	if err := a.renewSlots(ctx, members); err != nil {
+		return err
+	}
 	remote, err := a.holderSlots(ctx, holder)
 	if err != nil {
 		return err
@@ -86,6 +89,25 @@ func (a *PostgresAgent) advanceSlots(ctx context.Context, holder Member, members
 		}
 	}
 	return nil
+}
+
+// renewSlots makes slots anew that hold a transaction horizon from the time when this server was a
+// primary, whose standbys gave feedback. Nobody would ever take it back, and this standby's own
+// feedback would hold it on the primary: no row that was dead since then could be removed there. A
+// copy of a slot (pg_copy_physical_replication_slot) has the horizon, too. A slot that needs WAL
+// from before the last restart point is left as it is, since a new one would not keep that.
+func (a *PostgresAgent) renewSlots(ctx context.Context, members []Member) error {
+	rows, err := a.exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+		WHERE slot_type = 'physical' AND NOT active AND slot_name LIKE 'holdfast\_%'
+		AND coalesce(xmin, catalog_xmin) IS NOT NULL
+		AND restart_lsn >= (SELECT redo_lsn FROM pg_control_checkpoint())`)
+	if err != nil {
+		return fmt.Errorf("drop slots with a horizon: %w", err)
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	return a.ensureSlots(ctx, members)
 }
 
 // holderSlots asks the primary how far its slots are.

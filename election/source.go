@@ -11,14 +11,14 @@ import (
 // remoteSource follows the state of the voters from a node that is none, by long-polls. It holds
 // no promise about how old its state is; what may be done with it is the lease's matter.
 type remoteSource struct {
-	peers []*peer
-	log   *zap.Logger
+	log *zap.Logger
 	// trusted is a node that is known not to be cut off: it lends its lease to this process;
 	// -1 if there is none.
 	trusted func() int
 	first   int // node to begin with
 
 	mu      sync.Mutex
+	peers   []*peer
 	state   *State
 	index   uint64
 	changed chan struct{}
@@ -31,6 +31,23 @@ func newRemoteSource(peers []*peer, log *zap.Logger) *remoteSource {
 		peers: peers, log: log, state: &State{V: Version}, changed: make(chan struct{}),
 		trusted: func() int { return -1 },
 	}
+}
+
+// setPeers replaces the nodes that are asked.
+func (r *remoteSource) setPeers(peers []*peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.peers = peers
+}
+
+// peer is the node to ask at the i-th turn; nil if there is none.
+func (r *remoteSource) peer(i int) *peer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.peers) == 0 {
+		return nil
+	}
+	return r.peers[i%len(r.peers)]
 }
 
 // State implements StateSource.
@@ -64,7 +81,12 @@ func (r *remoteSource) run(ctx context.Context) {
 		if trusted >= 0 {
 			i = trusted
 		}
-		a, err := r.poll(ctx, r.peers[i%len(r.peers)], trusted)
+		p := r.peer(i)
+		if p == nil {
+			pauseFor(ctx, trustCheck)
+			continue
+		}
+		a, err := r.poll(ctx, p, trusted)
 		if err != nil {
 			r.log.Debug("state could not be read", zap.Error(err))
 			i++

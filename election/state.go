@@ -38,6 +38,10 @@ func apply(s *State, c Command) (*State, Result) {
 		return applySync(s, c.Sync)
 	case c.Kind == CommandMaintenance && c.Maintenance != nil:
 		return applyMaintenance(s, c.Maintenance)
+	case c.Kind == CommandMembers && c.Members != nil:
+		return applyMembers(s, c.Members)
+	case c.Kind == CommandVoters && c.Voters != nil:
+		return applyVoters(s, c.Voters)
 	}
 	return s, refuse("command %q is not known", c.Kind)
 }
@@ -52,6 +56,9 @@ func applyRegister(s *State, c *RegisterMembers) (*State, Result) {
 	}
 	if len(c.Members) > membersMax {
 		return s, refuse("more than %d members", membersMax)
+	}
+	if why := registerRefused(s, c); why != "" {
+		return s, refuse("%s", why)
 	}
 	if s.Cluster == c.Cluster && slices.Equal(s.Members, c.Members) {
 		return s, Result{V: Version}
@@ -76,6 +83,9 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	if why := evidenceTooLong(c.Evidence); why != "" {
 		return s, refuse("%s", why)
 	}
+	if why := slotsTooMany(c.Slots); why != "" {
+		return s, refuse("%s", why)
+	}
 	if i := s.Intent; i != nil && c.Request != "" && i.Request == c.Request {
 		return s, Result{V: Version, Epoch: i.Epoch}
 	}
@@ -90,7 +100,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	intent := &Intent{
 		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
 		Cause: c.Cause, Evidence: c.Evidence, Request: c.Request,
-		Planned: c.Planned, Only: c.Only, AcceptLoss: c.AcceptLoss,
+		Planned: c.Planned, Only: c.Only, AcceptLoss: c.AcceptLoss, Slots: c.Slots,
 	}
 	if old := s.Intent; old != nil {
 		intent.Tried = slices.Clone(old.Tried)
@@ -110,6 +120,19 @@ func evidenceTooLong(lines []string) string {
 	for _, l := range lines {
 		if len(l) > textBytesMax {
 			return fmt.Sprintf("a line of evidence is longer than %d bytes", textBytesMax)
+		}
+	}
+	return ""
+}
+
+// slotsTooMany tells which bound a list of slots breaks; empty if none.
+func slotsTooMany(slots []LogicalSlot) string {
+	if len(slots) > logicalMax {
+		return fmt.Sprintf("there are more than %d slots", logicalMax)
+	}
+	for _, s := range slots {
+		if max(len(s.Name), len(s.Bad)) > textBytesMax {
+			return fmt.Sprintf("a text about a slot is longer than %d bytes", textBytesMax)
 		}
 	}
 	return ""
@@ -153,6 +176,9 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 		return s, refuse("a text is longer than %d bytes, or there are more than %d phases",
 			textBytesMax, phasesMax)
 	}
+	if why := evidenceTooLong(c.Slots); why != "" {
+		return s, refuse("slots: %s", why)
+	}
 	if c.Sync != nil {
 		if why := syncRuleWrong(otherNames(s.Members, c.Lock.Holder), *c.Sync); why != "" {
 			return s, refuse("sync set: %s", why)
@@ -170,13 +196,13 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 	}
 	change := Change{
 		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
-		At: c.At, PhasesMS: c.PhasesMS,
+		At: c.At, PhasesMS: c.PhasesMS, Slots: c.Slots,
 		Planned: i.Kind == IntentSwitchover || i.Planned || i.Only != "",
 	}
 	next.History = append(slices.Clone(s.History), change)
 	n := len(next.History)
 	if n > evidenceKept {
-		next.History[n-evidenceKept-1].Evidence = nil
+		next.History[n-evidenceKept-1].Evidence, next.History[n-evidenceKept-1].Slots = nil, nil
 	}
 	if n > historyMax {
 		next.History = slices.Clone(next.History[n-historyMax:])

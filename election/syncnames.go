@@ -151,6 +151,7 @@ func RecruitsNeeded(n, w int) int {
 // SyncRules are the rules under which commits of the current lock may have been acknowledged:
 // those of the record, or, as long as there is none for this lock, those of the full one.
 func SyncRules(s *State, p Policy) []SyncRule {
+	p = p.forGroup(s)
 	if s.Lock == nil {
 		return nil
 	}
@@ -177,5 +178,5 @@ func startRule(s *State, p Policy, to string) SyncRule {
 		rules := SyncRules(s, p)
 		return rules[len(rules)-1]
 	}
-	return FullRule(p, s.Members, to)
+	return FullRule(p.forGroup(s), s.Members, to)
 }

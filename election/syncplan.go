@@ -52,6 +52,18 @@ func (sp syncPlan) isBack(name string) bool {
 	return s.isThere && s.age >= sp.returnAfter
 }
 
+// without is the plan of these members alone.
+func (sp syncPlan) without(members []Member) syncPlan {
+	sp.members = members
+	return sp
+}
+
+// isEnough tells that as many of the plan's standbys can be waited for as the configuration asks
+// for: only then are commits no longer waited for on a member that is being removed.
+func (sp syncPlan) isEnough() bool {
+	return len(sp.usable()) >= FullRule(sp.policy, sp.members, sp.holder).Wait
+}
+
 // want is the rule that suits the standbys that are there.
 func (sp syncPlan) want() SyncRule {
 	full := FullRule(sp.policy, sp.members, sp.holder)

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -20,6 +21,8 @@ type SyncRecord struct {
 	Rules []SyncRule `json:"rules,omitempty"`
 	// Degraded tells that commits wait for fewer standbys than the configuration asks for.
 	Degraded *SyncDegraded `json:"degraded,omitempty"`
+	// Mode is the group's; nil until a majority has told it.
+	Mode *SyncMode `json:"mode,omitempty"`
 }
 
 // SyncDegraded says since when and why.
@@ -36,6 +39,7 @@ type SetSync struct {
 	Seq      uint64        `json:"seq,omitempty"`
 	Rules    []SyncRule    `json:"rules"`
 	Degraded *SyncDegraded `json:"degraded,omitempty"`
+	Mode     *SyncMode     `json:"mode,omitempty"`
 }
 
 // MemberSync is what an agent tells of its server's sync set.
@@ -94,7 +98,7 @@ func applySync(s *State, c *SetSync) (*State, Result) {
 	}
 	next := *s
 	next.Sync = &SyncRecord{V: SyncVersion, Seq: seq + 1, Epoch: c.Epoch, Rules: slices.Clone(c.Rules),
-		Degraded: c.Degraded}
+		Degraded: c.Degraded, Mode: cmp.Or(c.Mode, syncModeOf(s))}
 	return &next, Result{V: Version, Epoch: c.Epoch}
 }
 
@@ -105,7 +109,7 @@ func syncAfterCommit(s *State, l Lock, rule *SyncRule) *SyncRecord {
 	if s.Sync == nil && rule == nil {
 		return nil
 	}
-	next := &SyncRecord{V: SyncVersion, Seq: syncSeq(s) + 1, Epoch: l.Epoch}
+	next := &SyncRecord{V: SyncVersion, Seq: syncSeq(s) + 1, Epoch: l.Epoch, Mode: syncModeOf(s)}
 	switch {
 	case s.Lock != nil && s.Lock.Holder == l.Holder:
 		if s.Sync == nil || s.Sync.Epoch != s.Lock.Epoch {

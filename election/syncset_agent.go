@@ -32,17 +32,33 @@ type syncProof struct {
 	isDone  bool
 }
 
+// standingSync is the rule to which a primary is brought; ok is false while there is no record for
+// its lock, or only one that is older than what was done already: then nothing is done.
+func (a *PostgresAgent) standingSync(st *State) (last SyncRule, ok bool) {
+	sy, rec := st.Sync, a.record()
+	if sy == nil || sy.Epoch != st.Lock.Epoch || len(sy.Rules) == 0 || sy.Epoch < rec.SyncEpoch ||
+		sy.Epoch == rec.SyncEpoch && sy.Seq < rec.SyncSeq {
+		return SyncRule{}, false
+	}
+	return sy.Rules[len(sy.Rules)-1], true
+}
+
 // reconcileSync brings a primary's synchronous_standby_names to the last rule of the replicated
 // record, or keeps the one of its promotion while there is none, and proves that no process
 // acknowledges commits by an older one (DESIGN.md I41, I42).
 func (a *PostgresAgent) reconcileSync(ctx context.Context, st *State) error {
 	sy, rec := st.Sync, a.record()
-	if sy == nil || sy.Epoch != st.Lock.Epoch || len(sy.Rules) == 0 || sy.Epoch < rec.SyncEpoch ||
-		sy.Epoch == rec.SyncEpoch && sy.Seq < rec.SyncSeq {
-		// A state that is older than what was done already does nothing.
-		return a.applyConf(ctx, pgConf{syncNames: rec.SyncNames})
+	last, ok := a.standingSync(st)
+	setting := rec.SyncNames
+	if ok {
+		setting = last.Setting()
 	}
-	last := sy.Rules[len(sy.Rules)-1]
+	if err := a.findWaitSlots(ctx, setting); err != nil {
+		return err
+	}
+	if !ok {
+		return a.applyConf(ctx, pgConf{syncNames: setting})
+	}
 	if rec.SyncEpoch != sy.Epoch || rec.SyncSeq != sy.Seq || rec.SyncNames != last.Setting() {
 		err := a.updateRecord(func(r *agentRecord) {
 			r.SyncEpoch, r.SyncSeq, r.SyncNames = sy.Epoch, sy.Seq, last.Setting()

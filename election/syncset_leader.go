@@ -112,10 +112,15 @@ func (c *Controller) syncStep(in Input) *SetSync {
 		return nil
 	}
 	names := otherNames(s.Members, s.Lock.Holder)
-	sp := syncPlan{policy: c.policy, members: s.Members, holder: s.Lock.Holder,
+	mode, p := newMode(in, c.policy), c.policy.forGroup(s)
+	if mode != nil {
+		p.SyncMode, p.SyncWait = mode.Mode, mode.Wait
+	}
+	sp := syncPlan{policy: p, members: s.Members, holder: s.Lock.Holder,
 		seen:        c.sync.look(now, s.Lock.Epoch, names, st.Standbys),
 		returnAfter: c.sync.returnAfter(now, c.policy.SyncReturnAfter)}
-	cmd := &SetSync{V: SyncVersion, Epoch: s.Lock.Epoch, Seq: syncSeq(s)}
+	leaving := sp.without(stayingMembers(s))
+	cmd := &SetSync{V: SyncVersion, Epoch: s.Lock.Epoch, Seq: syncSeq(s), Mode: mode}
 	rec := s.Sync
 	if rec == nil || rec.Epoch != s.Lock.Epoch || len(rec.Rules) == 0 {
 		rule, ok := parseSyncSetting(st.Sync.Names)
@@ -125,9 +130,15 @@ func (c *Controller) syncStep(in Input) *SetSync {
 		cmd.Rules = unrecorded(rule)
 		return cmd
 	}
-	sp.rules = rec.Rules
+	sp.rules, leaving.rules = rec.Rules, rec.Rules
+	if s.MemberChange != nil && leaving.isEnough() {
+		sp = leaving
+	}
 	sp.isProved = st.Sync.Epoch == rec.Epoch && st.Sync.Seq == rec.Seq
-	if cmd.Rules, ok = sp.next(); !ok {
+	if cmd.Rules, ok = sp.next(); !ok && mode != nil && len(rec.Rules) == 1 {
+		cmd.Rules, ok = rec.Rules, true // the rule stays
+	}
+	if !ok {
 		return nil
 	}
 	if len(cmd.Rules) > 1 {

@@ -26,6 +26,8 @@ type transition struct {
 	lead context.Context
 	// phases is written by the transition's goroutine only.
 	phases map[string]int64
+	// slots tell of logical slots that are lost with the promotion.
+	slots []string
 }
 
 // runTransition goes on with an intent until it became a lock, was replaced, or a step failed.
@@ -105,10 +107,10 @@ func (t *transition) input() Input {
 
 // endorse waits until a majority of voters endorsed the epoch: from then on nobody may use an
 // older one. It asks again until ctx ends.
-func (t *transition) endorse(ctx context.Context, timeout time.Duration) error {
+func (t *transition) endorse(ctx context.Context, timeout time.Duration, recruits ...string) error {
 	for {
 		actx, cancel := context.WithTimeout(ctx, timeout)
-		err := t.c.co.EndorseAll(actx, t.it.Epoch)
+		err := t.c.co.EndorseAll(actx, t.it.Epoch, recruits...)
 		cancel()
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
@@ -192,6 +194,14 @@ func (t *transition) promote(ctx context.Context, to string) error {
 		return fmt.Errorf("order promote to %s: it answers timeline %d after %d, incarnation %q",
 			to, res.Timeline, t.lock.Timeline, res.Incarnation)
 	}
+	if res.Timeline != t.lock.Timeline+1 {
+		// It follows a promotion that was never entered in a lock. Whoever was logged in there took
+		// xids that clients of the old primary had too (DESIGN 10.12): nothing is certain.
+		res.XidLo = 0
+	}
+	if res.HasLogical { // an agent of an older release does not tell
+		t.slots = slotsLost(t.it.Slots, to, res.Logical)
+	}
 	t.repoint(ctx, to)
 	return t.commit(Lock{
 		Holder: to, Incarnation: res.Incarnation, Timeline: res.Timeline, PromotionLSN: res.LSN,
@@ -253,7 +263,8 @@ func (t *transition) commit(l Lock, systemID string) error {
 	if t.c.phasesEpoch == t.it.Epoch && !t.c.begunAt.IsZero() {
 		t.phases[phaseTotal] = start.Sub(t.c.begunAt).Milliseconds() + t.phases[phaseDetect]
 	}
-	err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases), t.ruleOf(l.Holder))
+	err := t.c.commitLock(t.lead, l, systemID, maps.Clone(t.phases), t.ruleOf(l.Holder),
+		t.slots)
 	if err != nil {
 		return err
 	}
@@ -264,6 +275,9 @@ func (t *transition) commit(l Lock, systemID string) error {
 		zap.String("to", l.Holder), zap.Uint32("timeline", l.Timeline),
 		zap.Stringer("lsn", l.PromotionLSN), zap.String("cause", t.it.Cause),
 		zap.Any("phases_ms", t.phases))
+	for _, line := range t.slots {
+		t.c.log.Warn("logical slot", zap.Uint64("epoch", l.Epoch), zap.String("what", line))
+	}
 	return nil
 }
 
@@ -278,7 +292,17 @@ func (t *transition) replace(kind IntentKind, to, cause string) error {
 // replaceBy puts an intent in the place of this one. The replicated state adds this one's target,
 // which may have been ordered to promote, to those tried.
 func (t *transition) replaceBy(it Intent, cause string) error {
+	epoch, err := t.replaceWith(it, cause)
+	if err == nil && it.Only != "" {
+		t.c.moveRequest(t.it.Epoch, epoch) // it is the same wish
+	}
+	return err
+}
+
+// replaceWith is replaceBy for another wish; it returns the fresh epoch.
+func (t *transition) replaceWith(it Intent, cause string) (uint64, error) {
 	it.From, it.FromEpoch, it.Cause, it.Evidence = t.it.From, t.it.FromEpoch, cause, t.it.Evidence
+	it.Slots = t.it.Slots
 	t.note("replaced: %s", cause)
 	t.c.replaced++
 	if t.c.replaced > 1 {
@@ -287,13 +311,10 @@ func (t *transition) replaceBy(it Intent, cause string) error {
 	}
 	epoch, err := t.c.beginIntent(t.lead, it, t.it.Epoch)
 	if err != nil {
-		return err
-	}
-	if it.Only != "" {
-		t.c.moveRequest(t.it.Epoch, epoch) // it is the same wish
+		return 0, err
 	}
 	t.c.phasesEpoch, t.c.phases = epoch, maps.Clone(t.phases)
-	return nil
+	return epoch, nil
 }
 
 // goBack makes the old holder the primary again, under a fresh epoch.

@@ -25,6 +25,9 @@ func (t *transition) failover(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if g.consent != nil {
+			return t.takeOver(*g.consent)
+		}
 		if back && t.it.Only != "" && !t.isMaintained() {
 			// What the operator asked for cannot be done: back to what is decided without one.
 			return t.replace(IntentFailover, "", t.it.Cause+"; then: "+choice.Missing)
@@ -55,8 +58,12 @@ func (t *transition) failover(ctx context.Context) error {
 
 // isMaintained tells that nobody but an operator may choose whom to promote.
 func (t *transition) isMaintained() bool {
+	return t.maintenance() != nil
+}
+
+func (t *transition) maintenance() *Maintenance {
 	s, _ := t.c.co.State()
-	return s.Maintenance != nil
+	return s.Maintenance
 }
 
 // endorseOnly waits for the endorsement and measures it.
@@ -74,6 +81,8 @@ type gathering struct {
 	// failed are the members whose first order ended without an answer of theirs.
 	failed     map[string]bool
 	isEndorsed bool
+	// consent is what an operator asks for in the place of waiting.
+	consent *Request
 	// start is when it began; readyAt, when it could have chosen for the first time.
 	start, readyAt time.Time
 }
@@ -99,7 +108,9 @@ func (t *transition) newGathering(only string) *gathering {
 			g.sel.Silent[m.Name] = "has not answered yet"
 		}
 	}
-	for _, o := range t.input().Observations {
+	in := t.input()
+	g.sel.SlotsLacking = slotsLacking(in.Observations, t.it.Slots)
+	for _, o := range in.Observations {
 		if o.Node == t.lock.Holder && o.Member.Timeline == t.lock.Timeline {
 			g.sel.KnownLSN = o.Member.LSN
 		}
@@ -127,7 +138,7 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 	defer workers.Wait()
 	defer cancel()
 	g.start = time.Now()
-	endorsed := make(chan error, 1)
+	endorsed := make(chan error, 2) // of the promises, and of the fence
 	workers.Go(func() { endorsed <- g.t.endorse(ctx, g.t.c.policy.EndorseTimeout) })
 	answers := make(chan recruitAnswer)
 	for _, m := range g.targets {
@@ -135,28 +146,35 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 	}
 	ticker := time.NewTicker(g.t.c.policy.Tick)
 	defer ticker.Stop()
-	var grace <-chan time.Time
+	var grace, claim <-chan time.Time
 	isGraceOver := false
 	for {
 		choice = Choose(g.sel)
+		if g.consent = g.t.takesOver(); g.consent != nil {
+			return choice, false, nil
+		}
+		if claim == nil && choice.To != "" && g.mayClaim() {
+			claim = time.After(g.t.c.policy.RecruitGrace) // those that can be reached release
+		}
 		if choice.To != "" && g.isEndorsed && g.readyAt.IsZero() {
 			g.readyAt = time.Now()
 		}
+		isHeld := g.t.maintenance().overtook(g.t.it)
 		switch {
-		case choice.To != "" && g.isEndorsed && (g.isSettled() || isGraceOver):
+		case choice.To != "" && g.isEndorsed && !isHeld && (g.isSettled() || isGraceOver):
 			g.t.note("%s is chosen at %s", choice.To, choice.ToLSN)
 			return choice, false, nil
 		case choice.To != "" && g.isEndorsed && grace == nil:
 			grace = time.After(g.graceTime())
-		case choice.To == "" && g.isRoundOver() && (g.sel.Only != "" && !g.t.isMaintained() ||
-			holderIsBack(g.t.input(), g.t.c.policy)):
+		case isHeld && time.Since(g.start) > g.t.c.policy.ReportFresh &&
+			holderRuns(g.t.input(), g.t.c.policy): // a report from before its end says so, too
+			choice.Missing = "a maintenance began before the change"
 			return choice, true, nil
-		case choice.To == "" && g.sel.Only != "" && g.isRoundOver():
-			g.t.note("nobody else is promoted before the maintenance ends: %s", choice.Missing)
-		case choice.To == "":
-			g.t.note("no candidate yet: %s", choice.Missing)
+		case choice.To == "" && !isHeld && g.isRoundOver() && (g.sel.Only != "" &&
+			!g.t.isMaintained() || holderIsBack(g.t.input(), g.t.c.policy)):
+			return choice, true, nil
 		default:
-			g.t.note("waits until a majority endorses the epoch")
+			g.noteWait(choice, isHeld)
 		}
 		select {
 		case <-ctx.Done():
@@ -165,15 +183,43 @@ func (g *gathering) gather(ctx context.Context) (choice Choice, isBack bool, err
 			if err != nil {
 				return choice, false, err
 			}
-			g.isEndorsed = true
-			g.t.measure(phaseEndorse, g.start)
+			if !g.isEndorsed {
+				g.isEndorsed = true
+				g.t.measure(phaseEndorse, g.start)
+			}
 		case a := <-answers:
 			g.take(a)
+		case <-claim:
+			names := g.sel.fencedNames()
+			workers.Go(func() {
+				endorsed <- g.t.endorse(ctx, g.t.c.policy.EndorseTimeout, names...)
+			})
 		case <-grace:
 			isGraceOver = true
+		case <-g.t.c.wake:
 		case <-ticker.C:
 		}
 	}
+}
+
+// noteWait says what is waited for.
+func (g *gathering) noteWait(choice Choice, isHeld bool) {
+	switch {
+	case choice.To == "" && g.sel.Only != "" && g.isRoundOver():
+		g.t.note("nobody else is promoted before the maintenance ends: %s", choice.Missing)
+	case choice.To == "":
+		g.t.note("no candidate yet: %s", choice.Missing)
+	case isHeld:
+		g.t.note("nobody is promoted before the maintenance ends, which began before this change")
+	default:
+		g.t.note("waits until a majority endorses the epoch")
+	}
+}
+
+// mayClaim tells that the recruits of a complete fence may stand in for promises.
+func (g *gathering) mayClaim() bool {
+	return g.t.c.policy.Fence == FenceRecruit && !g.isEndorsed && fenceHolds(g.t.state,
+		g.sel.fencedNames())
 }
 
 // graceTime is how long better candidates are waited for. When the recruits are known to have all

@@ -47,6 +47,9 @@ func (t *transition) restart(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
+	if r := t.takesOver(); r != nil {
+		return t.takeOver(*r)
+	}
 	if why := t.failoverMissing(); why != "" {
 		t.note("%v; no failover either: %s", err, why)
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -36,6 +37,9 @@ type port struct {
 	raft, rpc *handoff
 	inbound   connSet // Raft's connections from other nodes
 	outbound  connSet // and to them
+	// raftWaits closes Raft's connections as long as it is not started: who may talk with it shows
+	// in its log.
+	raftWaits atomic.Bool
 	slots     chan struct{}
 	patience  time.Duration // of a handshake
 	ctx       context.Context
@@ -189,6 +193,8 @@ func (p *port) runHandshake(c net.Conn) {
 	switch {
 	case st.NegotiatedProtocol == protoRPC:
 		p.rpc.give(t)
+	case st.NegotiatedProtocol == protoRaft && p.raftWaits.Load():
+		_ = t.Close()
 	case st.NegotiatedProtocol == protoRaft && p.isNode(peerName(&st)):
 		p.raft.give(p.inbound.add(t))
 	default:

@@ -215,8 +215,9 @@ func TestStateRPCWaitsForNews(t *testing.T) {
 	n.fsm.publishLocked(&State{V: Version, LastEpoch: 3}, 5)
 	ask := func(index uint64) (stateAnswer, time.Duration) {
 		start := time.Now()
-		a, err := n.serveState(t.Context(), stateRequest{V: 1, Index: index, WaitMS: 50})
-		if err != nil {
+		b, err := n.serveState(t.Context(), stateRequest{V: 1, Index: index, WaitMS: 50})
+		var a stateAnswer
+		if err := errors.Join(err, readAnswer(b, &a)); err != nil {
 			t.Fatal(err)
 		}
 		return a, time.Since(start)

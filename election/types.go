@@ -74,6 +74,8 @@ type Intent struct {
 	Only string `json:"only,omitempty"`
 	// AcceptLoss tells that acknowledged commits may be lost by it (failover).
 	AcceptLoss bool `json:"accept_loss,omitempty"`
+	// Slots are the old primary's logical slots as they were known when it began.
+	Slots []LogicalSlot `json:"slots,omitempty"`
 }
 
 // drains tells that sessions may finish their transactions before the epoch is given up.
@@ -93,6 +95,8 @@ type Change struct {
 	Planned bool `json:"planned,omitempty"`
 	// PhasesMS is how long each phase took, in milliseconds.
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
+	// Slots tell of the logical slots that were lost with it, or went on behind.
+	Slots []string `json:"slots,omitempty"`
 }
 
 // isUnplanned tells that nobody asked for the change: it counts for the limit on them.
@@ -115,6 +119,11 @@ type State struct {
 	Sync *SyncRecord `json:"sync,omitempty"`
 	// Maintenance is set while nobody but an operator changes anything.
 	Maintenance *Maintenance `json:"maintenance,omitempty"`
+	// Voters is who votes on leases; nil as long as the members never changed at run time.
+	Voters       *VoterSet     `json:"voters,omitempty"`
+	MemberChange *MemberChange `json:"member_change,omitempty"`
+	// Recovered counts the times the group was recovered from a lost quorum by one node.
+	Recovered uint64 `json:"recovered,omitempty"`
 }
 
 // MemberPhase is what the agent's PostgreSQL is doing.
@@ -163,6 +172,8 @@ type MemberStatus struct {
 	// Standbys and Slots are filled on every running member.
 	Standbys []StandbyStatus `json:"standbys,omitempty"`
 	Slots    []string        `json:"slots,omitempty"`
+	// Logical are the logical slots; of a primary that is stopped, those that it had.
+	Logical []LogicalSlot `json:"logical,omitempty"`
 	// Sync is what a primary's agent tells of its sync set.
 	Sync MemberSync `json:"sync,omitzero"`
 	// Lost is what the member gave up when it last rejoined; nil if it never did.
@@ -208,6 +219,8 @@ type Report struct {
 	LeaseEpoch uint64 `json:"lease_epoch"`
 	// SyncV is the node's SyncVersion.
 	SyncV int `json:"sync_v,omitempty"`
+	// Sync is what the node's configuration asks of commits; nil from a release that does not tell.
+	Sync *SyncMode `json:"sync,omitempty"`
 }
 
 // Observation is a report with its age when it was looked at.
@@ -257,6 +270,9 @@ type OrderResult struct {
 	XidHi       uint64     `json:"xid_hi,omitempty"`
 	Incarnation string     `json:"incarnation,omitempty"`
 	SystemID    string     `json:"system_id,omitempty"`
+	// Logical are the logical slots after a promotion, if HasLogical tells that they were read.
+	Logical    []LogicalSlot `json:"logical,omitempty"`
+	HasLogical bool          `json:"has_logical,omitempty"`
 }
 
 // Agent controls the local PostgreSQL. The controller calls it directly or by RPC.
@@ -267,6 +283,12 @@ type Agent interface {
 	Changed() <-chan struct{}
 	// Do carries an order out; it blocks until done or ctx ends. Repeating it is harmless.
 	Do(ctx context.Context, o Order) (OrderResult, error)
+}
+
+// FormerMember is an Agent that remembers whether its node was ever a member of a group.
+type FormerMember interface {
+	// WasMember names the file that remembers, and tells whether it says so.
+	WasMember() (file string, yes bool)
 }
 
 // StateSource is where agents and lessees see the replicated state: the local FSM of a voter, or

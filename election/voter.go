@@ -11,6 +11,7 @@ import (
 // is independent of who leads Raft, and of whether anybody does. No lock is held while the disk
 // is written to, so that promises go on while it hangs.
 type voter struct {
+	name   string // of its node; empty takes part whatever the voter set
 	source StateSource
 	now    func() int64
 	timing Timing
@@ -25,12 +26,17 @@ type voter struct {
 	// anything. It neither promises nor endorses until admit (DESIGN.md I8).
 	blank   bool
 	changed chan struct{} // closed at the next release
-	// drain is how long a planned change lets units of work finish.
+	// drain is how long a planned change lets units of work finish; fence is Config.Fence.
 	drain time.Duration
+	fence string
 	// closing is the epoch of the newest intent that this voter was asked to endorse; from
 	// closeAt on it promises nothing below.
 	closing uint64
 	closeAt int64
+	// admitted is the request of the change that added this voter, once it knows what the others
+	// know; taken is the version of the voter set that is on disk.
+	admitted string
+	taken    uint64
 }
 
 // newVoter reads what the disk remembers.
@@ -40,13 +46,21 @@ func newVoter(path string, t Timing, source StateSource, now func() int64) (*vot
 	if err != nil {
 		return nil, err
 	}
+	return makeVoter(e, blank, file.save, t, source, now), nil
+}
+
+// makeVoter starts a voter with what its disk remembers.
+func makeVoter(e endorsement, blank bool, save func(endorsement) error, t Timing,
+	source StateSource, now func() int64,
+) *voter {
 	v := &voter{
-		source: source, now: now, timing: t, save: file.save, saving: make(chan struct{}, 1),
+		source: source, now: now, timing: t, save: save, saving: make(chan struct{}, 1),
 		disk: e, promises: NewPromises(t, now(), e.Endorsed, false), blank: blank,
-		changed: make(chan struct{}),
+		changed: make(chan struct{}), taken: e.Set,
 	}
 	v.promises.Forbid(e.Floor)
-	return v, nil
+	v.promises.Take(now(), e.Set)
+	return v
 }
 
 // memory is the highest epoch that this voter has endorsed or may not fall behind any more, and
@@ -62,19 +76,38 @@ func (v *voter) memory() (epoch uint64, blank bool) {
 // below. If no epoch was ever begun nobody was promised anything, so that the silence after a
 // start has no purpose (DESIGN.md I3).
 func (v *voter) admit(ctx context.Context, floor uint64) error {
-	if err := v.persist(ctx, endorsement{Floor: floor}); err != nil {
+	return v.admitFor(ctx, floor, 0, "")
+}
+
+// admitFor is admit with the newest version of the voter set that the others have taken, which
+// this voter may have taken too and forgotten. One that joins (request is that of its change)
+// keeps silent for T_P from now, whatever it did before (DESIGN.md I64).
+func (v *voter) admitFor(ctx context.Context, floor, set uint64, request string) error {
+	s, _ := v.source.State()
+	e := endorsement{Floor: floor, Set: set, Recovered: s.Recovered}
+	if err := v.persist(ctx, e); err != nil {
 		return err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.blank {
+	if !v.blank && request == "" {
 		return nil
 	}
-	v.blank = false
-	if floor == 0 {
-		v.promises = NewPromises(v.timing, v.now(), 0, true)
+	now := v.now()
+	switch {
+	case request != "":
+		old := v.promises
+		v.promises = NewPromises(v.timing, now, old.Endorsed(), false)
+		v.promises.Forbid(old.floor)
+		v.promises.Take(now, old.Set())
+	case floor == 0:
+		v.promises = NewPromises(v.timing, now, 0, true)
 	}
+	v.blank, v.admitted = false, request
 	v.promises.Forbid(floor)
+	v.promises.Take(now, set)
+	v.taken = max(v.taken, set)
+	v.wakeLocked()
 	return nil
 }
 
@@ -99,6 +132,10 @@ func (v *voter) renew(r Renewal) RenewalAnswer {
 	defer v.mu.Unlock()
 	if v.blank {
 		return RenewalAnswer{V: Version, Seq: r.Seq, Reason: "voter has no memory yet"}
+	}
+	if s, _ := v.source.State(); !v.votes(s) {
+		return RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: v.promises.Endorsed(),
+			Reason: "not in the voter set"}
 	}
 	if now := v.now(); r.Epoch < v.closing && now >= v.closeAt {
 		return RenewalAnswer{V: Version, Seq: r.Seq, Endorsed: v.promises.Endorsed(),
@@ -127,8 +164,7 @@ func (v *voter) release(r Renewal) RenewalAnswer {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	a := v.promises.Release(v.now(), r)
-	close(v.changed)
-	v.changed = make(chan struct{})
+	v.wakeLocked()
 	return a
 }
 
@@ -137,10 +173,10 @@ const endorsePoll = 50 * time.Millisecond
 
 // endorse waits until no promise stands in the way and endorses the epoch, durably. It is
 // refused if the intent is not the one in this voter's FSM (DESIGN.md I2): one that was overtaken
-// can no longer be endorsed.
-func (v *voter) endorse(ctx context.Context, epoch uint64) error {
+// can no longer be endorsed. recruits are whom the coordinator claims to have recruited (I70).
+func (v *voter) endorse(ctx context.Context, epoch uint64, recruits ...string) error {
 	for {
-		wait, released, err := v.tryEndorse(epoch)
+		wait, released, err := v.tryEndorse(epoch, recruits...)
 		if err != nil {
 			return err
 		}
@@ -166,7 +202,9 @@ func (v *voter) endorse(ctx context.Context, epoch uint64) error {
 
 // tryEndorse endorses in memory if it may now, which ends all promises of older epochs; else it
 // tells how long to wait at most. The endorsement counts once it is durable.
-func (v *voter) tryEndorse(epoch uint64) (time.Duration, <-chan struct{}, error) {
+func (v *voter) tryEndorse(epoch uint64, recruits ...string) (time.Duration, <-chan struct{},
+	error,
+) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.promises.Endorsed() > epoch {
@@ -180,10 +218,13 @@ func (v *voter) tryEndorse(epoch uint64) (time.Duration, <-chan struct{}, error)
 		}
 		return endorsePoll, v.changed, nil // this voter's log is behind
 	}
-	if v.blank {
+	if !v.votes(s) {
+		return 0, nil, fmt.Errorf("endorse epoch %d: this node is not in the voter set", epoch)
+	}
+	if v.blank || !isSettled(s) {
 		return endorsePoll, v.changed, nil
 	}
-	if wait := v.promises.MayEndorse(v.now(), epoch); wait > 0 {
+	if wait := v.promises.mayEndorse(v.now(), epoch, v.waived(s, recruits)); wait > 0 {
 		return wait, v.changed, nil
 	}
 	v.promises.Endorse(epoch)
@@ -213,6 +254,8 @@ func (v *voter) runSave(e endorsement, done chan<- error) {
 	e.V = Version
 	e.Endorsed = max(e.Endorsed, v.disk.Endorsed)
 	e.Floor = max(e.Floor, v.disk.Floor)
+	e.Set = max(e.Set, v.disk.Set)
+	e.Recovered = max(e.Recovered, v.disk.Recovered)
 	var err error
 	if e != v.disk {
 		if err = v.save(e); err == nil {

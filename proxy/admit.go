@@ -15,24 +15,31 @@ import (
 // loginMessageMax bounds a message of a client that has not logged in yet.
 const loginMessageMax = 10000
 
-// admit takes a client from its first byte to its first ReadyForQuery and then serves it. It
-// owns conn.
-func (p *Proxy) admit(ctx context.Context, conn net.Conn) {
-	pgwire.SetKeepAlive(conn, p.cfg.KeepAlive)
+// admit takes a client from its first byte to its first ReadyForQuery. It owns nc. True tells that
+// a session was made of it, which will call clientDone.
+func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
+	pgwire.SetKeepAlive(nc, p.cfg.KeepAlive)
+	on := p.anyLoop()
+	conn, err := newSock(on, nc)
+	if err != nil {
+		p.log.Warn("client cannot be served", zap.Error(err))
+		return false
+	}
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
 	r := pgwire.NewReader(conn, loginMessageMax)
 	st, err := p.startup(ctx, conn, r)
 	if err != nil || st == nil {
 		p.turnAway(conn, err)
-		return
+		return false
 	}
 	s, err := p.newSession(conn, st)
 	if err != nil {
 		p.turnAway(conn, err)
-		return
+		return false
 	}
+	s.loop = on
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := p.authenticate(authCtx, conn, r, s.user)
+	cred, err := p.authenticate(authCtx, conn, r, s.track.loginUser)
 	cancel()
 	if err == nil {
 		s.cred = cred
@@ -43,9 +50,11 @@ func (p *Proxy) admit(ctx context.Context, conn net.Conn) {
 	if err != nil {
 		s.sayGoodbye(err)
 		s.finish()
-		return
+		return true
 	}
+	conn.handle((*clientSide)(s))
 	s.serve(ctx)
+	return true
 }
 
 // startup reads up to the StartupMessage. nil without an error is a connection that is done.
@@ -84,7 +93,7 @@ func (p *Proxy) turnAway(conn net.Conn, err error) {
 }
 
 // newSession registers a session within the limits.
-func (p *Proxy) newSession(conn net.Conn, st *pgwire.Startup) (*session, error) {
+func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	user, _ := st.Get("user")
 	if repl, ok := st.Get("replication"); ok && repl != "false" && repl != "off" && repl != "0" {
 		return nil, pgwire.NewError(pgwire.CodeFeatureNotSupported,
@@ -96,9 +105,8 @@ func (p *Proxy) newSession(conn net.Conn, st *pgwire.Startup) (*session, error) 
 		}
 	}
 	s := &session{
-		proxy: p, client: conn, user: user, login: st.Params, conf: true,
-		wake: make(chan struct{}, 1), params: make(map[string]string),
-		track: newTracker(user, p.cfg.PreparedBytesMax),
+		proxy: p, client: conn, login: st.Params, conf: true,
+		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 	}
 	return s, p.add(s)
 }
@@ -203,7 +211,7 @@ func (s *session) begin(ctx context.Context) error {
 	if err != nil {
 		var pe *pgwire.Error
 		if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidPassword {
-			s.proxy.cache.forget(s.user) // changed since it was looked up
+			s.proxy.cache.forget(s.track.loginUser) // changed since it was looked up
 		}
 		return err
 	}

@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"holdfast/pgwire"
@@ -17,25 +16,18 @@ import (
 // reach the very server that the lock names, and belongs to one epoch.
 type backend struct {
 	primary *Primary
-	conn    net.Conn
+	conn    link
 	pid     uint32
 	key     []byte
 	started string // backend_start, which with pid names the process for good
 	params  []pgwire.Param
 	status  byte           // transaction status, while it is not attached
-	reader  *pgwire.Reader // for exchanges before it is attached
+	reader  *pgwire.Reader // for exchanges while it is not attached; nil else
 
-	in       inbox // the deliverer's
-	passing  int   // bytes of a message larger than the relay's buffer
-	passHide bool
-	taken    int
-	isLast   bool // what was taken ends the last unit of work of a proxy that is closing
-
-	quiet silence // Proxy.runWatch's own
-
-	done      chan struct{} // closed when the deliverer ended
-	closed    chan struct{} // closed by close
-	closeOnce sync.Once
+	session  *session // to which it is attached, or was
+	delivery          // of what it sends
+	quiet    silence  // Proxy.runWatch's own
+	isClosed atomic.Bool
 }
 
 // checkSQL tells whether this is the server and the start of it that the lock names. Every role
@@ -49,25 +41,28 @@ const checkSQL = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time
 // lock names.
 var errWrongServer = errors.New("not the server that the lock names")
 
-// connect logs in to the primary; the caller owns the result.
-func (p *Proxy) connect(ctx context.Context, pr *Primary, login []pgwire.Param,
+// connect logs in to the primary; the caller owns the result, whose socket is on that loop.
+func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwire.Param,
 	cred pgwire.Credentials,
 ) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	conn, err := p.dialer.DialContext(ctx, "tcp", pr.Addr)
+	nc, err := p.dialer.DialContext(ctx, "tcp", pr.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial backend %s: %w", pr.Addr, err)
 	}
+	conn, err := newSock(on, nc)
+	if err != nil {
+		return nil, err
+	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	b := &backend{primary: pr, conn: conn, done: make(chan struct{}),
-		closed: make(chan struct{})}
+	b := &backend{primary: pr, conn: conn}
 	err = b.login(login, cred)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
-		reset(conn)
+		conn.reset()
 		return nil, err
 	}
 	return b, nil
@@ -105,24 +100,27 @@ const loginBodyMax = 4 << 20
 // close ends the connection once: politely where the server has nothing outstanding, else so
 // that nothing on its way can still arrive.
 func (b *backend) close(polite bool) {
-	b.closeOnce.Do(func() {
-		close(b.closed)
-		if polite {
-			_ = b.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-			_, _ = b.conn.Write(pgwire.AppendTerminate(nil))
-			_ = b.conn.Close()
-			return
-		}
-		reset(b.conn)
-	})
+	if b.isClosed.Swap(true) {
+		return
+	}
+	if polite {
+		_, _ = b.conn.tryWrite(pgwire.AppendTerminate(nil))
+		_ = b.conn.Close()
+		return
+	}
+	b.conn.reset()
 }
 
 // relayFromHere hands what was read ahead to the relay; exchange works again afterwards.
 func (b *backend) relayFromHere() {
-	ahead := append(slices.Clone(b.in.bytes()), b.reader.Buffered()...)
+	var ahead []byte
+	if b.reader != nil {
+		ahead = b.reader.Buffered()
+	}
+	ahead = append(slices.Clone(b.in.bytes()), ahead...)
 	b.in.release()
 	b.in.attach(b.conn, ahead)
-	b.reader = pgwire.NewReader(b.conn, loginBodyMax)
+	b.reader = nil
 }
 
 // exchange sends messages that end in n ReadyForQuery and collects the errors in between; the
@@ -131,6 +129,9 @@ func (b *backend) exchange(out []byte, n int, report func(name, value string),
 ) ([]*pgwire.Error, byte, error) {
 	if _, err := b.conn.Write(out); err != nil {
 		return nil, 0, fmt.Errorf("write to backend: %w", err)
+	}
+	if b.reader == nil {
+		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	}
 	var errs []*pgwire.Error
 	for {

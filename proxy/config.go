@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -61,6 +62,8 @@ type Config struct {
 	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
 	LookupUser     string
 	LookupPassword string
+	// Loops is how many goroutines relay; 0 is one per two processors.
+	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
 	ShutdownTimeout time.Duration
 }
@@ -86,6 +89,14 @@ func DefaultConfig() Config {
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
 	}
+}
+
+// loops is how many goroutines relay.
+func (c *Config) loops() int {
+	if c.Loops > 0 {
+		return c.Loops
+	}
+	return max(1, runtime.GOMAXPROCS(0)/2)
 }
 
 // Validate says everything that is wrong with c.

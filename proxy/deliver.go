@@ -1,38 +1,14 @@
 package proxy
 
 import (
-	"errors"
-	"io"
 	"time"
-
-	"go.uber.org/zap"
 
 	"holdfast/pgwire"
 )
 
-// runDeliver relays from the backend to the client until the backend is lost. It is started by
-// session.attach, and stopBackend waits for it.
-func (b *backend) runDeliver(s *session) {
-	defer close(b.done)
-	err := b.deliver(s, nil)
-	b.in.release()
-	s.mu.Lock()
-	s.lost = true
-	s.mu.Unlock()
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errBackendLost) {
-		s.log.Debug("backend lost", zap.Error(err))
-	}
-	b.close(false)
-	s.interrupt()
-}
-
-// deliver relays until the backend is lost or, if until is given, until that is true after a
-// message. Reading, the clock and writing come in this order (DESIGN.md I3).
+// deliver relays, waiting, until the backend is lost or until is true after a message.
 func (b *backend) deliver(s *session, until func() bool) error {
-	for {
-		if until != nil && until() {
-			return nil
-		}
+	for !until() {
 		if err := b.in.fill(); err != nil {
 			return err
 		}
@@ -53,6 +29,7 @@ func (b *backend) deliver(s *session, until func() bool) error {
 			s.interrupt()
 		}
 	}
+	return nil
 }
 
 // awaitLease returns when the lease is good, which it nearly always is at once. What was read
@@ -68,14 +45,18 @@ func (b *backend) awaitLease(s *session) error {
 	defer watch.leave()
 	t := time.NewTimer(s.proxy.cfg.HoldTimeout)
 	defer t.Stop()
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
 	for {
 		moved := watch.next()
 		if bootNow() < b.primary.Lease.Until() {
 			return nil
 		}
-		select {
-		case <-b.closed:
+		if b.isClosed.Load() {
 			return errBackendLost
+		}
+		select {
+		case <-tick.C:
 		case <-t.C:
 			s.mu.Lock()
 			s.heldFrom = from
@@ -111,12 +92,16 @@ func (b *backend) consume(s *session) ([]byte, error) {
 			break
 		}
 		if !hide {
+			n += moreOf(data[pos:], n, pgwire.SrvDataRow, pgwire.SrvCopyData)
 			out = move(data, out, pos, n)
 		}
 		pos += n
 	}
 	if s.watching {
 		s.notify()
+	}
+	if s.onLoop.Load() && s.flow.isSafePoint() {
+		s.rest()
 	}
 	b.isLast = s.closing && s.flow.isSafePoint()
 	b.taken = pos
@@ -242,7 +227,7 @@ func (f *flow) innerOp(a answer) bool {
 
 // reported notes a parameter of the server; the caller holds s.mu.
 func (s *session) reported(name, value string) {
-	s.params[name] = value
+	s.params.set(name, value)
 	if name == "standard_conforming_strings" {
 		s.conf = value == "on"
 	}
@@ -313,6 +298,7 @@ func (s *session) ended(a answer, hide bool) bool {
 		s.rows, s.inner = nil, nil
 		held := s.endHeld
 		s.endHeld = false
+		s.notify()   // the client's next messages wait for it
 		return !held // it stands for the one that was kept back
 	}
 	if a.done.internal && !a.done.showEnd {

@@ -19,15 +19,17 @@
 // Config. Non-goals here: deciding who is primary (package election), parsing SQL beyond what a
 // loss makes necessary, caching results.
 //
-// A session has one owner, the goroutine that reads from its client (session.go); while a
-// backend is attached a second one reads from the backend (deliver.go). Both feed a flow
-// (txn.go), a pure record of what was asked and answered that knows nothing of sockets; what is
-// done after a loss follows from it by pure functions (replay.go).
+// A session that only relays is a value on an event loop (loop_linux.go), without a goroutine and,
+// while nothing moves, without a buffer. What is rare and may wait (a login, a shut gate, a COMMIT
+// to be guarded, a lost backend) is done by a goroutine (session.go), which gives the session back.
+// Both feed a flow (txn.go), a pure record of what was asked and answered that knows nothing of
+// sockets; what is done after a loss follows from it by pure functions (replay.go).
 //
 //	              client bytes                      server bytes
-//	owner: inbox -> inspect -> flow.push -> backend      |
-//	                             |                       v
-//	                           flow <- serverMessage <- inbox :deliverer -> client
+//	clientSide: inbox -> inspect -> flow.push -> backend  |
+//	(forward.go)                      |                   v
+//	                                flow <- serverMessage <- inbox :serverSide -> client
+//	                                                           (delivery.go)
 //
 //	              +----------- attached (relay) <---------+
 //	  lost / cut  |                                       | settled, attach

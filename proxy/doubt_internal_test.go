@@ -11,7 +11,7 @@ import (
 func inspectRig(status byte) *session {
 	s := &session{
 		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", 10000),
-		params: map[string]string{}, journaled: true,
+		journaled: true,
 	}
 	s.flow = newFlow(status)
 	return s
@@ -230,7 +230,7 @@ func TestTextsThatCannotBeRead(t *testing.T) {
 	sjis := []byte("SELECT E'\x95\x5c'; INSERT INTO t VALUES (1); --'")
 	slash := []byte(`SELECT '\'; INSERT INTO t VALUES (1); --'`)
 	s := inspectRig('I')
-	s.params["client_encoding"] = "SJIS"
+	s.params.set("client_encoding", "SJIS")
 	if p := s.classify(sjis); p.cls.mayResend() {
 		t.Errorf("SJIS: %b", p.cls)
 	}

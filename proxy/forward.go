@@ -19,27 +19,149 @@ const (
 	forwardStop             // Terminate
 )
 
-// relayClient reads from the client and writes to the backend until one of them is lost.
+// clientSide is the handler of a client's connection.
+type clientSide session
+
+func (h *clientSide) read() {
+	if s := (*session)(h); s.onLoop.Load() {
+		s.take()
+	}
+}
+
+func (h *clientSide) relay(now int64) {
+	s := (*session)(h)
+	if s.clientFull.Load() {
+		s.mu.Lock()
+		b := s.backend
+		s.mu.Unlock()
+		if b != nil {
+			s.clientFull.Store(false)
+			b.relay(now)
+		}
+	}
+	s.relay(now)
+}
+
+// take reads if there is nothing left that could be sent on; true if it found something.
+func (s *session) take() bool {
+	if s.unsent > 0 || !s.in.lacks() {
+		return false
+	}
+	err := s.in.fillNow()
+	if err != nil && !errors.Is(err, errAgain) {
+		s.mu.Lock()
+		s.gone = true
+		s.mu.Unlock()
+		return true
+	}
+	return err == nil
+}
+
+// What comes after a step of the loop.
+type step uint8
+
+const (
+	stepNext step = iota
+	stepWait      // for bytes, or room for them: the loop will call again
+	stepRare      // it takes a goroutine
+)
+
+// relay sends on what was taken, on the loop, if that is the owner.
+func (s *session) relay(now int64) {
+	if !s.onLoop.Load() {
+		return
+	}
+	moved := 0
+	for turn := 0; turn < loopTurns && moved < loopBytes; turn++ {
+		moved += len(s.in.bytes())
+		switch s.step(now) {
+		case stepWait:
+			return
+		case stepRare:
+			s.unpark()
+			return
+		}
+		if s.in.lacks() && !s.take() {
+			return
+		}
+		now = bootNow()
+	}
+	s.loop.yield((*clientSide)(s))
+}
+
+// step sends on once.
+func (s *session) step(now int64) step {
+	s.mu.Lock()
+	b, start := s.backend, s.flow.isSafePoint()
+	switch {
+	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld):
+		s.mu.Unlock()
+		return stepRare
+	case s.unsent == 0 && s.in.lacks(), s.endHeld:
+		s.mu.Unlock()
+		return stepWait
+	case !s.isOpenGate(b, start, now):
+		s.mu.Unlock()
+		return stepRare
+	}
+	s.serverFull.Store(false)
+	if s.unsent > 0 || s.passing > 0 {
+		s.mu.Unlock()
+		return s.sent(s.sendRest(b, false))
+	}
+	n, act, before, err := s.inspectInbox()
+	s.mu.Unlock()
+	if werr := s.send(b, n, before); werr != nil {
+		return stepRare
+	}
+	if err != nil || act != forwardIt {
+		return stepRare // the owner finds the same
+	}
+	return s.sent(nil)
+}
+
+// sent tells what comes after a write.
+func (s *session) sent(err error) step {
+	switch {
+	case errors.Is(err, errAgain) || s.unsent > 0:
+		s.serverFull.Store(true)
+		return stepWait
+	case err != nil:
+		return stepRare
+	}
+	return stepNext
+}
+
+// isOpenGate tells whether the lease allows what comes next: a new unit of work only before the
+// lease is in doubt and while no drain runs, the rest of one until the lease ends (DESIGN.md I3).
+// The caller holds s.mu.
+func (s *session) isOpenGate(b *backend, start bool, now int64) bool {
+	if start {
+		return !s.proxy.isDraining(b.primary.Epoch) && now < b.primary.Lease.Doubt()
+	}
+	return now < b.primary.Lease.Until()
+}
+
+// relayClient does what the loop could not, and returns nil when there is no more of that.
 func (s *session) relayClient(ctx context.Context) error {
 	for {
 		if err := s.signals(); err != nil {
 			return err
 		}
-		if err := s.injectSnapshot(); err != nil {
-			return err
-		}
-		if len(s.in.bytes()) == 0 || s.in.want > len(s.in.bytes()) {
-			if err := s.fillClient(); err != nil {
-				if errors.Is(err, errWake) {
-					continue
-				}
+		if s.unsent == 0 {
+			if err := s.injectSnapshot(); err != nil {
 				return err
+			}
+			if s.in.lacks() {
+				switch err := s.in.fillNow(); {
+				case errors.Is(err, errAgain):
+					return nil
+				case err != nil:
+					return errClientGone
+				}
 			}
 		}
 		if err := s.gate(ctx); err != nil {
-			if errors.Is(err, errWake) {
-				continue
-			}
 			return err
 		}
 		if s.hasLostTx() {
@@ -69,8 +191,7 @@ func (s *session) fillClient() error {
 	return errClientGone
 }
 
-// gate waits until the lease allows what comes next: a new unit of work only before the lease is
-// in doubt and while no drain runs, the rest of one until the lease ends (DESIGN.md I3).
+// gate waits until the lease allows what comes next.
 func (s *session) gate(ctx context.Context) error {
 	var from time.Time
 	var moved <-chan struct{}
@@ -82,22 +203,14 @@ func (s *session) gate(ctx context.Context) error {
 		b, start := s.backend, s.flow.isSafePoint()
 		ok := b != nil && !s.lost
 		closing := s.closing && start
+		isOpen := ok && s.isOpenGate(b, start, bootNow())
 		s.mu.Unlock()
-		if closing {
+		switch {
+		case closing:
 			return errClosing
-		}
-		if !ok {
+		case !ok:
 			return errBackendLost
-		}
-		now := bootNow()
-		if start && s.proxy.isDraining(b.primary.Epoch) {
-			ok = false
-		} else if start {
-			ok = now < b.primary.Lease.Doubt()
-		} else {
-			ok = now < b.primary.Lease.Until()
-		}
-		if ok {
+		case isOpen:
 			return nil
 		}
 		if from.IsZero() {
@@ -109,7 +222,7 @@ func (s *session) gate(ctx context.Context) error {
 			defer s.proxy.watch.leave()
 			continue // a lease that moved before nobody may have been told of
 		}
-		if err := s.pause(ctx, b, moved); err != nil {
+		if err := s.pause(ctx, moved); err != nil {
 			return err
 		}
 		if time.Since(from) > s.proxy.cfg.HoldTimeout {
@@ -122,19 +235,17 @@ func (s *session) gate(ctx context.Context) error {
 }
 
 // pause waits until the lease has moved, or somebody calls, and looks after the client.
-func (s *session) pause(ctx context.Context, b *backend, moved <-chan struct{}) error {
+func (s *session) pause(ctx context.Context, moved <-chan struct{}) error {
 	t := time.NewTimer(waitTick)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
 		return errClosing
-	case <-b.done:
-		return errBackendLost
 	case <-s.wake:
 	case <-moved:
 	case <-t.C:
 	}
-	if probePeer(s.client) == peerGone {
+	if s.client.probe() == peerGone {
 		return errClientGone
 	}
 	return s.signals()
@@ -142,46 +253,30 @@ func (s *session) pause(ctx context.Context, b *backend, moved <-chan struct{}) 
 
 // forward sends what the inbox holds in whole messages, with one write where it can.
 func (s *session) forward(ctx context.Context) error {
-	if s.passing > 0 {
-		return s.pass()
-	}
-	data := s.in.bytes()
 	s.mu.Lock()
+	b := s.backend
+	if s.unsent > 0 || s.passing > 0 {
+		s.mu.Unlock()
+		return s.sendRest(b, true)
+	}
 	if s.endHeld {
 		// The snapshot comes first: relayClient asks for it, and here its answer is awaited.
-		asked, b := !s.flow.isSafePoint(), s.backend
+		asked := !s.flow.isSafePoint()
 		s.mu.Unlock()
 		if !asked {
 			return nil
 		}
-		return s.awaitBackend(ctx, b, func() bool { return !s.endHeld })
+		return s.awaitBackend(ctx, func() bool { return !s.endHeld })
 	}
-	if s.flow.isSafePoint() && s.proxy.isDraining(s.backend.primary.Epoch) {
+	if s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch) {
 		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
 		return nil
 	}
-	before := s.flow
-	s.pushed = 0
-	if s.flow.idle() {
-		s.journal, s.journaled = s.journal[:0], true
-	}
-	b := s.backend
-	n, act, err := 0, forwardIt, error(nil)
-	for n < len(data) {
-		var size int
-		size, act, err = s.inspectNext(data[n:], n)
-		if err != nil || size == 0 || act != forwardIt {
-			break
-		}
-		part := min(size, len(data)-n)
-		n += part
-		s.passing = size - part
-	}
+	n, act, before, err := s.inspectInbox()
 	s.mu.Unlock()
-	if werr := s.send(b, data[:n], before); werr != nil {
+	if werr := s.send(b, n, before); werr != nil {
 		return werr
 	}
-	s.in.take(n)
 	switch {
 	case err != nil:
 		return err
@@ -193,28 +288,88 @@ func (s *session) forward(ctx context.Context) error {
 	return nil
 }
 
-// send writes to the backend and keeps the journal. If no byte left, the messages count as not
-// sent, and stay in the inbox.
-func (s *session) send(b *backend, p []byte, before flow) error {
-	if len(p) == 0 {
+// inspectInbox records the messages at the head of the inbox, n bytes, in the flow, which was
+// before. act is about the message behind them. The caller holds s.mu.
+func (s *session) inspectInbox() (n int, act forwarding, before flow, err error) {
+	data := s.in.bytes()
+	before = s.flow
+	s.pushed = 0
+	if s.flow.idle() {
+		s.journal, s.journaled = s.journal[:0], true
+	}
+	for n < len(data) {
+		var size int
+		size, act, err = s.inspectNext(data[n:], n)
+		if err != nil || size == 0 || act != forwardIt {
+			break
+		}
+		part := min(size, len(data)-n)
+		s.passing = size - part
+		n += part + moreOf(data[n:], part, pgwire.CliCopyData)
+	}
+	return n, act, before, err
+}
+
+// send writes the first n bytes of the inbox to the backend and keeps the journal. What there is
+// no room for counts as sent, and goes with sendRest. If no byte could leave any more, the messages
+// count as not sent, and stay in the inbox.
+func (s *session) send(b *backend, n int, before flow) error {
+	if n == 0 {
 		return nil
 	}
-	n, err := b.conn.Write(p)
-	if err != nil {
-		if n == 0 {
+	p := s.in.bytes()[:n]
+	done, err := b.conn.tryWrite(p)
+	if err != nil && !errors.Is(err, errAgain) {
+		if done == 0 {
 			s.mu.Lock()
 			s.flow.unpush(s.pushed, before)
 			s.mu.Unlock()
 			s.passing = 0
 		} else {
 			s.keep(p)
-			s.in.take(len(p))
+			s.in.take(n)
 		}
 		s.lose(b, false)
 		return errBackendLost
 	}
 	s.keep(p)
+	s.in.take(done)
+	s.unsent = n - done
 	return nil
+}
+
+// sendRest writes what was inspected already: what there was no room for, or the rest of a message
+// that is too large to be inspected as a whole. Unless it may wait, errAgain tells that there is no
+// room still.
+func (s *session) sendRest(b *backend, wait bool) error {
+	n, rest := s.unsent, &s.unsent
+	if n == 0 {
+		if s.in.lacks() { // the owner looked before it waited at the gate
+			return nil
+		}
+		n, rest = min(s.passing, len(s.in.bytes())), &s.passing
+		if s.discard {
+			// The backend that has the first part of the message is lost, and the client was told:
+			// to another one the rest would be messages of their own.
+			s.passing -= n
+			s.in.take(n)
+			s.discard = s.passing > 0
+			return nil
+		}
+		s.journaled = false
+	}
+	write := b.conn.tryWrite
+	if wait {
+		write = b.conn.Write
+	}
+	done, err := write(s.in.bytes()[:n])
+	*rest -= done
+	s.in.take(done)
+	if err == nil || errors.Is(err, errAgain) {
+		return err
+	}
+	s.lose(b, false)
+	return errBackendLost
 }
 
 // keep copies what was sent into the journal, as long as it fits.
@@ -224,33 +379,15 @@ func (s *session) keep(p []byte) {
 	}
 	if len(s.journal)+len(p) > s.proxy.cfg.JournalBytesMax {
 		s.journaled = false
-		s.journal = nil
+		s.journal, s.box = nil, nil
 		s.proxy.metrics.journalOverflows.Inc()
 		return
 	}
+	if s.journal == nil {
+		s.box = journalBoxes.Get().(*journalBox)
+		s.journal = s.box[:0]
+	}
 	s.journal = append(s.journal, p...)
-}
-
-// pass relays the rest of a message that was too large to be inspected.
-func (s *session) pass() error {
-	n := min(s.passing, len(s.in.bytes()))
-	b := s.backend
-	if s.discard {
-		// The backend that has the first part of the message is lost, and the client was told: to
-		// another one the rest would be messages of their own.
-		s.passing -= n
-		s.in.take(n)
-		s.discard = s.passing > 0
-		return nil
-	}
-	s.journaled = false
-	if _, err := b.conn.Write(s.in.bytes()[:n]); err != nil {
-		s.lose(b, false)
-		return errBackendLost
-	}
-	s.passing -= n
-	s.in.take(n)
-	return nil
 }
 
 // inspectNext looks at the message at the start of p, which lies off bytes behind the start of

@@ -17,7 +17,15 @@ const (
 // guardCommit learns the xid of the open transaction and then forwards the COMMIT that is at the
 // head of the inbox: from here on what becomes of it can be looked up. It costs a round trip.
 func (s *session) guardCommit(ctx context.Context, b *backend) error {
-	if err := s.awaitBackend(ctx, b, func() bool { return s.flow.isSettled() }); err != nil {
+	for s.unsent > 0 {
+		if err := s.gate(ctx); err != nil {
+			return err
+		}
+		if err := s.sendRest(b, true); err != nil {
+			return err
+		}
+	}
+	if err := s.awaitBackend(ctx, func() bool { return s.flow.isSettled() }); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -28,7 +36,7 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 	}
 	s.noCancel = true
 	s.mu.Unlock()
-	if err := s.awaitBackend(ctx, b, func() bool { return s.cancels == 0 }); err != nil {
+	if err := s.awaitBackend(ctx, func() bool { return s.cancels == 0 }); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -73,7 +81,7 @@ func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
 	done := func() bool {
 		return s.flow.head == len(s.flow.ops) || s.flow.skipping
 	}
-	if err := s.awaitBackend(ctx, b, done); err != nil {
+	if err := s.awaitBackend(ctx, done); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -137,13 +145,12 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	}
 	s.push(o)
 	s.mu.Unlock()
-	if err := s.send(b, data[:n], before); err != nil {
+	if err := s.send(b, n, before); err != nil {
 		s.mu.Lock()
 		s.inDoubt = s.inDoubt && s.flow.head < len(s.flow.ops)
 		s.mu.Unlock()
 		return err
 	}
-	s.in.take(n)
 	return nil
 }
 
@@ -160,8 +167,8 @@ func (s *session) commitFailed(b *backend, n int) error {
 	return s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before)
 }
 
-// awaitBackend waits until the deliverer has made cond true; cond is called with s.mu held.
-func (s *session) awaitBackend(ctx context.Context, b *backend, cond func() bool) error {
+// awaitBackend waits until the loop has made cond true; cond is called with s.mu held.
+func (s *session) awaitBackend(ctx context.Context, cond func() bool) error {
 	s.mu.Lock()
 	s.watching = true
 	defer func() {
@@ -177,14 +184,6 @@ func (s *session) awaitBackend(ctx context.Context, b *backend, cond func() bool
 		}
 		select {
 		case <-s.wake:
-		case <-b.done:
-			s.mu.Lock()
-			if cond() {
-				s.mu.Unlock()
-				return nil
-			}
-			s.mu.Unlock()
-			return errBackendLost
 		case <-ctx.Done():
 			return errClosing
 		}

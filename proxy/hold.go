@@ -66,7 +66,7 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 			if h.isAnswer(err) {
 				return nil, asRefusal(err)
 			}
-			s.log.Debug("primary cannot be used yet", zap.Error(err))
+			s.log().Debug("primary cannot be used yet", zap.Error(err))
 			attempt++
 			h.full = isServerFull(err)
 		}
@@ -179,7 +179,7 @@ func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int
 	if closing {
 		return errClosing
 	}
-	peer := probePeer(s.client)
+	peer := s.client.probe()
 	if peer == peerGone && len(s.in.bytes()) == 0 {
 		return errClientGone
 	}

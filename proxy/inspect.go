@@ -13,7 +13,7 @@ var opaque = parsed{cls: clsOpaque | clsMayWrite}
 // classify reads a text of the client. One whose meaning depends on what is not known here is
 // taken for what it may be at worst.
 func (s *session) classify(sql []byte) parsed {
-	if hasHighByte(sql) && (s.flow.setting > 0 || trailsBackslash(s.params["client_encoding"])) {
+	if hasHighByte(sql) && (s.flow.setting > 0 || trailsBackslash(s.params.value("client_encoding"))) {
 		return opaque // 0x5C may be half of a character
 	}
 	p := classify(&s.scratch, sql, s.conf)
@@ -188,7 +188,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	}
 	o.name, o.stmt = name, &prepared{sql: string(sql), oids: oids, parsed: p, conf: s.conf}
 	if hasHighByte(sql) {
-		o.stmt.encoding = s.params["client_encoding"]
+		o.stmt.encoding = s.params.value("client_encoding")
 	}
 	s.push(o)
 	return nil

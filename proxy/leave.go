@@ -83,7 +83,7 @@ func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) er
 		return err
 	}
 	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
-	s.log.Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
+	s.log().Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
 		zap.Uint64("epoch", l.epoch))
 	var e *pgwire.Error
 	switch o {

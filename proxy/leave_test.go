@@ -53,6 +53,29 @@ func TestCommitOfAnUnmovableSessionIsAnswered(t *testing.T) {
 	}
 }
 
+// A commit that was looked up is answered once it is as durable as the server's own setting asks,
+// also where the group's mode asks for nothing: the setting may be another one for a while.
+func TestFoundCommitWaitsAsTheServerAsks(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	cut := r.loseCommitAnswer()
+	done := start(c, "COMMIT")
+	<-cut
+	r.line.Watch(nil, nil)
+	r.server.Exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+	r.server.Exec("SELECT pg_reload_conf()")
+	r.change()
+	mustWait(t, done, 500*time.Millisecond)
+	r.server.Exec("ALTER SYSTEM RESET synchronous_standby_names")
+	r.server.Exec("SELECT pg_reload_conf()")
+	if err := <-done; err != nil {
+		t.Fatalf("COMMIT: %v", err)
+	}
+}
+
 func TestCommitInFlightAtShutdownIsUnknown(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")

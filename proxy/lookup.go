@@ -82,7 +82,8 @@ func (l *lookup) use(ctx context.Context, pr *Primary) (*backend, bool, error) {
 		{Name: "database", Value: "postgres"},
 		{Name: "application_name", Value: "holdfast"},
 	}
-	b, err := l.proxy.connect(ctx, pr, login, pgwire.Credentials{Password: cfg.LookupPassword})
+	b, err := l.proxy.connect(ctx, l.proxy.loops[0], pr, login,
+		pgwire.Credentials{Password: cfg.LookupPassword})
 	if err != nil {
 		return nil, false, err
 	}

@@ -15,7 +15,7 @@ func (s *session) hasLostTx() bool {
 
 // answerLost answers the first statement after a transaction was lost with 40001, unless it ends
 // the transaction anyway. The backend has a failed block, so whatever follows is answered by
-// PostgreSQL. The deliverer runs, but has nothing to write while the backend is idle.
+// PostgreSQL. Our own messages go behind what the backend has sent (tell).
 func (s *session) answerLost(ctx context.Context) error {
 	typ, err := s.nextMessage(ctx)
 	if err != nil {
@@ -33,7 +33,7 @@ func (s *session) answerLost(ctx context.Context) error {
 		if typ == pgwire.CliFlush {
 			return nil
 		}
-		return s.writeClient(pgwire.AppendReadyForQuery(nil, s.lostStatus))
+		return s.tell(pgwire.AppendReadyForQuery(nil, s.lostStatus))
 	}
 	cls, err := s.peekClass(ctx, typ)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *session) answerLost(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.writeClient(pgwire.AppendError(nil, errLostTransaction())); err != nil {
+	if err := s.tell(pgwire.AppendError(nil, errLostTransaction())); err != nil {
 		return err
 	}
 	if typ != pgwire.CliQuery && typ != pgwire.CliFunctionCall {
@@ -62,7 +62,7 @@ func (s *session) answerLost(ctx context.Context) error {
 	if err := s.dropMessage(ctx); err != nil {
 		return err
 	}
-	return s.writeClient(pgwire.AppendReadyForQuery(nil, end))
+	return s.tell(pgwire.AppendReadyForQuery(nil, end))
 }
 
 // peekClass classifies the message at the head of the inbox without taking it.
@@ -124,5 +124,5 @@ func (s *session) endBlock(ctx context.Context) error {
 	if err := s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before); err != nil {
 		return err
 	}
-	return s.awaitBackend(ctx, b, func() bool { return s.flow.idle() })
+	return s.awaitBackend(ctx, func() bool { return s.flow.idle() })
 }

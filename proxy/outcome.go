@@ -91,9 +91,6 @@ FROM (SELECT pg_catalog.current_setting('synchronous_standby_names') AS s,
 // awaitFlushed waits until the synchronous standbys have flushed past a position read after the
 // lookup: what was found committed is by then as durable as an acknowledged commit.
 func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
-	if pr.SyncQuorum == 0 {
-		return nil
-	}
 	rows, err := p.outcomesAt.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
 	if err != nil {
 		return err

@@ -49,6 +49,10 @@ type Proxy struct {
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
 	conns      atomic.Int64  // client connections, sessions or not yet
+	params     paramLists
+	logins     atomic.Uint64 // sessions there have ever been
+	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
+	trimmed    uint64
 
 	mu        sync.Mutex
 	sessions  map[uint32]*session
@@ -58,6 +62,10 @@ type Proxy struct {
 
 	watch     leaseWatch
 	watchDone chan struct{}
+
+	loops    []*loop
+	nextLoop atomic.Uint32
+	looping  sync.WaitGroup
 
 	work   sync.WaitGroup
 	cancel context.CancelFunc
@@ -109,6 +117,11 @@ func (p *Proxy) Start(ctx context.Context) error {
 		}
 		p.listeners = append(p.listeners, l)
 	}
+	if err := p.startLoops(); err != nil {
+		p.closeListeners()
+		p.cancel()
+		return err
+	}
 	p.watchDone = make(chan struct{})
 	go p.runWatch()
 	for _, l := range p.listeners {
@@ -116,6 +129,37 @@ func (p *Proxy) Start(ctx context.Context) error {
 		go p.runAccept(l)
 	}
 	return nil
+}
+
+// startLoops starts what relays for the sessions; Close waits for it.
+func (p *Proxy) startLoops() error {
+	for range p.cfg.loops() {
+		l, err := newLoop()
+		if err != nil {
+			p.stopLoops()
+			return err
+		}
+		p.loops = append(p.loops, l)
+		p.looping.Add(1)
+		go func() {
+			defer p.looping.Done()
+			l.run()
+		}()
+	}
+	return nil
+}
+
+// stopLoops waits for the loops' end; nobody uses a socket any more.
+func (p *Proxy) stopLoops() {
+	for _, l := range p.loops {
+		l.stop()
+	}
+	p.looping.Wait()
+}
+
+// anyLoop is the loop for a new session.
+func (p *Proxy) anyLoop() *loop {
+	return p.loops[int(p.nextLoop.Add(1))%len(p.loops)]
 }
 
 // Addrs are the addresses that clients can connect to, once Start has returned.
@@ -161,10 +205,17 @@ func (p *Proxy) runAccept(l net.Listener) {
 // cancel or say nothing until startup_timeout ends them.
 func (p *Proxy) connsMax() int64 { return int64(p.cfg.SessionsMax + max(100, p.cfg.SessionsMax/8)) }
 
+// runClient takes a client up to its session, which goes on without this goroutine.
 func (p *Proxy) runClient(conn net.Conn) {
-	defer p.work.Done()
-	defer p.conns.Add(-1)
-	p.admit(p.ctx, conn)
+	if !p.admit(p.ctx, conn) {
+		p.clientDone()
+	}
+}
+
+// clientDone accounts for the end of a client's connection.
+func (p *Proxy) clientDone() {
+	p.conns.Add(-1)
+	p.work.Done()
 }
 
 // add registers a session and gives it an id and a cancel key.
@@ -194,8 +245,8 @@ func (p *Proxy) add(s *session) error {
 		}
 	}
 	s.id = p.nextID
-	s.log = p.log.With(zap.Uint32("session_id", s.id))
 	p.sessions[s.id] = s
+	p.logins.Add(1)
 	p.metrics.sessions.Set(float64(len(p.sessions)))
 	return nil
 }
@@ -269,9 +320,7 @@ func (p *Proxy) Close() error {
 		s.mu.Lock()
 		b, opening := s.backend, s.opening
 		s.mu.Unlock()
-		if b != nil {
-			b.close(false)
-		}
+		s.lose(b, false)
 		if opening != nil { // it may wait for the answer of a statement that was sent again
 			opening.close(false)
 		}
@@ -283,5 +332,6 @@ func (p *Proxy) Close() error {
 	if p.watchDone != nil {
 		<-p.watchDone
 	}
+	p.stopLoops()
 	return nil
 }

@@ -223,11 +223,11 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 ) (*pgwire.Error, error) {
 	o, why, err := s.proxy.outcome(ctx, b.primary, l)
 	if err != nil {
-		s.log.Info("outcome could not be looked up yet", zap.Error(err))
+		s.log().Info("outcome could not be looked up yet", zap.Error(err))
 		return nil, errBackendLost
 	}
 	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
-	s.log.Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
+	s.log().Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
 		zap.Uint64("epoch", l.epoch))
 	switch o {
 	case outcomeCommitted:
@@ -280,7 +280,7 @@ func (s *session) resend(b *backend, l *loss, p *pending) error {
 			return err
 		}
 		// It may be answered in part: judge it anew, as lost on this backend.
-		s.journal, s.journaled = p.bytes, true
+		s.journal, s.box, s.journaled = p.bytes, nil, true
 		l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
 		l.pending = append(s.judgeAll(l.status), l.pending[1:]...)
 		return errBackendLost

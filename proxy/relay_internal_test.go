@@ -1,27 +1,54 @@
 package proxy
 
 import (
-	"net"
 	"testing"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"holdfast/pgwire"
 )
+
+// sockPair is two ends of a connection, both on one loop.
+func sockPair(tb testing.TB) (a, b *sock) {
+	tb.Helper()
+	l, err := newLoop()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.run()
+	}()
+	tb.Cleanup(func() { l.stop(); <-done })
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var ends [2]*sock
+	for i, fd := range fds {
+		ends[i] = &sock{loop: l, fd: fd, rd: true, wr: true}
+		if err := l.add(ends[i]); err != nil {
+			tb.Fatal(err)
+		}
+		tb.Cleanup(func() { _ = ends[i].Close() })
+	}
+	return ends[0], ends[1]
+}
 
 // relayRig is a session and its backend with no sockets that matter: what the relay does to the
 // bytes of one prepared select.
 func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	tb.Helper()
 	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil), log: zap.NewNop()}
-	client, far := net.Pipe()
-	tb.Cleanup(func() { _ = client.Close(); _ = far.Close() })
+	client, _ := sockPair(tb)
 	s = &session{
-		proxy: p, log: p.log, client: client, conf: true, wake: make(chan struct{}, 1),
-		params: map[string]string{}, track: newTracker("app", 1<<20), flow: newFlow('I'),
+		proxy: p, loop: client.loop, client: client, conf: true, wake: make(chan struct{}, 1),
+		track: newTracker("app", 1<<20), flow: newFlow('I'),
 		journaled: true,
 	}
-	b = &backend{primary: &Primary{Epoch: 1}, done: make(chan struct{})}
+	b = &backend{primary: &Primary{Epoch: 1}, session: s}
 	s.backend = b
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	ask = pgwire.AppendBind(nil, "", "p", "1")
@@ -80,10 +107,7 @@ func BenchmarkRelay(b *testing.B) {
 // Drain may begin between gate's look and the first byte of a unit: then it waits in the inbox.
 func TestNoUnitStartsBehindADrain(t *testing.T) {
 	s, b, _, _ := relayRig(t)
-	server, far := net.Pipe()
-	defer server.Close()
-	defer far.Close()
-	b.conn = server
+	b.conn, _ = sockPair(t)
 	query := pgwire.AppendQuery(nil, "SELECT 1")
 	s.in.attach(s.client, query)
 	raise(&s.proxy.drainEpoch, 1)

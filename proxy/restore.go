@@ -27,7 +27,7 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	if !s.isUsable(pr) {
 		return nil, errOvertaken
 	}
-	b, err := s.proxy.connect(ctx, pr, s.login, s.cred)
+	b, err := s.proxy.connect(ctx, s.loop, pr, s.login, s.cred)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()
 // restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
 func (s *session) restore(b *backend) error {
 	s.mu.Lock()
-	cmds := s.track.restoreSQL(s.user)
+	cmds := s.track.restoreSQL(s.track.loginUser)
 	unknown := s.track.unknown
 	out, n := s.out[:0], len(cmds)
 	for _, c := range cmds {
@@ -153,7 +153,7 @@ func restoreError(cause *pgwire.Error) *pgwire.Error {
 func (s *session) restoreStatements(b *backend) error {
 	s.mu.Lock()
 	out, n := s.out[:0], 0
-	encoding := s.params["client_encoding"]
+	encoding := s.params.value("client_encoding")
 	for name, p := range s.track.statements {
 		if p.sql == "" {
 			continue
@@ -183,7 +183,7 @@ func (s *session) restoreStatements(b *backend) error {
 	}
 	errs, _, err := b.exchange(out, n, b.note)
 	if len(errs) > 0 {
-		s.log.Info("some prepared statements could not be restored",
+		s.log().Info("some prepared statements could not be restored",
 			zap.Int("failed", len(errs)), zap.String("sqlstate", errs[0].Code))
 	}
 	return err
@@ -208,11 +208,15 @@ func (s *session) tellParams(b *backend) error {
 		if p.Name == "in_hot_standby" {
 			continue
 		}
-		if old, ok := s.params[p.Name]; !ok || old != p.Value {
+		if old, ok := s.params.get(p.Name); !ok || old != p.Value {
 			out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
 			s.reported(p.Name, p.Value)
 		}
 	}
+	if len(out) > 0 {
+		s.proxy.params.share(&s.params)
+	}
+	b.params = nil
 	s.mu.Unlock()
 	return s.writeClient(out)
 }
@@ -235,7 +239,7 @@ func (s *session) align(b *backend, want byte) error {
 	}
 	_, st, err := b.exchange(out, n, b.note)
 	if err != nil {
-		s.log.Debug("backend lost while it was prepared", zap.Error(err))
+		s.log().Debug("backend lost while it was prepared", zap.Error(err))
 		return errBackendLost
 	}
 	b.status = st

@@ -3,8 +3,8 @@ package proxy
 import (
 	"context"
 	"errors"
-	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,33 +14,38 @@ import (
 
 // session is a client's logical connection; it outlives its backends.
 //
-// Its owner is the goroutine that runs serve: it reads from the client, writes to the backend,
-// and does everything that is rare. While a backend is attached a second goroutine (deliver.go)
-// reads from the backend and writes to the client. The owner writes to the client itself only
-// while that goroutine is not running, so the client's stream has one writer at any time.
+// While it only relays it is a value on a loop, whose handlers never wait: clientSide reads from
+// the client and writes to the backend, serverSide (delivery.go) does the opposite. For what is
+// rare (a shut gate, a COMMIT to be guarded, a lost backend) a goroutine that runs serve takes the
+// client's side over, and gives it back with park. Whoever has that side is the owner. The owner
+// writes to the client itself only while no backend is attached, so the client's stream has one
+// writer at any time.
 type session struct {
 	proxy *Proxy
-	log   *zap.Logger
 	id    uint32
 	key   []byte // cancel key given to the client
 
-	client net.Conn
+	loop   *loop
+	client link
 	in     inbox // from the client; the owner's
 	login  []pgwire.Param
-	user   string
 	cred   pgwire.Credentials
 	conf   bool // standard_conforming_strings; the owner's, under mu for writing
 
-	wake chan struct{} // capacity 1: the deliverer has news for a waiting owner
+	onLoop     atomic.Bool   // the loop is the owner
+	clientFull atomic.Bool   // the backend's bytes wait for room at the client
+	serverFull atomic.Bool   // the client's bytes wait for room at the backend
+	wake       chan struct{} // capacity 1: there is news for an owner that waits
 
 	mu      sync.Mutex
 	backend *backend // nil while there is none
 	opening *backend // being restored, not attached yet
 	flow    flow
 	track   tracker
-	params  map[string]string // as last reported to the client
+	params  paramSet // as last reported to the client
 
 	lost        bool     // the backend must not be used any more
+	gone        bool     // the client cannot be written to
 	planned     bool     // it was taken away at a safe point by a drain
 	canceled    bool     // a cancel request came while there was no backend
 	closing     bool     // the proxy is shutting down
@@ -70,7 +75,8 @@ type session struct {
 	// The owner's own.
 	scratch   []pgwire.Statement
 	journal   []byte
-	journaled bool // journal has every byte since the flow was last idle
+	box       *journalBox // where journal begins
+	journaled bool        // journal has every byte since the flow was last idle
 	out       []byte
 	unnamed   parsed
 	unnamedQ  []byte // body of the unnamed Parse, to be parsed again on a new backend
@@ -79,15 +85,21 @@ type session struct {
 	passing   int  // bytes of a message that is relayed as it comes
 	discard   bool // they go nowhere: the backend that has the first part is lost
 	pushed    int
+	unsent    int   // bytes at the head of the inbox that were inspected and count as sent
 	guarded   class // of the Query that waits in guardCommit
 }
 
-// serve runs the session until the client or the proxy ends it. It owns client.
+// serve does what the loop cannot, and ends when the session is the loop's again, or is over.
 func (s *session) serve(ctx context.Context) {
-	defer s.finish()
 	for {
 		err := s.relayClient(ctx)
-		s.stopBackend()
+		if err == nil {
+			s.park()
+			return
+		}
+		if gone := s.stopBackend(); gone != nil {
+			err = gone
+		}
 		switch {
 		case errors.Is(err, errBackendLost):
 			if err = s.recover(ctx); err == nil {
@@ -97,24 +109,58 @@ func (s *session) serve(ctx context.Context) {
 			err = s.leave(ctx, s.takeLoss(), err)
 		}
 		s.sayGoodbye(err)
+		s.finish()
 		return
 	}
 }
+
+// journalBox has room for the messages of a usual unit of work. A session has one only while it is
+// at work.
+type journalBox [2048]byte
+
+var journalBoxes = sync.Pool{New: func() any { return new(journalBox) }}
+
+// rest gives back what a session at a safe point does not need. The caller holds s.mu and is the
+// owner.
+func (s *session) rest() {
+	if s.box != nil {
+		journalBoxes.Put(s.box)
+	}
+	s.journal, s.box = nil, nil
+	s.flow.rest()
+}
+
+// park makes the loop the owner. The caller must not use s any more.
+func (s *session) park() {
+	s.onLoop.Store(true)
+	s.loop.post((*clientSide)(s)) // what became ready meanwhile, and flags that were set
+}
+
+// unpark makes a new goroutine the owner; only the loop calls it, as the owner.
+func (s *session) unpark() {
+	s.onLoop.Store(false)
+	s.serverFull.Store(false)
+	go s.serve(s.proxy.ctx)
+}
+
+// log is the log of the session. It is made when there is something to say: kept, it would cost
+// each idle session more than its sockets.
+func (s *session) log() *zap.Logger { return s.proxy.log.With(zap.Uint32("session_id", s.id)) }
 
 // sayGoodbye tells the client why the session ends, where there is somebody to tell.
 func (s *session) sayGoodbye(err error) {
 	var pe *pgwire.Error
 	switch {
 	case errors.Is(err, errClientGone):
-		s.log.Debug("client is gone")
+		s.log().Debug("client is gone")
 		return
 	case errors.Is(err, errClosing):
 		pe = fatal(pgwire.NewError(pgwire.CodeAdminShutdown,
 			"terminating connection because the proxy is shutting down"))
 	case errors.As(err, &pe):
-		s.log.Info("session ended", zap.String("sqlstate", pe.Code), zap.Error(err))
+		s.log().Info("session ended", zap.String("sqlstate", pe.Code), zap.Error(err))
 	default:
-		s.log.Info("session ended", zap.Error(err))
+		s.log().Info("session ended", zap.Error(err))
 		return
 	}
 	s.proxy.metrics.sessionErrors.WithLabelValues(pe.Code).Inc()
@@ -123,20 +169,27 @@ func (s *session) sayGoodbye(err error) {
 }
 
 func (s *session) finish() {
-	s.stopBackend()
+	_ = s.stopBackend()
 	s.in.release()
 	_ = s.client.Close()
 	s.proxy.remove(s)
+	s.proxy.clientDone()
 }
 
-// interrupt makes the owner look at the flags.
+// interrupt makes the owner look at the flags, also where it waits for the client.
 func (s *session) interrupt() {
-	_ = s.client.SetReadDeadline(time.Unix(1, 0))
+	if !s.onLoop.Load() {
+		_ = s.client.SetReadDeadline(time.Unix(1, 0))
+	}
 	s.notify()
 }
 
-// notify wakes the owner where it waits for the deliverer.
+// notify makes the owner look at the flags, which the caller has set before.
 func (s *session) notify() {
+	if s.onLoop.Load() {
+		s.loop.post((*clientSide)(s))
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -157,22 +210,28 @@ func (s *session) lose(b *backend, polite bool) {
 	s.interrupt()
 }
 
-// stopBackend ends the attached backend and waits for its deliverer.
-func (s *session) stopBackend() {
+// stopBackend ends the attached backend. What was on its way to the client gets there first; an
+// error tells that the client is gone.
+func (s *session) stopBackend() error {
 	s.mu.Lock()
 	b := s.backend
 	polite := b != nil && s.flow.isSafePoint() && !s.lost
 	s.mu.Unlock()
 	if b == nil {
-		return
+		return nil
 	}
 	b.close(polite)
-	<-b.done
+	err := b.detach(s)
+	if s.unsent > 0 { // they count as sent
+		s.in.take(s.unsent)
+		s.unsent = 0
+	}
 	s.mu.Lock()
 	s.backend = nil
 	s.lostEpoch, s.lostPID, s.lostStarted = b.primary.Epoch, b.pid, b.started
 	s.lostMid = b.passing > 0 && !b.passHide
 	s.mu.Unlock()
+	return err
 }
 
 // attach starts relaying to and from b. The owner calls it with no backend attached.
@@ -191,13 +250,16 @@ func (s *session) attach(b *backend) error {
 	s.backend, s.opening = b, nil
 	s.lost, s.planned, s.canceled = false, false, false
 	s.inDoubt, s.noCancel, s.inner = false, false, nil
-	s.mu.Unlock()
+	b.session = s
 	b.relayFromHere()
-	go b.runDeliver(s)
+	b.filled = len(b.in.bytes()) > 0
+	s.mu.Unlock()
+	b.conn.handle((*serverSide)(b))
+	s.loop.post((*serverSide)(b))
 	return nil
 }
 
-// writeClient writes the owner's own messages; only while no deliverer runs.
+// writeClient writes the owner's own messages; only while no backend is attached.
 func (s *session) writeClient(p []byte) error {
 	if len(p) == 0 {
 		return nil
@@ -213,6 +275,8 @@ func (s *session) signals() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.gone:
+		return errClientGone
 	case s.closing && (s.backend == nil || s.flow.isSafePoint()):
 		return errClosing
 	case s.lost || s.backend == nil:

@@ -30,8 +30,7 @@ type Primary struct {
 	// answers with another one is not used.
 	Incarnation string
 	// SyncQuorum is how many synchronous standbys must have flushed a commit, if the server's own
-	// synchronous_standby_names does not ask for more, or for none; 0 if replication is
-	// asynchronous.
+	// synchronous_standby_names does not ask for more, or for none; 0 if the group asks for none.
 	SyncQuorum int
 	Lease      Lease
 	// Boundaries are those of the epochs up to this one, oldest first.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"sync"
 
 	"holdfast/pgwire"
 )
@@ -62,6 +63,7 @@ func (o *op) mayRename() bool {
 type flow struct {
 	ops  []op
 	head int
+	box  *opBox // where ops begin
 
 	status    byte  // of the last ReadyForQuery
 	errored   bool  // the current batch has had its ErrorResponse
@@ -104,6 +106,10 @@ func (f *flow) push(o op) bool {
 		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
 		return false
 	}
+	if f.ops == nil {
+		f.box = opBoxes.Get().(*opBox)
+		f.ops = f.box[:0]
+	}
 	f.compact()
 	o.renames = !o.internal && o.mayRename()
 	f.ops = append(f.ops, o)
@@ -115,6 +121,21 @@ func (f *flow) push(o op) bool {
 		f.unsynced++
 	}
 	return true
+}
+
+// opBox has room for the operations of a usual unit of work. A session has one only while it is at
+// work.
+type opBox [16]op
+
+var opBoxes = sync.Pool{New: func() any { return new(opBox) }}
+
+// rest gives back what an idle flow does not need.
+func (f *flow) rest() {
+	if f.box != nil {
+		clear(f.box[:])
+		opBoxes.Put(f.box)
+	}
+	f.ops, f.head, f.box = nil, 0, nil
 }
 
 // compact drops what was answered, also where something is always under way.

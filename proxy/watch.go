@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -8,8 +9,10 @@ import (
 const (
 	// leaseTick is the pause between two looks at a lease for which somebody waits.
 	leaseTick = 5 * time.Millisecond
-	// watchTick is that pause while nobody waits.
-	watchTick = 50 * time.Millisecond
+	// watchTick is the longest pause while nobody waits.
+	watchTick = time.Second
+	// lateTick is the pause between two looks at bytes that do not arrive.
+	lateTick = 50 * time.Millisecond
 	// lateLooks is how often the sessions are looked at after the end of a lease: the gate is
 	// shut, so that nothing comes after what was under way.
 	lateLooks = 20
@@ -65,13 +68,14 @@ func (w *leaseWatch) wake() {
 	}
 }
 
-func (w *leaseWatch) pause() time.Duration {
+// pause is how long nothing has to be looked at, if something else is to be in the time due.
+func (w *leaseWatch) pause(due time.Duration) time.Duration {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting > 0 {
 		return leaseTick
 	}
-	return watchTick
+	return min(watchTick, max(leaseTick, due))
 }
 
 // runWatch looks at the lease and at bytes that do not arrive, until the proxy ends.
@@ -84,8 +88,9 @@ func (p *Proxy) runWatch() {
 	var last view
 	late := 0
 	silent := time.Now()
+	due := leaseTick
 	for {
-		t := time.NewTimer(p.watch.pause())
+		t := time.NewTimer(p.watch.pause(due))
 		select {
 		case <-p.ctx.Done():
 			t.Stop()
@@ -94,6 +99,7 @@ func (p *Proxy) runWatch() {
 		case <-t.C:
 		}
 		t.Stop()
+		due = watchTick
 		if pr, _ := p.topo.Current(); pr != nil {
 			v := view{pr, pr.Lease.Doubt(), pr.Lease.Until()}
 			if v != last {
@@ -102,16 +108,21 @@ func (p *Proxy) runWatch() {
 			}
 			// Where commits wait for standbys, late bytes can do nothing that is acknowledged:
 			// the session waits for its answer until the lease is renewed, or the epoch cut.
-			if pr.SyncQuorum == 0 && late < lateLooks &&
-				bootNow() >= v.until+int64(p.cfg.LeaseGrace/2) {
+			if pr.SyncQuorum == 0 && late < lateLooks {
+				due = time.Duration(v.until - bootNow() + int64(p.cfg.LeaseGrace/2))
+			}
+			if due <= 0 {
 				late++
+				due = lateTick
 				p.resetLate(pr.Epoch)
 			}
 		}
 		if time.Since(silent) >= p.cfg.KeepAlive {
 			silent = time.Now()
 			p.resetSilent()
+			p.trim()
 		}
+		due = min(due, p.cfg.KeepAlive-time.Since(silent))
 	}
 }
 
@@ -130,7 +141,7 @@ func (p *Proxy) resetLate(epoch uint64) {
 			if b == nil || b.primary.Epoch > epoch {
 				continue
 			}
-			if st, ok := sendStateOf(b.conn); ok && st.queued > 0 {
+			if st, ok := b.conn.sendState(); ok && st.queued > 0 {
 				p.giveUp(s, b, "lease_end")
 			}
 		}
@@ -166,19 +177,35 @@ func (q *silence) isOver(st sendState, now time.Time, bound time.Duration) bool 
 func (p *Proxy) resetSilent() {
 	bound := p.cfg.KeepAlive * 9 / 10 // a tick may come early by the timer's slack
 	for _, s := range p.all() {
-		st, ok := sendStateOf(s.client)
+		st, ok := s.client.sendState()
 		if ok && s.clientQuiet.isOver(st, time.Now(), bound) {
 			p.metrics.resets.WithLabelValues("client_silent").Inc()
-			reset(s.client)
+			s.client.reset()
+			s.notify()
 		}
 		for _, b := range s.backends() {
 			if b == nil {
 				continue
 			}
-			st, ok := sendStateOf(b.conn)
+			st, ok := b.conn.sendState()
 			if ok && b.quiet.isOver(st, time.Now(), bound) {
 				p.giveUp(s, b, "backend_silent")
 			}
 		}
 	}
+}
+
+// trimAfter is how many logins leave memory behind that is worth to be given back.
+const trimAfter = 200
+
+// trim gives memory back to the system once a wave of logins is over: a login takes some forty
+// times what the session needs that comes of it, and sessions that only relay allocate nothing, so
+// that Go's collector would not look again for minutes.
+func (p *Proxy) trim() {
+	n := p.logins.Load()
+	if n == p.trimSeen && n-p.trimmed >= trimAfter {
+		p.trimmed = n
+		debug.FreeOSMemory()
+	}
+	p.trimSeen = n
 }

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs tests on another version of PostgreSQL than this machine's, as root: makes the Debian
-# release that carries it by debootstrap (kept below $HOLDFAST_ROOTS), and runs the built binary
+# release that carries it by debootstrap (kept below $MATRIX_ROOTS), and runs the built binary
 # and the tests in it by chroot.
-# Usage: scripts/matrix.sh VERSION TESTS    (TESTS: a regular expression for -run)
+# Usage: scripts/matrix.sh VERSION TESTS [AGENT_TESTS]    (regular expressions for -run; those of
+# the agent are ^TestAgent unless named, none if empty)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=${1:?usage: matrix.sh VERSION TESTS}
 tests=${2:?usage: matrix.sh VERSION TESTS}
+agent_tests=${3-^TestAgent}
 tags=${TAGS:-hashicorpmetrics}
 mirror=${MIRROR:-http://deb.debian.org/debian}
 
@@ -31,7 +33,7 @@ if ! command -v debootstrap >/dev/null; then
     "${install[@]}" >/dev/null || { apt-get update -q && "${install[@]}"; } >/dev/null
 fi
 
-roots=${HOLDFAST_ROOTS:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
+roots=${MATRIX_ROOTS:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 root=$roots/$suite
 # The marker is the last thing made: a root without it is the rest of an interrupted one.
 if [[ ! -e $root/.complete ]]; then
@@ -60,7 +62,7 @@ CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/e2e.test" ./cmd/holdfast
 inside=/tmp/${work##*/}
 # shellcheck disable=SC2016 # expanded in the namespace
 unshare --mount --ipc --propagation private bash -euo pipefail -c '
-    root=$1 inside=$2 tests=$3
+    root=$1 inside=$2 tests=$3 agent_tests=$4
     mount --rbind /proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
@@ -70,7 +72,9 @@ unshare --mount --ipc --propagation private bash -euo pipefail -c '
         sh -euc "
             /usr/lib/postgresql/*/bin/postgres --version
             cd $inside
-            ./election.test -test.run \"^TestAgent\" -test.count 1 -test.timeout 10m -test.v
+            if [ -n \"\$2\" ]; then
+                ./election.test -test.run \"\$2\" -test.count 1 -test.timeout 10m -test.v
+            fi
             ./e2e.test -test.run \"\$1\" -test.count 1 -test.timeout 20m -test.v
-        " sh "$tests"
-' bash "$root" "$inside" "$tests"
+        " sh "$tests" "$agent_tests"
+' bash "$root" "$inside" "$tests" "$agent_tests"

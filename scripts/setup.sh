@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Installs what is needed beside Go. What is there already is left alone. As a plain user with
 # something missing it says what to install, in one line, and exits 1.
-# Usage: scripts/setup.sh demo|tools|test
+# Usage: scripts/setup.sh demo|tools|test|bench
 #   demo   PostgreSQL's server and tools
 #   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, a C compiler
 #          for the race detector, and shellcheck
-#   test   the same, and root: the fault lab's tests make namespaces and file systems
+#   bench  PostgreSQL's, and the proxies that the relay is measured beside
+#   test   as tools, and root: the fault lab's tests make namespaces and file systems
 set -euo pipefail
-for_what=${1:?usage: setup.sh demo|tools|test}
+for_what=${1:?usage: setup.sh demo|tools|test|bench}
 case $for_what in
-    demo | tools | test) ;;
+    demo | tools | test | bench) ;;
     *)
-        echo "usage: setup.sh demo|tools|test" >&2
+        echo "usage: setup.sh demo|tools|test|bench" >&2
         exit 2
         ;;
 esac
@@ -38,7 +39,11 @@ pg_bin() {
 
 missing=()
 pg_bin >/dev/null || missing+=(postgresql)
-if [[ $for_what != demo ]]; then
+if [[ $for_what == bench ]]; then
+    [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+    [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+fi
+if [[ $for_what == tools || $for_what == test ]]; then
     command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
     command -v ps >/dev/null || missing+=(procps)
     [[ -x /sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
@@ -59,13 +64,22 @@ fi
 # Debian's package starts a server on port 5432 unless it is told not to before it is installed.
 # The file goes away afterwards, so that later packages do what the machine's owner expects.
 dropin=/etc/postgresql-common/createcluster.d/holdfast-setup.conf
+# Other packages start their servers unless this file forbids it.
+policy=/usr/sbin/policy-rc.d
+made_policy=
 cleanup() {
     rm -f "$dropin"
+    [[ -z $made_policy ]] || rm -f "$policy"
     rmdir --ignore-fail-on-non-empty "${dropin%/*}" 2>/dev/null || true
 }
 trap cleanup EXIT
 mkdir -p "${dropin%/*}"
 echo "create_main_cluster = false" >"$dropin"
+if [[ ! -e $policy ]]; then
+    made_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
 
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300)

@@ -67,7 +67,8 @@ var owned = []struct {
 var pureFiles = []string{
 	"election/state.go", "election/decide.go", "election/candidate.go", "election/lease.go",
 	"election/syncnames.go", "election/syncset.go", "election/syncplan.go",
-	"election/adopt_decide.go", "election/checks.go", "proxy/replay.go", "proxy/txn.go",
+	"election/adopt_decide.go", "election/checks.go", "election/logical.go",
+	"proxy/replay.go", "proxy/txn.go",
 	"pgwire/lexer.go", "pgwire/classify.go",
 }
 

@@ -31,6 +31,8 @@ type ClusterConfig struct {
 	Prefix string
 	// Profile is the timing profile of the group; empty is lan.
 	Profile string
+	// Fence is the group's; empty is lease.
+	Fence string
 	// Keep leaves data and logs behind; the processes are ended all the same.
 	Keep bool
 	// Settings are PostgreSQL settings beside the cluster's own.
@@ -54,6 +56,7 @@ type Cluster struct {
 	cfg    ClusterConfig
 	bin    string // of PostgreSQL
 	client *http.Client
+	ports  nodePorts
 	reaper *reaper
 	spec   reapSpec
 }
@@ -175,6 +178,7 @@ func (c *Cluster) makeNodes(ctx context.Context) error {
 			return err
 		}
 	}
+	c.ports = ports
 	args := []string{"init", "--dir", c.pkiDir()}
 	for i, host := range hosts {
 		n := newClusterNode(c, fmt.Sprintf("node%d", i+1), host, ports)
@@ -291,4 +295,10 @@ func (c *Cluster) Close() error {
 		err = errors.Join(err, c.reaper.close())
 	}
 	return err
+}
+
+// Output runs one of PostgreSQL's programs to its end and returns what it printed.
+func (c *Cluster) Output(ctx context.Context, name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, c.Program(name), args...).CombinedOutput()
+	return string(out), err
 }

@@ -116,6 +116,9 @@ func (n *ClusterNode) config() config.Config {
 	cfg.DataDir = filepath.Join(n.Dir, "state")
 	cfg.Group.Cluster = "demo"
 	cfg.Group.Profile = c.cfg.Profile
+	if c.cfg.Fence != "" {
+		cfg.Group.Fence = c.cfg.Fence
+	}
 	for _, peer := range c.Nodes {
 		cfg.Group.Nodes = append(cfg.Group.Nodes, config.Node{
 			Name: peer.Name, Address: peer.Raft, Postgres: peer.Postgres,

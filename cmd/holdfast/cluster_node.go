@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast/config"
 )
 
 // ClusterNode is one node of a Cluster: a `holdfast serve` process and the PostgreSQL server that
@@ -52,6 +55,26 @@ func newClusterNode(c *Cluster, name, host string, ports nodePorts) *ClusterNode
 		Proxy: hostPort(host, ports.proxy), HTTP: hostPort(host, ports.http),
 		cluster: c,
 	}
+}
+
+// AddNode makes keys and configuration of one more node, on the next address after the last one.
+// It is not started, and not in the group. Not for clusters of given addresses.
+func (c *Cluster) AddNode(ctx context.Context, edit func(*config.Config)) (*ClusterNode, error) {
+	last := net.ParseIP(c.Nodes[len(c.Nodes)-1].Host).To4()
+	host := fmt.Sprintf("%d.%d.%d.%d", last[0], last[1], last[2], last[3]+1)
+	n := newClusterNode(c, fmt.Sprintf("node%d", last[3]+1), host, c.ports)
+	out, err := c.run(ctx, "init", "--dir", c.pkiDir(), "--node", n.Name+"="+n.Host)
+	if err != nil {
+		return nil, fmt.Errorf("make keys of %s: %w: %s", n.Name, err, out)
+	}
+	c.Nodes = append(c.Nodes, n)
+	return n, n.Configure(edit)
+}
+
+// RemoveNode ends a node and its server for good and forgets it.
+func (c *Cluster) RemoveNode(ctx context.Context, n *ClusterNode) error {
+	c.Nodes = slices.DeleteFunc(slices.Clone(c.Nodes), func(o *ClusterNode) bool { return o == n })
+	return n.KillNode(ctx)
 }
 
 // Start runs the node in a process group of its own, where Ctrl-C does not reach it.

@@ -33,6 +33,8 @@ type DemoCommand struct {
 	Keep bool
 	// Profile is the group's timing profile.
 	Profile string
+	// Fence is the group's.
+	Fence string
 	// Plain prints lines; JSON prints one object a line; neither is the live view.
 	Plain, JSON bool
 	// Control takes commands as lines from In.
@@ -95,6 +97,11 @@ func (c DemoCommand) validate() error {
 	case c.Plain && c.JSON:
 		return errors.New("--plain and --json exclude each other")
 	}
+	switch c.Fence {
+	case "", "lease", "recruit":
+	default:
+		return fmt.Errorf("--fence %q: lease and recruit are allowed", c.Fence)
+	}
 	switch c.Profile {
 	case "lan", "cloud", "wan":
 	default:
@@ -144,6 +151,7 @@ func newDemoCommand() *cobra.Command {
 	f.StringVar(&c.Parent, "dir", "", "make the demo's directory in this one")
 	f.BoolVar(&c.Keep, "keep", false, "leave data and logs behind")
 	f.StringVar(&c.Profile, "profile", "lan", "timing profile of the group: lan, cloud, wan")
+	f.StringVar(&c.Fence, "fence", "lease", "what a failover waits for: lease, recruit")
 	f.BoolVar(&c.Plain, "plain", false, "print lines (default if the output is no terminal)")
 	f.BoolVar(&c.JSON, "json", false, "print one JSON object a line")
 	f.BoolVar(&c.Control, "control", false, "take commands from the standard input")

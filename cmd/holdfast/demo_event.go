@@ -53,6 +53,10 @@ type DemoChange struct {
 	Cause    string           `json:"cause,omitempty"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	TotalMS  int64            `json:"total_ms,omitempty"`
+	// FaultAt is when the fault was done, LockAt when the lock was entered, both by wall clocks:
+	// on one machine the difference of what was measured beside them means something.
+	FaultAt time.Time  `json:"fault_at"`
+	LockAt  *time.Time `json:"lock_at,omitempty"`
 	// GapMS is the longest time without an acknowledged commit of any session.
 	GapMS int64 `json:"gap_ms"`
 	// HealthyMS is the time until all members stream again.

@@ -110,6 +110,7 @@ func (d *demo) doFault(ctx context.Context, ch *DemoChange) error {
 	d.emit(demoEvent{Event: "fault", Text: ch.Fault.title(n.Name)})
 	epoch := st.Epoch
 	var after Status
+	ch.FaultAt = time.Now()
 	switch ch.Fault {
 	case faultPostmaster:
 		if err = n.KillPostmaster(); err == nil {
@@ -181,6 +182,7 @@ func (c *DemoChange) describe(after *Status, epoch uint64) {
 	}
 	c.Kind, c.From, c.To, c.Epoch = last.Kind, last.From, last.To, last.Epoch
 	c.Cause, c.PhasesMS, c.TotalMS = last.Cause, last.PhasesMS, last.TotalMS
+	c.LockAt = &last.At
 }
 
 // recovered waits until the members are healthy and clients commit again.

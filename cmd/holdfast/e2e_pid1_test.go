@@ -49,20 +49,14 @@ func TestE2EProcess1(t *testing.T) {
 			first = pid
 		}
 	}
-	for round := range 3 {
-		pid := hiddenPostmaster(t, n)
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatalf("round %d: kill postmaster: %v", round, err)
+	killed := 0
+	for range 3 {
+		// The status may be of before the last death: there may be no postmaster at this moment.
+		killed = waitHiddenPostmaster(t, n, killed)
+		if err := signalProcess(killed, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
 		}
-		for until := time.Now().Add(time.Minute); ; {
-			if now := hiddenPostmaster(t, n); now != 0 && now != pid {
-				break
-			}
-			if time.Now().After(until) {
-				t.Fatalf("round %d: no new postmaster:\n%s", round, n.LogTail(20))
-			}
-			time.Sleep(20 * time.Millisecond) // polls, with an end
-		}
+		waitHiddenPostmaster(t, n, killed)
 		waitHealthy(t, c)
 	}
 	for until := time.Now().Add(10 * time.Second); ; {
@@ -88,7 +82,7 @@ func endProcess1(t *testing.T, n *holdfast.ClusterNode, first int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
+	if err := signalProcess(first, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if code, err := n.Wait(ctx); err != nil || code != 0 {
@@ -104,6 +98,30 @@ func endProcess1(t *testing.T, n *holdfast.ClusterNode, first int) {
 	if code, err := n.Wait(ctx); err != nil || code == 0 {
 		t.Errorf("with a wrong configuration: exit code %d, %v", code, err)
 	}
+}
+
+// waitHiddenPostmaster waits for a postmaster of a node other than the last one.
+func waitHiddenPostmaster(t *testing.T, n *holdfast.ClusterNode, last int) int {
+	t.Helper()
+	for until := time.Now().Add(time.Minute); ; {
+		if pid := hiddenPostmaster(t, n); pid != 0 && pid != last {
+			return pid
+		}
+		if time.Now().After(until) {
+			t.Fatalf("no postmaster after %d:\n%s", last, n.LogTail(20))
+		}
+		time.Sleep(20 * time.Millisecond) // polls, with an end
+	}
+}
+
+// signalProcess signals one process. Unlike kill(2) it takes a pid of 0, which somebody did not
+// find, as an error, and not as this process's group with all that runs the tests.
+func signalProcess(pid int, sig os.Signal) error {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return err
+	}
+	return p.Signal(sig)
 }
 
 // hiddenPostmaster finds the postmaster of a node whose postmaster.pid is of another pid

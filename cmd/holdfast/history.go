@@ -82,7 +82,7 @@ func (c *ChangeStatus) printWhole(out io.Writer) error {
 	_, err := fmt.Fprintf(out, "epoch %d  %s  %s%s: %s -> %s  (%d ms%s)\n  cause: %s\n", c.Epoch,
 		c.At.Format(time.RFC3339), c.Kind, planned, orDash(c.From), c.To, c.TotalMS, c.phases(),
 		c.Cause)
-	for _, e := range c.Evidence {
+	for _, e := range slices.Concat(c.Slots, c.Evidence) {
 		if err == nil {
 			_, err = fmt.Fprintf(out, "    %s\n", e)
 		}

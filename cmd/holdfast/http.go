@@ -30,6 +30,9 @@ type controller interface {
 	// Request carries out what an operator wants; it returns when that is done or was refused,
 	// with the preconditions.
 	Request(ctx context.Context, r election.Request) ([]election.Check, error)
+	// ChangeMember adds or removes a member; it returns when that is done or was refused, with the
+	// preconditions.
+	ChangeMember(ctx context.Context, r election.MemberRequest) ([]election.Check, error)
 	// SetMaintenance begins or ends maintenance.
 	SetMaintenance(ctx context.Context, on bool, reason string) error
 	// History lists the newest changes of the lock, the newest first.
@@ -102,6 +105,7 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 		writeHTTPJSON(w, http.StatusOK, st)
 	})
 	handleControl(mux, c)
+	handleMembers(mux, c)
 	return guardHTTP(mux)
 }
 

@@ -19,6 +19,8 @@ type (
 		// To is the member that becomes primary; empty lets the group choose.
 		To     string `json:"to"`
 		DryRun bool   `json:"dry_run"`
+		// AcceptSlotLoss goes on though logical slots are lost with it.
+		AcceptSlotLoss bool `json:"accept_slot_loss,omitempty"`
 	}
 	// restartRequest is the body of POST /v1/restart and /v1/reinit.
 	restartRequest struct {
@@ -56,6 +58,7 @@ func handleControl(mux *http.ServeMux, c controller) {
 	mux.HandleFunc("POST /v1/switchover", control(c, func(r switchoverRequest) election.Request {
 		return election.Request{
 			Kind: election.RequestSwitchover, Member: r.To, DryRun: r.DryRun,
+			AcceptSlotLoss: r.AcceptSlotLoss,
 		}
 	}))
 	mux.HandleFunc("POST /v1/restart", control(c, func(r restartRequest) election.Request {

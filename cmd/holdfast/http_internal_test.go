@@ -20,6 +20,7 @@ type fakeController struct {
 	ready, status, switchover error
 	asked                     []string
 	requests                  []election.Request
+	members                   []election.MemberRequest
 	missing                   string
 	maintenance               bool
 }
@@ -31,6 +32,8 @@ func (f *fakeController) Status(context.Context) (Status, error) {
 		{Name: "node2", Postgres: "h2:5432", LSN: "0/3000000"},
 		{Name: "node3", Postgres: "h3:5432", LSN: "0/3000100"},
 	}}
+	st.Voters = &VotersStatus{Version: 2, Names: []string{"node2"}, Change: "node3 is being added"}
+	st.Members[0].Voter = true
 	if f.maintenance {
 		st.Maintenance = &election.Maintenance{Reason: "kernel"}
 	}
@@ -40,6 +43,13 @@ func (f *fakeController) Status(context.Context) (Status, error) {
 func (f *fakeController) Request(_ context.Context, r election.Request) ([]election.Check, error) {
 	f.asked = append(f.asked, r.Member)
 	f.requests = append(f.requests, r)
+	return []election.Check{{What: "all is well"}, {What: "more", Why: f.missing}}, f.switchover
+}
+
+func (f *fakeController) ChangeMember(_ context.Context, r election.MemberRequest,
+) ([]election.Check, error) {
+	f.members = append(f.members, r)
+	f.asked = append(f.asked, r.Change.Member.Name)
 	return []election.Check{{What: "all is well"}, {What: "more", Why: f.missing}}, f.switchover
 }
 

@@ -91,7 +91,7 @@ type lab struct {
 	cluster *holdfast.Cluster
 	raft    map[string]*labDisk
 	data    map[string]*labDisk
-	profile string
+	kind    labKind
 
 	probers []*labProber
 	clock   *holdfast.CommitClock // of all probers
@@ -103,8 +103,8 @@ type lab struct {
 }
 
 // startLab starts three nodes in namespaces and the load on them.
-func startLab(t *testing.T, binary, profile string) (*lab, error) {
-	l := &lab{t: t, profile: profile, raft: map[string]*labDisk{}, data: map[string]*labDisk{},
+func startLab(t *testing.T, binary string, kind labKind) (*lab, error) {
+	l := &lab{t: t, kind: kind, raft: map[string]*labDisk{}, data: map[string]*labDisk{},
 		clock: holdfast.NewCommitClock(), cancel: func() {}}
 	if err := l.start(binary); err != nil {
 		return nil, errors.Join(err, l.close())
@@ -114,8 +114,8 @@ func startLab(t *testing.T, binary, profile string) (*lab, error) {
 
 func (l *lab) start(binary string) error {
 	hosts := []*labHost{{name: labClient, addrs: labAddrs(labClientAddr)}}
-	cfg := holdfast.ClusterConfig{Binary: binary, Prefix: "holdfast-lab", Profile: l.profile,
-		Keep: os.Getenv("HOLDFAST_LAB_KEEP") != ""}
+	cfg := holdfast.ClusterConfig{Binary: binary, Prefix: "holdfast-lab", Profile: l.kind.profile,
+		Fence: l.kind.fence, Keep: os.Getenv("HOLDFAST_LAB_KEEP") != ""}
 	for i := 1; i <= 3; i++ {
 		addr := fmt.Sprintf(labNodeAddr, i)
 		cfg.Hosts = append(cfg.Hosts, addr)
@@ -165,13 +165,24 @@ func (l *lab) prepareNode(n *holdfast.ClusterNode, number int) error {
 	if l.data[n.Name], err = newLabDisk(n.Dir+"/data.img", dataDir, labDataDisk); err != nil {
 		return err
 	}
+	if err := writeClock(n, 0); err != nil {
+		return err
+	}
 	n.HTTP = fmt.Sprintf("127.0.0.%d:7401", number)
+	return l.configure(n, number, nil)
+}
+
+// configure writes a node's configuration, as the lab needs it and with more to change.
+func (l *lab) configure(n *holdfast.ClusterNode, number int, edit func(*config.Config)) error {
 	return n.Configure(func(c *config.Config) {
-		c.Raft.Dir = filepath.Join(raftDir, "log")
+		c.Raft.Dir = filepath.Join(n.Dir, "raft", "log")
 		c.HTTP.Listen = n.HTTP
 		c.Proxy.SourceAddr = fmt.Sprintf(labProxyAddr, number)
 		for i := 1; i <= 3; i++ {
 			c.Postgres.AllowFrom = append(c.Postgres.AllowFrom, fmt.Sprintf(labProxyAddr, i))
+		}
+		if edit != nil {
+			edit(c)
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +28,7 @@ func killPostmasterOnly(d time.Duration) func(*labRun) error {
 		}
 		stopped := children[:2]
 		for _, c := range stopped {
-			if err := syscall.Kill(c, unix.SIGSTOP); err != nil {
+			if err := signalProcess(c, unix.SIGSTOP); err != nil {
 				return err
 			}
 		}
@@ -40,7 +39,8 @@ func killPostmasterOnly(d time.Duration) func(*labRun) error {
 		err = errors.Join(err, r.sleep(d))
 		for _, c := range stopped {
 			// The agent may have ended them already, as it should.
-			if e := syscall.Kill(c, unix.SIGCONT); e != nil && !errors.Is(e, unix.ESRCH) {
+			if e := signalProcess(c, unix.SIGCONT); e != nil &&
+				!errors.Is(e, os.ErrProcessDone) {
 				err = errors.Join(err, e)
 			}
 		}

@@ -21,6 +21,7 @@ const (
 	lineLeader   = "Raft leader killed, paused, partitioned away (primary elsewhere)"
 	lineRaftDisk = "Raft disk frozen 10, 20, 35 s or full, on each node in turn"
 	linePause    = "node process SIGSTOPped 20, 40 s while PostgreSQL is healthy"
+	lineClock    = "wall clock stepped by minutes either way (an injected one; no decision reads it)"
 	lineServer   = "primary's postmaster killed, with busy backends left behind; immediate " +
 		"shutdown by a third party"
 	lineHost = "primary's host lost"
@@ -112,56 +113,24 @@ func isControl(p labPacket) bool { return p.srcPort == 7400 || p.dstPort == 7400
 // loseHost takes the primary's host away as a power cut would: nobody hears of it. It comes back
 // after a while.
 func loseHost(d time.Duration) func(*labRun) error {
+	return loseHostWhile(d, func(*labRun) error { return nil })
+}
+
+// loseHostWhile loses the primary's host and does more at that moment.
+func loseHostWhile(d time.Duration, more func(*labRun) error) func(*labRun) error {
 	return func(r *labRun) error {
 		n := r.primary
 		r.cut(n, true, true, everything)
 		r.net.set(labClient, n.Name, labLink{drop: everything})
 		r.net.set(n.Name, labClient, labLink{drop: everything})
 		r.kill(n)
-		if err := n.KillNode(r.ctx); err != nil {
-			return err
-		}
-		if err := r.sleep(d); err != nil {
+		if err := errors.Join(n.KillNode(r.ctx), more(r), r.sleep(d)); err != nil {
 			return err
 		}
 		r.net.heal()
 		return n.Start()
 	}
 }
-
-// loseHostBeside loses the primary's host when one of its standbys is not fit to take over. Only
-// the other one may, and must if it is known to have every commit: that takes both standbys, of
-// which a full disk stops one, so that the old primary may have to come back.
-func loseHostBeside(handicap func(*labRun, *holdfast.ClusterNode) error, mustChange bool) func(
-	*labRun) error {
-	return func(r *labRun) error {
-		weak, strong := r.others(r.primary.Name)[0], r.others(r.primary.Name)[1]
-		if err := errors.Join(handicap(r, weak), r.sleep(8*time.Second)); err != nil {
-			return err
-		}
-		if err := loseHost(15 * time.Second)(r); err != nil {
-			return err
-		}
-		st, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, time.Minute)
-		if err != nil {
-			return err
-		}
-		if st.Primary == weak.Name || mustChange && st.Primary != strong.Name {
-			return fmt.Errorf("%s was chosen, %s was fit", st.Primary, strong.Name)
-		}
-		return nil
-	}
-}
-
-// lag keeps a standby from hearing of new commits.
-func lag(r *labRun, n *holdfast.ClusterNode) error {
-	r.net.set(r.primary.Name, n.Name, labLink{drop: isReplication})
-	r.net.set(n.Name, r.primary.Name, labLink{drop: isReplication})
-	return nil
-}
-
-// full leaves a standby no room for new commits.
-func full(r *labRun, n *holdfast.ClusterNode) error { return r.data[n.Name].fill() }
 
 // kill tells that a node is about to be killed.
 func (r *labRun) kill(n *holdfast.ClusterNode) {
@@ -318,7 +287,7 @@ func signalPostmaster(sig syscall.Signal) func(*labRun) error {
 		if pid == 0 {
 			return fmt.Errorf("no server runs on %s", r.primary.Name)
 		}
-		if err := syscall.Kill(pid, sig); err != nil {
+		if err := signalProcess(pid, sig); err != nil {
 			return err
 		}
 		_, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, time.Minute)

@@ -27,22 +27,30 @@ func TestE2EFaults(t *testing.T) {
 	if !enterLab(t) {
 		return
 	}
-	byProfile := map[string][]*labFault{}
+	var kinds []labKind
+	byKind := map[labKind][]*labFault{}
 	for i := range labFaults {
 		f := &labFaults[i]
 		if f.profile == "" {
 			f.profile = "cloud"
 		}
 		if isWanted(f, os.Getenv("HOLDFAST_FAULTS")) {
-			byProfile[f.profile] = append(byProfile[f.profile], f)
+			if byKind[f.labKind] == nil {
+				kinds = append(kinds, f.labKind)
+			}
+			byKind[f.labKind] = append(byKind[f.labKind], f)
 		}
 	}
 	report, err := loadLabReport(os.Getenv("HOLDFAST_FAULTS_REPORT"))
 	if err != nil {
 		t.Fatalf("read the report of earlier runs: %v", err)
 	}
-	for _, profile := range slices.Sorted(maps.Keys(byProfile)) {
-		runFaults(t, profile, byProfile[profile], report)
+	for _, kind := range kinds {
+		binary := os.Getenv("HOLDFAST_BINARY")
+		if kind.isClocked {
+			binary = buildClockBinary(t)
+		}
+		runFaults(t, binary, kind, byKind[kind], report)
 	}
 	t.Logf("the failure table:\n%s", report.table())
 }
@@ -58,7 +66,10 @@ func isWanted(f *labFault, which string) bool {
 }
 
 // runFaults runs faults on one cluster as long as it recovers, and on a new one otherwise.
-func runFaults(t *testing.T, profile string, faults []*labFault, report *labReport) {
+func runFaults(t *testing.T, binary string, kind labKind, faults []*labFault,
+	report *labReport,
+) {
+	t.Helper()
 	var l *lab
 	end := func() {
 		if l == nil {
@@ -73,7 +84,7 @@ func runFaults(t *testing.T, profile string, faults []*labFault, report *labRepo
 	for _, f := range faults {
 		if l == nil {
 			var err error
-			if l, err = startLab(t, os.Getenv("HOLDFAST_BINARY"), profile); err != nil {
+			if l, err = startLab(t, binary, kind); err != nil {
 				t.Fatalf("start the lab: %v", err)
 			}
 		}

@@ -26,12 +26,12 @@ const (
 
 // labFault is one line of the report.
 type labFault struct {
-	name    string
-	line    string // of the failure table
-	profile string
+	name string
+	line string // of the failure table
 	// isBounded puts it into `make test`.
 	isBounded bool
-	roles     labRoles
+	labKind
+	roles labRoles
 	// mayFail are SQLSTATEs that clients may be told: 40001 is safe to repeat, 08007 is the
 	// truth about a commit whose outcome cannot be known. Nothing else ever.
 	mayFail []string
@@ -42,6 +42,22 @@ type labFault struct {
 	known string
 	// run does the fault and ends it.
 	run func(*labRun) error
+}
+
+// labKind is the kind of cluster that a fault befalls.
+type labKind struct {
+	profile string // cloud if empty
+	fence   string // group.fence; lease if empty
+	// isClocked are nodes whose wall clock can be stepped.
+	isClocked bool
+}
+
+// String names it in the report.
+func (k labKind) String() string {
+	if k.fence != "" {
+		return k.profile + ", fence " + k.fence
+	}
+	return k.profile
 }
 
 // labRun is one run of a fault.
@@ -97,7 +113,7 @@ const labWarmUp = 20
 
 // do runs a fault on a healthy cluster and judges it. An error is one of the lab's own.
 func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
-	out := &labOutcomeOf{Name: f.name, Line: f.line, Profile: l.profile, Known: f.known,
+	out := &labOutcomeOf{Name: f.name, Line: f.line, Profile: l.kind.String(), Known: f.known,
 		Expected: f.expected(), Codes: map[string]int{}, GapsMS: map[string]int64{}}
 	r := &labRun{lab: l, ctx: ctx, killed: map[string]bool{}, out: out}
 	if err := r.begin(); err != nil {

@@ -260,7 +260,7 @@ func TestE2ELabLeavesNothing(t *testing.T) {
 
 // freezeAndWait is the lab that is killed.
 func freezeAndWait(t *testing.T) {
-	l, err := startLab(t, os.Getenv("HOLDFAST_BINARY"), "cloud")
+	l, err := startLab(t, os.Getenv("HOLDFAST_BINARY"), labKind{profile: "cloud"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,6 +67,30 @@ var labFaults = []labFault{
 		gapMax: 3 * time.Second, run: onLeader(freezeRaft(35 * time.Second)),
 	},
 	{
+		name: "Raft disk of the leader frozen 20 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onLeader(freezeRaft(20 * time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node frozen 10 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onPrimary(freezeRaft(10 * time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node frozen 35 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onPrimary(freezeRaft(35 * time.Second)),
+	},
+	{
+		name: "Raft disk of the third node frozen 10 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onFollower(freezeRaft(10 * time.Second)),
+	},
+	{
+		name: "Raft disk of the third node frozen 20 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onFollower(freezeRaft(20 * time.Second)),
+	},
+	{
+		name: "Raft disk of the leader full 10 s", line: lineRaftDisk,
+		roles: rolesKept, gapMax: 3 * time.Second, run: onLeader(fillDisk(raftDisk, 10*time.Second)),
+	},
+	{
 		name: "Raft disk of the leader frozen 15 s, switchover meanwhile", line: lineRaftDisk,
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
 		run: onLeader(switchoverWhile(frozen, 15*time.Second)),
@@ -93,6 +117,17 @@ var labFaults = []labFault{
 		name: "primary's node process paused 40 s", line: linePause, roles: rolesKept,
 		gapMax: 2 * time.Second, serving: notThePrimary,
 		run: onPrimary(pauseProcess(40 * time.Second)),
+	},
+	{
+		name: "wall clocks stepped by 10 minutes either way", line: lineClock,
+		labKind: labKind{isClocked: true},
+		roles:   rolesKept, gapMax: 2 * time.Second, run: stepClocks(nil),
+	},
+	{
+		name: "wall clocks 20 minutes apart, switchover meanwhile", line: lineClock,
+		labKind: labKind{isClocked: true}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 5 * time.Second,
+		run: stepClocks(switchover),
 	},
 	{
 		name: "primary's packets out are lost 20 s", line: lineCut, roles: rolesChanged,
@@ -127,6 +162,16 @@ var labFaults = []labFault{
 	{
 		name: "primary's host lost while a standby's disk is full", line: lineWeak,
 		roles: rolesRenewed, mayFail: changeCodes, run: loseHostBeside(full, false),
+	},
+	{
+		name: "primary's host lost while a standby is on another timeline", line: lineWeak,
+		roles: rolesRenewed, mayFail: changeCodes, run: promoteBehind,
+	},
+	{
+		// Two rolling restarts belong to it: the tag comes and goes.
+		name: "primary's host lost beside a standby with nofailover", line: lineWeak,
+		roles: rolesChanged, mayFail: append([]string{"57P01"}, changeCodes...),
+		run: untagAfter(loseHostBeside(tagged, true)),
 	},
 	{
 		name: "postmaster killed, two backends hang 10 s", line: lineServer,
@@ -169,8 +214,21 @@ var labFaults = []labFault{
 		run: powerLoss,
 	},
 	{
-		name: "delay 400 +/- 300 ms for 60 s, wan", line: lineDelay, profile: "wan",
-		roles: rolesKept, run: weather(labLink{delay: 400 * time.Millisecond,
+		name: "delay 400 +/- 300 ms for 60 s, wan", line: lineDelay,
+		labKind: labKind{profile: "wan"},
+		roles:   rolesKept, run: weather(labLink{delay: 400 * time.Millisecond,
 			jitter: 300 * time.Millisecond}, time.Minute),
+	},
+	{
+		// Nobody is told: no connection is refused.
+		name: "primary's host lost 15 s, lan", line: lineHost, labKind: labKind{profile: "lan"},
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
+		serving: notThePrimary, run: loseHost(15 * time.Second),
+	},
+	{
+		name: "primary's host lost 15 s, lan and fence recruit", line: lineHost,
+		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
+		run: loseHost(15 * time.Second),
 	},
 }

@@ -57,6 +57,9 @@ func printChecks(out io.Writer, checks []election.Check) error {
 	for _, c := range checks {
 		if c.Why == "" {
 			fmt.Fprintf(out, "ok     %s\n", c.What)
+			if c.Note != "" {
+				fmt.Fprintf(out, "       NOTE: %s\n", c.Note)
+			}
 			continue
 		}
 		possible = false

@@ -104,6 +104,7 @@ func TestControlInputIsStrict(t *testing.T) {
 		"/v1/failover":    `{"to":"node1","accept-data-loss":true}`,
 		"/v1/maintenance": `{"off":true}`,
 		"/v1/switchover":  `{"dry-run":true}`,
+		"/v1/member/add":  `{"name":"node4","addres":"h:1"}`,
 	} {
 		c := &fakeController{}
 		w := httpAsk(c, "POST", path, body, "Content-Type", "application/json")

@@ -62,7 +62,8 @@ func newRoot() *cobra.Command {
 	needCommand(root)
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
 		newSwitchoverCommand(), newRestartCommand(), newReinitCommand(), newFailoverCommand(),
-		newMaintenanceCommand(), newHistoryCommand(), newAdoptCommand(), newVersionCommand(),
+		newMaintenanceCommand(), newMembersCommand(), newMemberCommand(), newRaftCommand(),
+		newHistoryCommand(), newAdoptCommand(), newVersionCommand(),
 		newDemoCommand(), newReaperCommand())
 	return root
 }

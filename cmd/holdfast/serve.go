@@ -266,6 +266,13 @@ func (n *node) Request(ctx context.Context, r election.Request) ([]election.Chec
 	return n.election.Request(ctx, r)
 }
 
+// ChangeMember implements controller.
+func (n *node) ChangeMember(ctx context.Context, r election.MemberRequest) ([]election.Check,
+	error,
+) {
+	return n.election.ChangeMember(ctx, r)
+}
+
 // SetMaintenance implements controller.
 func (n *node) SetMaintenance(ctx context.Context, on bool, reason string) error {
 	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -34,14 +35,18 @@ type Status struct {
 	Lease         LeaseStatus    `json:"lease"`
 	Intent        *IntentStatus  `json:"intent,omitempty"`
 	Members       []MemberStatus `json:"members"`
-	Sessions      int            `json:"sessions"`
-	Held          int            `json:"held"`
-	Last          *ChangeStatus  `json:"last_change,omitempty"`
-	Sync          *SyncStatus    `json:"sync,omitempty"`
+	// Voters is who votes on leases; nil before the group is formed.
+	Voters   *VotersStatus `json:"voters,omitempty"`
+	Sessions int           `json:"sessions"`
+	Held     int           `json:"held"`
+	Last     *ChangeStatus `json:"last_change,omitempty"`
+	Sync     *SyncStatus   `json:"sync,omitempty"`
 	// Maintenance is set while nobody but an operator changes anything.
 	Maintenance *election.Maintenance `json:"maintenance,omitempty"`
 	// Decision is the leader's newest; nil where it is not known.
 	Decision *DecisionStatus `json:"decision,omitempty"`
+	// LogicalSlots tells which standbys could go on with the primary's logical slots.
+	LogicalSlots []election.SlotReadiness `json:"logical_slots,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -66,8 +71,10 @@ type IntentStatus struct {
 
 // MemberStatus is one member as the Raft leader last heard of it.
 type MemberStatus struct {
-	Name     string `json:"name"`
-	Address  string `json:"address"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	// Voter tells that it votes on leases.
+	Voter    bool   `json:"voter"`
 	Postgres string `json:"postgres,omitempty"`
 	// Role is primary, standby, witness, or what the member is doing instead.
 	Role     string `json:"role"`
@@ -107,11 +114,16 @@ type ChangeStatus struct {
 	TotalMS  int64            `json:"total_ms"`
 	// Evidence is what the decision rested on; only the newest changes have theirs.
 	Evidence []string `json:"evidence,omitempty"`
+	// Slots tell of the logical slots that were lost with it, or went on behind.
+	Slots []string `json:"slots,omitempty"`
 }
 
 // buildStatus puts the replicated state and the leader's observations together.
 func buildStatus(state *election.State, obs []election.Observation) Status {
-	st := Status{Cluster: state.Cluster, Maintenance: state.Maintenance}
+	st := Status{
+		Cluster: state.Cluster, Maintenance: state.Maintenance, Voters: votersStatus(state),
+		LogicalSlots: election.LogicalReadiness(state, obs),
+	}
 	if l := state.Lock; l != nil {
 		st.Epoch, st.Primary, st.Timeline = l.Epoch, l.Holder, l.Timeline
 	}
@@ -132,7 +144,9 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 		}
 	}
 	for _, m := range state.Members {
-		st.Members = append(st.Members, memberStatus(m, byName[m.Name], head))
+		one := memberStatus(m, byName[m.Name], head)
+		one.Voter = st.Voters != nil && slices.Contains(st.Voters.Names, m.Name)
+		st.Members = append(st.Members, one)
 	}
 	for _, m := range st.Members {
 		if m.Problem != "" {
@@ -146,6 +160,7 @@ func changeStatus(c *election.Change) *ChangeStatus {
 	out := &ChangeStatus{
 		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
 		Planned: c.Planned, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
+		Slots: c.Slots,
 	}
 	for name, ms := range c.PhasesMS {
 		if name == "total" {
@@ -303,6 +318,18 @@ func (s *Status) printProblems(out io.Writer) error {
 			"%d: %s there\n", m.Name, m.Lost.Commits, m.Lost.Epoch, m.Lost.File)
 		if err != nil {
 			return fmt.Errorf("print status: %w", err)
+		}
+	}
+	for _, l := range s.LogicalSlots {
+		if _, err := fmt.Fprintln(out, l); err != nil {
+			return fmt.Errorf("print status: %w", err)
+		}
+	}
+	if l := s.Last; l != nil {
+		for _, line := range l.Slots {
+			if _, err := fmt.Fprintf(out, "with the last change: %s\n", line); err != nil {
+				return fmt.Errorf("print status: %w", err)
+			}
 		}
 	}
 	for _, p := range s.Problems {

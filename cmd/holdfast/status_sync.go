@@ -13,7 +13,7 @@ import (
 
 // SyncStatus says whom a commit waits for.
 type SyncStatus struct {
-	// Mode is the configured one, on the node that was asked.
+	// Mode is the group's; as long as it has none, that of the node that was asked.
 	Mode string `json:"mode"`
 	// Wait is for how many of Names a commit waits; 0: the primary acknowledges alone.
 	Wait  int      `json:"wait"`
@@ -40,7 +40,8 @@ func syncStatus(s *election.State, c config.Synchronous) *SyncStatus {
 		return nil
 	}
 	last := rules[len(rules)-1]
-	out := &SyncStatus{Mode: c.Mode, Wait: last.Wait, Names: last.Names, Rule: last.String()}
+	mode := s.SyncModeOr(election.SyncMode{Mode: c.Mode, Wait: c.Standbys}).Mode
+	out := &SyncStatus{Mode: mode, Wait: last.Wait, Names: last.Names, Rule: last.String()}
 	for _, r := range rules[:len(rules)-1] {
 		out.Leaving = append(out.Leaving, r.String())
 	}

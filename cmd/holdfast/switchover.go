@@ -15,13 +15,17 @@ type SwitchoverCommand struct {
 	// To is the member that becomes primary; empty lets the group choose.
 	To     string
 	DryRun bool
-	Out    io.Writer
+	// AcceptSlotLoss goes on though logical slots are lost with it.
+	AcceptSlotLoss bool
+	Out            io.Writer
 }
 
 // Run asks for the switchover and waits for its end.
 func (c SwitchoverCommand) Run(ctx context.Context) error {
 	o := operation{name: "switchover", url: c.URL, out: c.Out, dryRun: c.DryRun}
-	st, err := o.run(ctx, switchoverRequest{To: c.To, DryRun: c.DryRun})
+	st, err := o.run(ctx, switchoverRequest{
+		To: c.To, DryRun: c.DryRun, AcceptSlotLoss: c.AcceptSlotLoss,
+	})
 	if err != nil || st == nil {
 		return err
 	}
@@ -51,5 +55,7 @@ func newSwitchoverCommand() *cobra.Command {
 		return c.Run(ctx)
 	})
 	cmd.Flags().StringVar(&c.To, "to", "", "the member that becomes primary")
+	cmd.Flags().BoolVar(&c.AcceptSlotLoss, "accept-slot-loss", false,
+		"go on though logical slots have no complete copy there and are lost")
 	return cmd
 }

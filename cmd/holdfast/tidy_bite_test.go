@@ -32,6 +32,7 @@ func TestTidyChecksBite(t *testing.T) {
 		{"exported names", "a.go", "package a\nvar (\n\tx int\n\tV int\n)\n"},
 		{"test packages", "a_test.go", "package a\n"},
 		{"sleeps", "a.go", "package a\nfunc f() { time.Sleep(1) }\n"},
+		{"signals", "a_test.go", "package a\nvar _ = syscall.Kill(pid, 9)\n"},
 		{"scripts", "a.sh", "#!/bin/bash\nset -e\n"},
 		{"links", "docs/a.md", "see [b](../b.md)\n"},
 		{"links", "a.md", "see [b](docs/b.md#part)\n"},
@@ -48,7 +49,9 @@ func TestTidyChecksAcceptWhatIsFine(t *testing.T) {
 	fine := tree{
 		"a/doc.go": []byte("// Package a is fine.\npackage a\n"),
 		"a/a.go": []byte("package a\n\n// F does it.\nfunc F() {\n\t// Nothing waits for this.\n" +
-			"\ttime.Sleep(1)\n}\n\n// The kinds.\nconst (\n\tA = 1\n\tB = 2 // B is two.\n)\n\n" +
+			"\ttime.Sleep(1)\n" +
+			"\t_ = syscall.Kill(-c.Pid, 2)\n}\n\n// The kinds.\n" +
+			"const (\n\tA = 1\n\tB = 2 // B is two.\n)\n\n" +
 			"type t struct{}\n\nfunc (t) M() {}\n"),
 		"a/a_test.go": []byte("package a_test\n\nfunc f() {\n\t" +
 			strings.ReplaceAll(strings.TrimSuffix(table, "}\n"), "1,", "\t\t1,") +

@@ -44,6 +44,7 @@ var tidyRules = []tidyRule{
 	{"exported names", checkExported},
 	{"test packages", checkTestPackages},
 	{"sleeps", checkSleeps},
+	{"signals", checkSignals},
 	{"scripts", checkScripts},
 	{"links", checkLinks},
 }

@@ -127,6 +127,36 @@ func checkSleeps(files tree) []string {
 	return problems
 }
 
+// checkSignals: kill(2) takes the pid 0 of a process that was not found as the caller's group, and
+// -1 as everything. os.Process and a pidfd refuse both; the two files look before they signal.
+func checkSignals(files tree) []string {
+	looks := map[string]bool{"election/process.go": true, "cmd/holdfast/pid1.go": true}
+	var problems []string
+	for _, f := range files.goFiles() {
+		if looks[f.name] {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) == 0 {
+				return true
+			}
+			s, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || s.Sel.Name != "Kill" {
+				return true
+			}
+			_, group := call.Args[0].(*ast.UnaryExpr) // the group of a process that was started
+			x, ok := s.X.(*ast.Ident)
+			if ok && (x.Name == "syscall" || x.Name == "unix") && !group {
+				problems = append(problems, f.at(s.Pos())+": kill(2) may be given a pid of 0: "+
+					"signal an os.Process")
+			}
+			return true
+		})
+	}
+	return problems
+}
+
 // checkScripts: a script stops at the first error.
 func checkScripts(files tree) []string {
 	var problems []string

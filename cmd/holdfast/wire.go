@@ -60,10 +60,17 @@ func (t *topology) update(n *election.Node, state *election.State, granted uint6
 			next.Lease = epochLease{view: n.Lease(), epoch: granted}
 		}
 	}
+	t.publish(next)
+}
+
+// publish makes next what Current returns, if it differs from what there is. Within an epoch only
+// the group's synchronous mode does.
+func (t *topology) publish(next *proxy.Primary) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if next == nil && t.primary == nil ||
-		next != nil && t.primary != nil && next.Epoch == t.primary.Epoch {
+		next != nil && t.primary != nil && next.Epoch == t.primary.Epoch &&
+			next.SyncQuorum == t.primary.SyncQuorum {
 		return
 	}
 	t.primary = next
@@ -85,7 +92,7 @@ func primaryOf(s *election.State, syncMode string) *proxy.Primary {
 	if p.Addr == "" {
 		return nil
 	}
-	if syncMode != election.SyncOff {
+	if s.SyncModeOr(election.SyncMode{Mode: syncMode}).Mode != election.SyncOff {
 		p.SyncQuorum = 1 // unless the server itself says that commits wait for nobody
 	}
 	for _, c := range s.History {

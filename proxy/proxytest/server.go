@@ -213,7 +213,9 @@ func (s *Server) Kill() {
 	if pid == 0 {
 		return
 	}
-	_ = syscall.Kill(pid, syscall.SIGKILL)
+	if p, err := os.FindProcess(pid); err == nil {
+		_ = p.Kill()
+	}
 	for i := 0; i < 500; i++ {
 		left := s.processes()
 		if len(left) == 0 {
@@ -221,7 +223,9 @@ func (s *Server) Kill() {
 		}
 		if i > 20 {
 			for _, p := range left {
-				_ = syscall.Kill(p, syscall.SIGQUIT)
+				if child, err := os.FindProcess(p); err == nil {
+					_ = child.Signal(syscall.SIGQUIT)
+				}
 			}
 		}
 		time.Sleep(10 * time.Millisecond)

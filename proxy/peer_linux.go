@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,18 +15,11 @@ const (
 	peerGone
 )
 
-// probePeer looks at a connection that nobody reads from now.
-func probePeer(conn net.Conn) peerState {
-	sc, ok := conn.(syscall.Conn)
-	if !ok {
-		return peerQuiet
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return peerGone
-	}
-	st := peerQuiet
-	err = raw.Control(func(fd uintptr) {
+// probe looks at a connection without reading from it.
+func (c *sock) probe() peerState {
+	st := peerGone
+	c.control(func(fd int) {
+		st = peerQuiet
 		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}}
 		if n, err := unix.Poll(p, 0); err != nil || n == 0 {
 			return
@@ -40,19 +31,7 @@ func probePeer(conn net.Conn) peerState {
 			st = peerReadable
 		}
 	})
-	if err != nil {
-		return peerGone
-	}
 	return st
-}
-
-// reset closes a connection such that nothing that is still in the send buffer can reach the
-// peer any more.
-func reset(conn net.Conn) {
-	if tc, ok := conn.(*net.TCPConn); ok {
-		_ = tc.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 // sendState is what the kernel says of bytes that were sent, or are to be.
@@ -66,25 +45,17 @@ type sendState struct {
 	ackAge time.Duration
 }
 
-// sendStateOf asks the kernel; ok is false where it cannot be asked. A host that is alive answers
+// sendState asks the kernel; ok is false where it cannot be asked. A host that is alive answers
 // also when its process reads nothing: its window is zero, and probes of it are acknowledged.
 // TCP_USER_TIMEOUT (tcp(7)) does not tell such a peer from one that is gone.
-func sendStateOf(conn net.Conn) (st sendState, ok bool) {
-	sc, is := conn.(syscall.Conn)
-	if !is {
-		return st, false
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return st, false
-	}
-	err = raw.Control(func(fd uintptr) {
-		n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+func (c *sock) sendState() (st sendState, ok bool) {
+	open := c.control(func(fd int) {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 		if err != nil || n == 0 {
 			ok = err == nil
 			return
 		}
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
 			ok = true
 			// A retransmission into a window that has closed is answered, though it does not
@@ -96,5 +67,5 @@ func sendStateOf(conn net.Conn) (st sendState, ok bool) {
 			}
 		}
 	})
-	return st, ok && err == nil
+	return st, ok && open
 }

@@ -1,0 +1,132 @@
+package main_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	holdfast "holdfast/cmd/holdfast"
+	"holdfast/config"
+)
+
+// labHandicap makes a standby unfit to take over.
+type labHandicap func(*labRun, *holdfast.ClusterNode) error
+
+// loseHostBeside loses the primary's host when one of its standbys is not fit to take over. Only
+// the other one may, and must if it is known to have every commit: that takes both standbys, of
+// which a full disk stops one, so that the old primary may have to come back.
+func loseHostBeside(handicap labHandicap, mustChange bool) func(*labRun) error {
+	return func(r *labRun) error {
+		weak, strong := r.others(r.primary.Name)[0], r.others(r.primary.Name)[1]
+		if err := handicap(r, weak); err != nil {
+			return err
+		}
+		if err := loseHost(15 * time.Second)(r); err != nil {
+			return err
+		}
+		st, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, time.Minute)
+		if err != nil {
+			return err
+		}
+		if st.Primary == weak.Name || mustChange && st.Primary != strong.Name {
+			return fmt.Errorf("%s was chosen, %s was fit", st.Primary, strong.Name)
+		}
+		return nil
+	}
+}
+
+// lag keeps a standby from hearing of new commits.
+func lag(r *labRun, n *holdfast.ClusterNode) error {
+	r.net.set(r.primary.Name, n.Name, labLink{drop: isReplication})
+	r.net.set(n.Name, r.primary.Name, labLink{drop: isReplication})
+	return r.sleep(8 * time.Second)
+}
+
+// full leaves a standby no room for new commits.
+func full(r *labRun, n *holdfast.ClusterNode) error {
+	return errors.Join(r.data[n.Name].fill(), r.sleep(8*time.Second))
+}
+
+// promoteBehind loses the primary's host and promotes a standby behind the back of its agent, as
+// `pg_ctl promote` would. It is of the timeline that the next primary will have, and of another
+// history, and nobody can be sure that it has every commit.
+func promoteBehind(r *labRun) error {
+	weak := r.others(r.primary.Name)[0]
+	err := loseHostWhile(15*time.Second, func(r *labRun) error {
+		if err := os.WriteFile(filepath.Join(weak.DataDir, "promote"), nil, 0o600); err != nil {
+			return err
+		}
+		if err := signalProcess(weak.Postmaster(), unix.SIGUSR1); err != nil {
+			return err
+		}
+		signal := filepath.Join(weak.DataDir, "standby.signal")
+		for until := time.Now().Add(5 * time.Second); ; {
+			if _, err := os.Stat(signal); errors.Is(err, os.ErrNotExist) {
+				return nil
+			}
+			if time.Now().After(until) {
+				return fmt.Errorf("%s was not promoted", weak.Name)
+			}
+			if err := r.sleep(5 * time.Millisecond); err != nil {
+				return err
+			}
+		}
+	})(r)
+	if err != nil {
+		return err
+	}
+	st, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, time.Minute)
+	if err == nil && st.Primary == weak.Name {
+		err = fmt.Errorf("%s was chosen, which is on another timeline", weak.Name)
+	}
+	return err
+}
+
+// tagged forbids a standby's promotion by its tag, though it comes first by its priority.
+func tagged(r *labRun, n *holdfast.ClusterNode) error {
+	return r.restartWith(func(c *config.Config) {
+		for i := range c.Group.Nodes {
+			node := &c.Group.Nodes[i]
+			node.Priority = 0
+			if node.NoFailover = node.Name == n.Name; node.NoFailover {
+				node.Priority = 100
+			}
+		}
+	})
+}
+
+// untagAfter takes the tags away when a fault has ended.
+func untagAfter(f func(*labRun) error) func(*labRun) error {
+	return func(r *labRun) error {
+		err := f(r)
+		if _, e := r.cluster.WaitHealthy(r.ctx, labHealthy); e != nil {
+			return errors.Join(err, e)
+		}
+		return errors.Join(err, r.restartWith(nil))
+	}
+}
+
+// restartWith changes the configuration of all nodes and restarts their processes, one after the
+// other; PostgreSQL lives on.
+func (r *labRun) restartWith(edit func(*config.Config)) error {
+	for i, n := range r.cluster.Nodes {
+		r.kill(n)
+		if _, err := n.Terminate(r.ctx); err != nil {
+			return err
+		}
+		if err := r.configure(n, i+1, edit); err != nil {
+			return err
+		}
+		if err := n.Start(); err != nil {
+			return err
+		}
+		if _, err := r.cluster.WaitHealthy(r.ctx, labHealthy); err != nil {
+			return err
+		}
+	}
+	return nil
+}
