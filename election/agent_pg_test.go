@@ -41,6 +41,10 @@ func (s *agentSource) State() (*election.State, <-chan struct{}) {
 func (s *agentSource) set(change func(*election.State)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.state.Lock != nil { // a state that was given out is not changed
+		lock := *s.state.Lock
+		s.state.Lock = &lock
+	}
 	change(&s.state)
 	close(s.next)
 	s.next = make(chan struct{})
