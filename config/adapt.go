@@ -81,6 +81,9 @@ func (c Config) AgentConfig() (election.AgentConfig, error) {
 	a.Checksums, a.Locale, a.Encoding = p.Checksums, p.Locale, p.Encoding
 	a.StartTimeout, a.StopTimeout, a.QueryTimeout = p.StartTimeout, p.StopTimeout, p.QueryTimeout
 	a.DiskTimeout = p.DiskTimeout
+	if t, err := election.TimingOf(c.Group.Profile); err == nil { // else the group's checks tell
+		a.Silence = t.Silence
+	}
 	return a, a.Validate()
 }
 

@@ -61,6 +61,9 @@ type AgentConfig struct {
 	// DiskTimeout is how long a write to the data disk may hang before the agent says so; a
 	// primary is then replaced.
 	DiskTimeout time.Duration
+	// Silence is how long a standby hears nothing from the primary before it gives the stream up
+	// (wal_receiver_timeout); a line in Settings goes before it.
+	Silence time.Duration
 	// AdoptForeign lets the agent put a data directory that Holdfast did not make aside (renamed
 	// to DataDir.foreign, never deleted) and clone in its place.
 	AdoptForeign bool
@@ -81,6 +84,7 @@ func DefaultAgentConfig() AgentConfig {
 		SampleInterval: 250 * time.Millisecond,
 		QueryTimeout:   2 * time.Second,
 		DiskTimeout:    10 * time.Second,
+		Silence:        5 * time.Second,
 	}
 }
 
@@ -160,6 +164,7 @@ func (c AgentConfig) validateLimits() []error {
 		{"sample_interval", c.SampleInterval, 10 * time.Millisecond, 10 * time.Second},
 		{"query_timeout", c.QueryTimeout, 100 * time.Millisecond, time.Minute},
 		{"disk_timeout", c.DiskTimeout, time.Second, 10 * time.Minute},
+		{"silence", c.Silence, 100 * time.Millisecond, time.Minute},
 	} {
 		if d.v < d.min || d.v > d.max {
 			errs = append(errs, fmt.Errorf("%s %v: from %v to %v is allowed",

@@ -151,10 +151,12 @@ func (a *PostgresAgent) renderConf(c pgConf) (string, error) {
 	for _, s := range []string{"wal_level = replica", "max_wal_senders = 20",
 		"max_replication_slots = 20", "max_slot_wal_keep_size = 10GB", "wal_keep_size = 64MB",
 		// A standby that hears nothing asks at half of it and gives up at the end: until then
-		// it counts as one that sees the primary, and a frozen primary is not replaced.
-		"wal_receiver_timeout = 5s",
+		// it counts as one that sees the primary, and a frozen primary is not replaced. A
+		// walsender answers at once, since it writes to no disk.
+		fmt.Sprintf("wal_receiver_timeout = %dms", a.cfg.Silence.Milliseconds()),
 		// The walsender of a standby that was cut off holds its slot until then, and the
-		// standby that comes back cannot use it.
+		// standby that comes back cannot use it. Shorter than a stall of a standby's disk it
+		// must not be: its walreceiver flushes before it answers.
 		"wal_sender_timeout = 5s",
 		"log_line_prefix = '%m [%p] '", "cluster_name = " + pgQuote(a.cfg.Name)} {
 		b.WriteString(s + "\n")

@@ -66,11 +66,11 @@ func TimingOf(profile string) (Timing, error) {
 	ms := time.Millisecond
 	switch profile {
 	case ProfileLAN:
-		return Timing{250 * ms, 800 * ms, 2000 * ms, 2500 * ms, 400 * ms}, nil
+		return Timing{250 * ms, 800 * ms, 2000 * ms, 2500 * ms, 400 * ms, 1000 * ms}, nil
 	case ProfileCloud:
-		return Timing{500 * ms, 1500 * ms, 4000 * ms, 5000 * ms, 800 * ms}, nil
+		return Timing{500 * ms, 1500 * ms, 4000 * ms, 5000 * ms, 800 * ms, 5000 * ms}, nil
 	case ProfileWAN:
-		return Timing{1000 * ms, 3000 * ms, 10000 * ms, 12000 * ms, 2000 * ms}, nil
+		return Timing{1000 * ms, 3000 * ms, 10000 * ms, 12000 * ms, 2000 * ms, 10000 * ms}, nil
 	}
 	return Timing{}, fmt.Errorf("profile %q is not one of lan, cloud, wan", profile)
 }
@@ -92,6 +92,9 @@ func (t Timing) Validate() error {
 	}
 	if t.Heartbeat <= 0 {
 		errs = append(errs, errors.New("heartbeat must be greater than zero"))
+	}
+	if t.Silence <= 0 {
+		errs = append(errs, errors.New("the time of silence must be greater than zero"))
 	}
 	return errors.Join(errs...)
 }

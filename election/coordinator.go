@@ -58,4 +58,7 @@ type Timing struct {
 	Promise time.Duration
 	// Heartbeat is Raft's heartbeat and election timeout.
 	Heartbeat time.Duration
+	// Silence is how long a standby hears nothing from the primary's host before it gives the
+	// stream up, and with it its word for that primary: wal_receiver_timeout.
+	Silence time.Duration
 }

@@ -64,7 +64,7 @@ func DefaultPolicy(t Timing) Policy {
 		Fence:             FenceLease,
 		ReportFresh:       4 * t.Interval,
 		ProofFresh:        2*t.Interval + t.Interval/2,
-		ProbeRepeats:      3,
+		ProbeRepeats:      probeRepeats,
 		MaxChanges:        6,
 		FlapWindow:        time.Minute,
 		LagMaxBytes:       16 << 20,

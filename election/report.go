@@ -1,19 +1,12 @@
 package election
 
 import (
-	"context"
 	"errors"
-	"net"
 	"reflect"
 	"slices"
 	"sort"
 	"sync"
-	"syscall"
 	"time"
-
-	"go.uber.org/zap"
-
-	"holdfast/pgwire"
 )
 
 // reports are the newest reports of all nodes, with the time of their arrival here.
@@ -78,93 +71,6 @@ func (r *reports) all() ([]Observation, <-chan struct{}) {
 	return out, r.changed
 }
 
-// prober tries to reach the lock's primary as a proxy of this node would.
-type prober struct {
-	dialer net.Dialer
-
-	epoch  uint64
-	result ProbeResult
-	count  int
-}
-
-// probe connects and asks whether TLS is spoken, which the postmaster answers by itself or by a
-// child: either shows that it lives.
-func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) {
-	addr := ""
-	if s.Lock != nil {
-		for _, m := range s.Members {
-			if m.Name == s.Lock.Holder {
-				addr = m.Postgres
-			}
-		}
-	}
-	result := ProbeNone
-	if addr != "" {
-		result = p.try(ctx, addr, limit)
-	}
-	if e := lockEpoch(s); e != p.epoch || result != p.result {
-		p.epoch, p.result, p.count = e, result, 0
-	}
-	p.count = min(p.count+1, 1<<20)
-}
-
-func (p *prober) try(ctx context.Context, addr string, limit time.Duration) ProbeResult {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	c, err := p.dialer.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return probeFailure(err)
-	}
-	defer c.Close()
-	if d, ok := ctx.Deadline(); ok {
-		_ = c.SetDeadline(d)
-	}
-	if _, err := c.Write(pgwire.AppendSSLRequest(nil)); err != nil {
-		return probeFailure(err)
-	}
-	var b [1]byte
-	if _, err := c.Read(b[:]); err != nil {
-		return probeFailure(err)
-	}
-	return ProbeOK
-}
-
-func probeFailure(err error) ProbeResult {
-	var ne net.Error
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return ProbeRefused
-	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return ProbeTimeout
-	}
-	return ProbeError
-}
-
-// runReports probes and reports until ctx ends: every interval, and at once when the agent has
-// something new.
-func (n *Node) runReports(ctx context.Context) {
-	defer n.work.Done()
-	p := prober{}
-	p.dialer.LocalAddr = n.sourceAddr()
-	t := time.NewTicker(n.timing.Interval)
-	defer t.Stop()
-	for ctx.Err() == nil {
-		var changed <-chan struct{}
-		if n.deps.Agent != nil {
-			changed = n.deps.Agent.Changed()
-		}
-		s, newer := n.State()
-		p.probe(ctx, s, n.timing.Interval*2)
-		n.sendReport(ctx, n.buildReport(&p))
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-newer:
-		case <-t.C:
-		}
-	}
-}
-
 func (n *Node) buildReport(p *prober) Report {
 	r := Report{
 		V: Version, Node: n.cfg.Name, Epoch: p.epoch, Probe: p.result, ProbeCount: p.count,
@@ -180,28 +86,6 @@ func (n *Node) buildReport(p *prober) Report {
 		r.LeaseEpoch = v.Epoch()
 	}
 	return r
-}
-
-// sendReport tells the leader; a report that does not get there is followed by the next one.
-func (n *Node) sendReport(ctx context.Context, r Report) {
-	leader := n.Leader()
-	switch leader {
-	case "":
-		return
-	case n.cfg.Name:
-		n.reports.take(r)
-		return
-	}
-	p := n.peerOf(leader)
-	if p == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, n.timing.Interval*2)
-	defer cancel()
-	var a empty
-	if err := p.call(ctx, "/v1/report", r, &a); err != nil {
-		n.log.Debug("report was not delivered", zap.Error(err))
-	}
 }
 
 // takeReport keeps a report of another node.

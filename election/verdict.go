@@ -91,7 +91,7 @@ func surveyNodes(in Input, p Policy) survey {
 	}
 	for _, m := range in.State.Members {
 		o, isFresh := freshReport(in, p, m.Name)
-		if o.Node != "" && o.V == 0 && o.Age <= p.ReportFresh {
+		if o.Node != "" && o.V == 0 && o.Age <= p.ProofFresh {
 			sv.evidence = append(sv.evidence, m.Name+": not heard yet by this leader")
 			continue
 		}

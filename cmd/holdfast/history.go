@@ -80,7 +80,7 @@ func (c *ChangeStatus) printWhole(out io.Writer) error {
 		planned = ""
 	}
 	_, err := fmt.Fprintf(out, "epoch %d  %s  %s%s: %s -> %s  (%d ms%s)\n  cause: %s\n", c.Epoch,
-		c.At.Format(time.RFC3339), c.Kind, planned, orDash(c.From), c.To, c.TotalMS, c.phases(),
+		c.At.Format(time.RFC3339), c.Kind, planned, orDash(c.From), c.To, c.TotalMS, c.Phases(),
 		c.Cause)
 	for _, e := range slices.Concat(c.Slots, c.Evidence) {
 		if err == nil {

@@ -224,7 +224,8 @@ func (r *labRun) judge(f *labFault, after holdfast.Status, start, end time.Time)
 	o.Change = fmt.Sprintf("%s epoch %d -> %s epoch %d", r.before.Primary, r.before.Epoch,
 		after.Primary, after.Epoch)
 	if after.Last != nil && o.RolesChanged {
-		o.Change += fmt.Sprintf(" (%s: %s)", after.Last.Kind, after.Last.Cause)
+		o.Change += fmt.Sprintf(" (%s: %s; %d ms%s)", after.Last.Kind, after.Last.Cause,
+			after.Last.TotalMS, after.Last.Phases())
 	}
 	for _, m := range after.Members {
 		if m.Name == r.before.Primary {

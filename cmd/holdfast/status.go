@@ -282,7 +282,7 @@ func (s *Status) print(out io.Writer) error {
 	}
 	if l := s.Last; l != nil {
 		fmt.Fprintf(out, "last change: %s %s -> %s at %s (%d ms%s): %s\n", l.Kind,
-			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.phases(), l.Cause)
+			orDash(l.From), l.To, l.At.Format(time.RFC3339), l.TotalMS, l.Phases(), l.Cause)
 	}
 	s.Sync.print(out)
 	if m := s.Maintenance; m != nil {
@@ -343,7 +343,8 @@ func (s *Status) printProblems(out io.Writer) error {
 }
 
 // phases lists the phases of a change in the order in which they happen.
-func (c *ChangeStatus) phases() string {
+// Phases says how long each phase took, in milliseconds, as ", name N" each.
+func (c *ChangeStatus) Phases() string {
 	var b strings.Builder
 	for _, name := range election.PhaseNames() {
 		if ms, ok := c.PhasesMS[name]; ok && name != "total" {

@@ -1,0 +1,204 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// probeRepeats is how many failed probes in a row make a node blind.
+const probeRepeats = 3
+
+// probeLimit bounds one probe: the probes that make a node blind fit into the time in which a
+// standby notices the same silence, so that neither waits for the other.
+func probeLimit(t Timing) time.Duration { return min(2*t.Interval, t.Silence/probeRepeats) }
+
+// prober tries to reach the lock's primary as a proxy of this node would.
+type prober struct {
+	dialer net.Dialer
+
+	epoch  uint64
+	result ProbeResult
+	count  int
+}
+
+// probed is what one probe found, and under which epoch.
+type probed struct {
+	epoch  uint64
+	result ProbeResult
+}
+
+// probe connects and asks whether TLS is spoken, which the postmaster answers by itself or by a
+// child: either shows that it lives.
+func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) probed {
+	out := probed{lockEpoch(s), ProbeNone}
+	if s.Lock == nil {
+		return out
+	}
+	for _, m := range s.Members {
+		if m.Name == s.Lock.Holder && m.Postgres != "" {
+			out.result = p.try(ctx, m.Postgres, limit)
+		}
+	}
+	return out
+}
+
+// note counts equal results in a row.
+func (p *prober) note(r probed) {
+	if r.epoch != p.epoch || r.result != p.result {
+		p.epoch, p.result, p.count = r.epoch, r.result, 0
+	}
+	p.count = min(p.count+1, 1<<20)
+}
+
+func (p *prober) try(ctx context.Context, addr string, limit time.Duration) ProbeResult {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c, err := p.dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return probeFailure(err)
+	}
+	defer c.Close()
+	if d, ok := ctx.Deadline(); ok {
+		_ = c.SetDeadline(d)
+	}
+	if _, err := c.Write(pgwire.AppendSSLRequest(nil)); err != nil {
+		return probeFailure(err)
+	}
+	var b [1]byte
+	if _, err := c.Read(b[:]); err != nil {
+		return probeFailure(err)
+	}
+	return ProbeOK
+}
+
+func probeFailure(err error) ProbeResult {
+	var ne net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ProbeRefused
+	case errors.As(err, &ne) && ne.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return ProbeTimeout
+	}
+	return ProbeError
+}
+
+// reporter is the state of runReports; nobody else touches it.
+type reporter struct {
+	n *Node
+	prober
+	// found has the result of the probe under way; cancel ends that one, nil if there is none.
+	found  chan probed
+	cancel context.CancelFunc
+	// under is the epoch of the probe under way.
+	under uint64
+	// mail holds the newest report until the sender takes it.
+	mail chan Report
+	work sync.WaitGroup
+}
+
+// runReports probes and reports until ctx ends: every interval, and at once when the agent has
+// something new. Neither a probe nor a leader that answers nothing holds up the next report.
+func (n *Node) runReports(ctx context.Context) {
+	defer n.work.Done()
+	r := reporter{n: n, found: make(chan probed, 1), mail: make(chan Report, 1)}
+	defer r.work.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.dialer.LocalAddr = n.sourceAddr()
+	r.work.Go(func() { n.sendReports(ctx, r.mail) })
+	t := time.NewTicker(n.timing.Interval)
+	defer t.Stop()
+	isDue, tell := true, false
+	for {
+		var changed <-chan struct{}
+		if n.deps.Agent != nil {
+			changed = n.deps.Agent.Changed()
+		}
+		s, newer := n.State()
+		if tell {
+			r.post(n.buildReport(&r.prober))
+		}
+		isDue = isDue && !r.start(ctx, s)
+		tell = true
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-r.found:
+			r.cancel()
+			r.cancel = nil
+			r.note(p)
+		case <-changed:
+			isDue = true
+		case <-newer:
+			isDue = true
+		case <-t.C:
+			// A quick probe's report follows at once.
+			isDue, tell = true, r.cancel != nil
+		}
+	}
+}
+
+// start starts a probe unless one is under way; one of an earlier epoch is cut short.
+func (r *reporter) start(ctx context.Context, s *State) bool {
+	if r.cancel != nil {
+		if r.under != lockEpoch(s) {
+			r.cancel()
+		}
+		return false
+	}
+	ctx, r.cancel = context.WithCancel(ctx)
+	r.under = lockEpoch(s)
+	p := prober{dialer: r.dialer} // the goroutine's own
+	r.work.Go(func() { r.found <- p.probe(ctx, s, probeLimit(r.n.timing)) })
+	return true
+}
+
+// post leaves a report for the sender, in the place of an older one.
+func (r *reporter) post(rep Report) {
+	select {
+	case <-r.mail:
+	default:
+	}
+	r.mail <- rep // room: this is the only sender
+}
+
+// sendReports tells the leader; a report that does not get there is followed by the next one.
+func (n *Node) sendReports(ctx context.Context, mail <-chan Report) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case r := <-mail:
+			n.sendReport(ctx, r)
+		}
+	}
+}
+
+func (n *Node) sendReport(ctx context.Context, r Report) {
+	leader := n.Leader()
+	switch leader {
+	case "":
+		return
+	case n.cfg.Name:
+		n.reports.take(r)
+		return
+	}
+	p := n.peerOf(leader)
+	if p == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.timing.Interval*2)
+	defer cancel()
+	var a empty
+	if err := p.call(ctx, "/v1/report", r, &a); err != nil {
+		n.log.Debug("report was not delivered", zap.Error(err))
+	}
+}
