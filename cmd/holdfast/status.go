@@ -342,7 +342,6 @@ func (s *Status) printProblems(out io.Writer) error {
 	return nil
 }
 
-// phases lists the phases of a change in the order in which they happen.
 // Phases says how long each phase took, in milliseconds, as ", name N" each.
 func (c *ChangeStatus) Phases() string {
 	var b strings.Builder
