@@ -182,7 +182,7 @@ func (id *identity) server() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{id.pair}, ClientCAs: id.pool,
 		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
-		NextProtos: []string{protoRaft, protoRPC},
+		NextProtos: []string{protoRaft, protoRPC, protoLoan},
 	}
 }
 

@@ -21,6 +21,7 @@ type peer struct {
 	member Member
 	url    string
 	http   *http.Client
+	loan   *loanConn
 }
 
 // newPeer makes the client; nothing is dialed yet.
@@ -35,10 +36,17 @@ func newPeer(m Member, id *identity) *peer {
 	}
 	return &peer{
 		member: m, url: "https://" + m.Address, http: &http.Client{Transport: tr},
+		loan: newLoanConn(func(ctx context.Context) (net.Conn, error) {
+			return dialNode(ctx, id, m.Name, m.Address, protoLoan, nil, handshakeTimeout)
+		}),
 	}
 }
 
-func (p *peer) close() { p.http.CloseIdleConnections() }
+// close ends what is not in use; a call under way ends by itself.
+func (p *peer) close() {
+	p.http.CloseIdleConnections()
+	p.loan.close()
+}
 
 // rpcError is the body of an answer that is not a success.
 type rpcError struct {
@@ -112,21 +120,6 @@ func (p *peer) renew(ctx context.Context, r Renewal) (RenewalAnswer, error) {
 func (p *peer) release(ctx context.Context, r Renewal) (RenewalAnswer, error) {
 	var a RenewalAnswer
 	err := p.call(ctx, "/v1/release", r, &a)
-	return a, err
-}
-
-// relayClient is how a borrower reaches the relay beside a voter.
-type relayClient struct{ *peer }
-
-func (r relayClient) renew(ctx context.Context, m Renewal) (RenewalAnswer, error) {
-	var a RenewalAnswer
-	err := r.call(ctx, "/v1/borrow", m, &a)
-	return a, err
-}
-
-func (r relayClient) release(ctx context.Context, m Renewal) (RenewalAnswer, error) {
-	var a RenewalAnswer
-	err := r.call(ctx, "/v1/return", m, &a)
 	return a, err
 }
 

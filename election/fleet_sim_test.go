@@ -54,7 +54,7 @@ type simSidecar struct {
 	tally *election.Tally
 	asked map[int]bool // whom it asked since it last gave up
 	given uint64
-	conns map[int]*simConn
+	conns map[int]net.Conn
 }
 
 // simConn is a connection that speaks HTTP/1.1 by hand.
@@ -78,7 +78,7 @@ func newSimFleet(ctx context.Context, cfg election.Config) (*simFleet, error) {
 	return &simFleet{
 		cfg: cfg, timing: timing, ctx: ctx, dials: make(chan struct{}, 32),
 		tls: &tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: pool,
-			MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}},
+			MinVersion: tls.VersionTLS13},
 		states: map[uint64]*election.State{},
 	}, err
 }
@@ -87,7 +87,7 @@ func newSimFleet(ctx context.Context, cfg election.Config) (*simFleet, error) {
 func (f *simFleet) start() {
 	s := &simSidecar{fleet: f, incarnation: rand.Uint64(), newer: make(chan struct{}, 1),
 		tally: election.NewBorrowerTally(f.timing), asked: map[int]bool{},
-		conns: map[int]*simConn{}}
+		conns: map[int]net.Conn{}}
 	s.lender.Store(int64(rand.IntN(len(f.cfg.Nodes))))
 	s.state.Store(&election.State{})
 	f.all = append(f.all, s)
@@ -95,19 +95,15 @@ func (f *simFleet) start() {
 	f.work.Go(s.runLease)
 }
 
-func (f *simFleet) dial(node int) (*simConn, error) {
+func (f *simFleet) dial(node int, proto string) (net.Conn, error) {
 	f.dials <- struct{}{}
 	defer func() { <-f.dials }()
 	m := f.cfg.Nodes[node]
 	cfg := f.tls.Clone()
-	cfg.ServerName = m.Name
+	cfg.ServerName, cfg.NextProtos = m.Name, []string{proto}
 	ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
 	defer cancel()
-	c, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", m.Address)
-	if err != nil {
-		return nil, err
-	}
-	return &simConn{Conn: c, in: bufio.NewReaderSize(c, 1024)}, nil
+	return (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", m.Address)
 }
 
 // call posts as net/http does, with the same headers.
@@ -145,20 +141,23 @@ func (s *simSidecar) runPolls() {
 	at, index := -1, uint64(0)
 	for s.fleet.ctx.Err() == nil {
 		if want := int(s.lender.Load()); conn == nil || want != at {
-			s.drop(conn)
+			if conn != nil {
+				_ = conn.Close()
+			}
 			at = want
-			var err error
-			if conn, err = s.fleet.dial(at); err != nil {
+			c, err := s.fleet.dial(at, "http/1.1")
+			if err != nil {
 				conn = nil
 				pauseSim(s.fleet.ctx, 100*time.Millisecond)
 				continue
 			}
+			conn = &simConn{Conn: c, in: bufio.NewReaderSize(c, 1024)}
 		}
 		// What a sidecar asks for as long as its lender lends.
 		b, err := conn.call(s.fleet.ctx, s.fleet.cfg.Nodes[at], "/v1/state",
 			map[string]any{"v": election.Version, "index": index, "wait_ms": 20000})
 		if err != nil {
-			s.drop(conn)
+			_ = conn.Close()
 			conn = nil
 			continue
 		}
@@ -171,12 +170,8 @@ func (s *simSidecar) runPolls() {
 			}
 		}
 	}
-	s.drop(conn)
-}
-
-func (s *simSidecar) drop(c *simConn) {
-	if c != nil {
-		_ = c.Close()
+	if conn != nil {
+		_ = conn.Close()
 	}
 }
 
@@ -229,7 +224,7 @@ func (s *simSidecar) runLease() {
 		}
 	}
 	for _, c := range s.conns {
-		s.drop(c)
+		_ = c.Close()
 	}
 }
 
@@ -238,7 +233,7 @@ func (s *simSidecar) giveBack(epoch uint64) {
 	s.until.Store(0)
 	seq := s.tally.Release()
 	for node := range s.asked {
-		_, _ = s.ask(node, "/v1/return", s.message(seq, epoch))
+		_, _ = s.ask(node, election.LoanReturn, s.message(seq, epoch))
 	}
 	clear(s.asked)
 }
@@ -253,11 +248,7 @@ func (s *simSidecar) borrow(epoch uint64) {
 	seq, _ := s.tally.Send(bootNanos())
 	node := int(s.lender.Load())
 	s.asked[node] = true
-	b, err := s.ask(node, "/v1/borrow", s.message(seq, epoch))
-	var a election.RenewalAnswer
-	if err == nil {
-		err = json.Unmarshal(b, &a)
-	}
+	a, err := s.ask(node, election.LoanBorrow, s.message(seq, epoch))
 	if err != nil || !a.Granted {
 		s.fleet.failed.Add(1)
 		s.lender.Store(int64((node + 1) % len(s.fleet.cfg.Nodes)))
@@ -270,23 +261,24 @@ func (s *simSidecar) borrow(epoch uint64) {
 	s.until.Store(until)
 }
 
-func (s *simSidecar) ask(node int, path string, in any) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(s.fleet.ctx, s.fleet.timing.Doubt)
-	defer cancel()
+func (s *simSidecar) ask(node int, what byte, r election.Renewal) (election.RenewalAnswer, error) {
 	c := s.conns[node]
 	if c == nil {
 		var err error
-		if c, err = s.fleet.dial(node); err != nil {
-			return nil, err
+		if c, err = s.fleet.dial(node, election.ProtoLoan); err != nil {
+			return election.RenewalAnswer{}, err
 		}
 		s.conns[node] = c
 	}
-	b, err := c.call(ctx, s.fleet.cfg.Nodes[node], path, in)
+	stop := context.AfterFunc(s.fleet.ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = c.SetDeadline(time.Now().Add(s.fleet.timing.Doubt))
+	a, err := election.AskLoan(c, what, r)
 	if err != nil {
-		s.drop(c)
+		_ = c.Close()
 		delete(s.conns, node)
 	}
-	return b, err
+	return a, err
 }
 
 // hold tells whether all sidecars have got a lease of the epoch.

@@ -62,7 +62,7 @@ func TestFleet(t *testing.T) {
 		pprof.StopCPUProfile()
 		t.Logf("with sidecars: %v", with)
 		checkFleet(t, alone, with)
-		borrowed[kind] = with.requests["/v1/borrow"]
+		borrowed[kind] = with.requests["borrow"]
 		begin := time.Now()
 		epoch = change(t, g, election.IntentFailover, g.Nodes[1-i].Name)
 		t.Logf("lock of epoch %d after %v, all sidecars hold it %v later", epoch,
@@ -80,12 +80,12 @@ func checkFleet(t *testing.T, alone, with fleetCost) {
 	t.Helper()
 	for path, n := range alone.requests {
 		// Reports and renewals come at intervals: one more or less is chance.
-		if was, is := n, with.requests[path]; path != "/v1/state" && path != "/v1/borrow" &&
+		if was, is := n, with.requests[path]; path != "/v1/state" && path != "borrow" &&
 			is > was*1.5+1 {
 			t.Errorf("%s: %.1f a second alone, %.1f with sidecars", path, was, is)
 		}
 	}
-	if with.requests["/v1/borrow"] == 0 {
+	if with.requests["borrow"] == 0 {
 		t.Error("nobody borrowed")
 	}
 }
@@ -142,7 +142,7 @@ type fleetCost struct {
 // String shows what is not zero.
 func (c fleetCost) String() string {
 	var b strings.Builder
-	for _, path := range []string{"/v1/renew", "/v1/report", "/v1/borrow", "/v1/state"} {
+	for _, path := range []string{"/v1/renew", "/v1/report", "borrow", "/v1/state"} {
 		fmt.Fprintf(&b, "%s %.0f/s, ", path, c.requests[path])
 	}
 	return fmt.Sprintf("%sCPU of all voters %v/s, %s", b.String(),

@@ -14,7 +14,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Help: "Orders given by this node as coordinator, by kind.",
 	}, []string{"kind"}), requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "holdfast", Subsystem: "election", Name: "requests_total",
-		Help: "Requests of other nodes and of sidecars to this node, by path.",
+		Help: "Requests of other nodes and of sidecars to this node, by path, or borrow and return.",
 	}, []string{"path"})}
 	if reg != nil {
 		reg.MustRegister(m.orders, m.requests)

@@ -1,5 +1,7 @@
 package election
 
+import "io"
+
 // Disk is the Raft disk of a node under test.
 type Disk struct{ disk *faultyDisk }
 
@@ -28,3 +30,23 @@ func (n *Node) VoterMemory() (epoch uint64, blank bool) { return n.voter.memory(
 
 // VoterSet is the version of the voter set that the node's voter has taken durably.
 func (n *Node) VoterSet() uint64 { return n.voter.takenSet() }
+
+// What a borrower asks for, for borrowers that a test plays.
+const (
+	LoanBorrow = loanBorrow
+	LoanReturn = loanReturn
+	ProtoLoan  = protoLoan
+)
+
+// AskLoan sends a request on a borrower's connection and reads the answer.
+func AskLoan(c io.ReadWriter, what byte, r Renewal) (RenewalAnswer, error) {
+	buf := make([]byte, 2+loanMax)
+	if _, err := c.Write(appendLoanRequest(buf[:0], what, r)); err != nil {
+		return RenewalAnswer{}, err
+	}
+	p, err := readLoan(c, buf)
+	if err != nil {
+		return RenewalAnswer{}, err
+	}
+	return parseLoanAnswer(p)
+}

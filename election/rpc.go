@@ -100,10 +100,8 @@ func (n *Node) handler() http.Handler {
 	}
 	voters := func(h http.HandlerFunc) http.HandlerFunc { return n.onlyNodes(h) }
 	if n.voter != nil {
-		on("/v1/renew", voters(rpc(ofItself(atOnce(n.voter.renew)))))
-		on("/v1/release", voters(rpc(ofItself(atOnce(n.voter.release)))))
-		on("/v1/borrow", rpc(ofItself(n.lessee.lendSoon)))
-		on("/v1/return", rpc(ofItself(atOnce(n.lessee.takeBack))))
+		on("/v1/renew", voters(rpc(ofItself(n.voter.renew))))
+		on("/v1/release", voters(rpc(ofItself(n.voter.release))))
 		on("/v1/endorse", voters(rpc(func(ctx context.Context,
 			r endorseRequest,
 		) (empty, error) {
@@ -162,22 +160,17 @@ func (n *Node) onlyNodes(h http.HandlerFunc) http.HandlerFunc {
 type peerKey struct{}
 
 // ofItself lets a lessee speak for itself only.
-func ofItself(f func(context.Context, Renewal) RenewalAnswer) func(context.Context, Renewal,
-) (RenewalAnswer, error) {
+func ofItself(f func(Renewal) RenewalAnswer) func(context.Context, Renewal) (RenewalAnswer,
+	error) {
 	return func(ctx context.Context, r Renewal) (RenewalAnswer, error) {
 		if name, _ := ctx.Value(peerKey{}).(string); name != r.Lessee {
 			return RenewalAnswer{}, fmt.Errorf("%q speaks for lessee %q", name, r.Lessee)
 		}
-		return f(ctx, r), nil
+		return f(r), nil
 	}
 }
 
-// atOnce is for answers that wait for nothing.
-func atOnce(f func(Renewal) RenewalAnswer) func(context.Context, Renewal) RenewalAnswer {
-	return func(_ context.Context, r Renewal) RenewalAnswer { return f(r) }
-}
-
-// startRPC serves until stopRPC.
+// startRPC serves calls and borrowers until the port is closed.
 func (n *Node) startRPC() {
 	n.rpcServer = &http.Server{
 		Handler:           n.handler(),
@@ -187,8 +180,9 @@ func (n *Node) startRPC() {
 		ErrorLog:          zap.NewStdLog(zap.NewNop()),
 		ConnState:         n.countConn,
 	}
-	n.work.Add(1)
+	n.work.Add(2)
 	go n.runRPC()
+	go n.runLoans()
 }
 
 // countConn lets Close wait for the goroutines of connections: the server does not.

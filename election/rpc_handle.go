@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// This file is what every RPC passes through. Thousands of sidecars ask twice a second each, so
-// what is done here for a request counts (TestFleet).
+// This file is what every RPC passes through.
 
 // routes are the handlers by path.
 type routes map[string]http.HandlerFunc

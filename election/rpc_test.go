@@ -118,13 +118,13 @@ func TestRPCOfStrangers(t *testing.T) {
 			t.Errorf("%s: status %d, %q", path, code, text)
 		}
 	}
-	for _, path := range []string{"/v1/hello", "/v1/state", "/v1/borrow", "/v1/return"} {
+	for _, path := range []string{"/v1/hello", "/v1/state"} {
 		if code, text := post(t, g, "sidecar", path, body); code != http.StatusOK {
 			t.Errorf("%s: status %d, %q", path, code, text)
 		}
 	}
-	for _, path := range []string{"/v1/borrow", "/v1/return"} {
-		code, text := post(t, g, "sidecar", path, []byte(`{"v":1,"lessee":"node1","seq":9}`))
+	for _, path := range []string{"/v1/renew", "/v1/release"} {
+		code, text := post(t, g, "node1", path, []byte(`{"v":1,"lessee":"node2","seq":9}`))
 		if code == http.StatusOK || !strings.Contains(text, `speaks for lessee`) {
 			t.Errorf("%s of another one: status %d, %q", path, code, text)
 		}

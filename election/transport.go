@@ -18,6 +18,7 @@ import (
 const (
 	protoRaft = "holdfast-raft/1"
 	protoRPC  = "http/1.1"
+	protoLoan = "holdfast-loan/1"
 )
 
 // handshakeTimeout bounds a TLS handshake between nodes.
@@ -26,17 +27,18 @@ const handshakeTimeout = 5 * time.Second
 // handshakesMax bounds connections that have not finished their handshake.
 const handshakesMax = 256
 
-// port is the node-to-node port: it accepts, shakes hands and hands the connections on to Raft
-// or to the RPC server. It owns its goroutines.
+// port is the node-to-node port: it accepts, shakes hands and hands the connections on to Raft,
+// to the RPC server or to what lends to sidecars. It owns its goroutines.
 type port struct {
 	listener net.Listener
 	tls      *tls.Config
 	log      *zap.Logger
 	isNode   func(name string) bool
 
-	raft, rpc *handoff
-	inbound   connSet // Raft's connections from other nodes
-	outbound  connSet // and to them
+	raft, rpc, loans *handoff
+
+	inbound  connSet // Raft's connections from other nodes
+	outbound connSet // and to them
 	// raftWaits closes Raft's connections as long as it is not started: who may talk with it shows
 	// in its log.
 	raftWaits atomic.Bool
@@ -143,6 +145,7 @@ func listenPort(addr string, id *identity, isNode func(string) bool, log *zap.Lo
 	p := &port{
 		listener: l, tls: id.server(), log: log, isNode: isNode,
 		raft: newHandoff(l.Addr()), rpc: newHandoff(l.Addr()),
+		loans: newHandoff(l.Addr()),
 		slots: make(chan struct{}, handshakesMax), patience: handshakeTimeout,
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
@@ -193,6 +196,8 @@ func (p *port) runHandshake(c net.Conn) {
 	switch {
 	case st.NegotiatedProtocol == protoRPC:
 		p.rpc.give(t)
+	case st.NegotiatedProtocol == protoLoan:
+		p.loans.give(t)
 	case st.NegotiatedProtocol == protoRaft && p.raftWaits.Load():
 		_ = t.Close()
 	case st.NegotiatedProtocol == protoRaft && p.isNode(peerName(&st)):
@@ -219,6 +224,7 @@ func (p *port) close() {
 		_ = p.listener.Close()
 		_ = p.raft.Close()
 		_ = p.rpc.Close()
+		_ = p.loans.Close()
 	})
 	p.work.Wait()
 }
