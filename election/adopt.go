@@ -162,6 +162,9 @@ func (d *Adoption) Plan(ctx context.Context) (*AdoptPlan, error) {
 	if len(p.Refusals) > 0 {
 		return p, nil
 	}
+	if err := d.awaitRoles(ctx, p); err != nil {
+		return nil, fmt.Errorf("adopt: %w", err)
+	}
 	if err := d.planChanges(ctx, p); err != nil {
 		return nil, fmt.Errorf("adopt: %w", err)
 	}

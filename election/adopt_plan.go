@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"holdfast/pgwire"
 )
 
 // The roles of an adopted server, in agentRecord and MemberStatus.
@@ -171,12 +174,63 @@ func (d *Adoption) planBackup(p *AdoptPlan, files []*adoptFile) {
 
 // checkRoles refuses a standby to which the roles have not come.
 func (d *Adoption) checkRoles(p *AdoptPlan) {
+	for _, name := range d.lackedRoles() {
+		p.refuse("role %s is missing or has another password than the file in secrets_dir: "+
+			"adopt the primary's host first, with the same files", name)
+	}
+}
+
+// lackedRoles are those that the server has not, or with another password.
+func (d *Adoption) lackedRoles() []string {
 	s, sec := &d.srv, d.a.secrets
+	var out []string
 	for name, password := range map[string]string{pgReplicationRole: sec.replication,
 		pgRewindRole: sec.rewind, pgLookupRole: sec.lookup, d.a.cfg.Superuser: sec.superuser} {
 		if r, ok := s.roles[name]; !ok || !pgVerifies(r.password, password) {
-			p.refuse("role %s is missing or has another password than the file in secrets_dir: "+
-				"adopt the primary's host first, with the same files", name)
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// adoptReplayWait bounds how long a standby's plan waits for what the primary's adoption made.
+const adoptReplayWait = 10 * time.Second
+
+// awaitRoles looks again once this standby has replayed all that its primary had: the roles that
+// were made there a moment ago may be on their way.
+func (d *Adoption) awaitRoles(ctx context.Context, p *AdoptPlan) error {
+	i := slices.IndexFunc(d.cfg.Members, func(m Member) bool { return m.Name == p.Upstream })
+	if i < 0 || !d.srv.streaming || len(d.lackedRoles()) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, adoptReplayWait)
+	defer cancel()
+	c, err := d.a.dialMember(ctx, d.cfg.Members[i], pgLookupRole, d.a.secrets.lookup, false)
+	if err != nil {
+		return err
+	}
+	defer pgClose(c)
+	rows, err := pgQuery(ctx, c, "SELECT pg_current_wal_flush_lsn()")
+	if err != nil {
+		return fmt.Errorf("ask %s for its position: %w", p.Upstream, err)
+	}
+	lsn, err := pgwire.ParseLSN(rows[0][0])
+	if err != nil {
+		return fmt.Errorf("position of %s: %w", p.Upstream, err)
+	}
+	for {
+		row, err := d.a.queryRow(ctx, "SELECT pg_last_wal_replay_lsn() >= '"+lsn.String()+"'")
+		if err != nil {
+			return fmt.Errorf("wait for what %s has: %w", p.Upstream, err)
+		}
+		if row[0] == "t" {
+			d.srv, err = d.readServer(ctx)
+			return err
+		}
+		if err := pgSleep(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("this standby has not replayed what %s has (%v) within %v: run this "+
+				"again once it has", p.Upstream, lsn, adoptReplayWait)
 		}
 	}
 }

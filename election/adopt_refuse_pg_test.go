@@ -78,6 +78,16 @@ func TestAdoptRefusesAnotherUpstream(t *testing.T) {
 	c.adopt("n3") // the remedy that the refusal names
 }
 
+// TestAdoptWaitsForTheRoles: what the primary's adoption made reaches a standby a moment later, and
+// is no reason to refuse it until then.
+func TestAdoptWaitsForTheRoles(t *testing.T) {
+	c := newAdoptCluster(t, 2, "n1", "n2")
+	c.append("n2", "postgresql.auto.conf", "recovery_min_apply_delay = '1s'\n")
+	c.admin("n2", "SELECT pg_reload_conf()")
+	c.adopt("n1")
+	c.adopt("n2")
+}
+
 func (c *adoptCluster) waitReceives(name string) {
 	c.t.Helper()
 	host, port, _ := net.SplitHostPort(c.cfgs["n2"].Listen)

@@ -89,6 +89,35 @@ func TestGateDropsWhatCameUnderALostLease(t *testing.T) {
 	}
 }
 
+// What an open block sends after the end of the lease waits for it at the proxy: another primary
+// may have begun (DESIGN.md I3). A sequence shows what was executed and never committed.
+func TestGateHoldsWhatABlockSendsAfterTheLease(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE SEQUENCE passed")
+	direct, err := pgconn.Connect(context.Background(), fmt.Sprintf("host=127.0.0.1 port=%d "+
+		"user=app dbname=app password='%s' sslmode=disable", r.server.Port, proxytest.Password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer direct.Close(context.Background())
+	const isCalled = "SELECT is_called FROM passed"
+	exec(t, c, "BEGIN")
+	r.lease.Set(-time.Second, -time.Second)
+	done := start(c, "SELECT nextval('passed')")
+	mustWait(t, done, 300*time.Millisecond)
+	if v := exec(t, direct, isCalled); v != "f" {
+		t.Error("the statement reached the server after the end of the lease")
+	}
+	r.lease.Set(time.Hour, time.Hour)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if v := exec(t, direct, isCalled); v != "t" {
+		t.Error("the statement was answered and not executed")
+	}
+}
+
 func TestHoldExpiresAndTheSessionStays(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = 300 * time.Millisecond })
 	c := r.connect("")
