@@ -1,6 +1,9 @@
 package election
 
-import "io"
+import (
+	"io"
+	"time"
+)
 
 // Disk is the Raft disk of a node under test.
 type Disk struct{ disk *faultyDisk }
@@ -50,3 +53,6 @@ func AskLoan(c io.ReadWriter, what byte, r Renewal) (RenewalAnswer, error) {
 	}
 	return parseLoanAnswer(p)
 }
+
+// ProbeLimit bounds one probe of the primary.
+func ProbeLimit(t Timing) time.Duration { return probeLimit(t) }
