@@ -1,9 +1,13 @@
 package election
 
 import (
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestPgEnviron: nothing of the environment reaches PostgreSQL's programs but the variables of the
@@ -46,4 +50,29 @@ func TestPgWithRemedy(t *testing.T) {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}
 	}
+}
+
+// TestZombieIsDead: a process that was killed and not waited for has its pid still, and is dead
+// (DESIGN 10.11a).
+func TestZombieIsDead(t *testing.T) {
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if alive, ppid := pgProc(child.Process.Pid); !alive || ppid != os.Getpid() {
+		t.Errorf("a live child: alive %v, parent %d", alive, ppid)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	// It has ended, and stays a zombie until it is waited for.
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, child.Process.Pid, &info, unix.WEXITED|unix.WNOWAIT, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alive, _ := pgProc(child.Process.Pid); alive {
+		t.Error("a zombie counts as alive")
+	}
+	_ = child.Wait()
 }
