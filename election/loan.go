@@ -15,7 +15,7 @@ import (
 
 // This file is what sidecars borrow by: one request and its answer at a time, in binary, on a
 // connection that lives as long as the loan is renewed. Thousands ask twice a second each; HTTP
-// and JSON were three quarters of what a request cost (docs/failover.md, TestFleet).
+// and JSON were more than half of what a request cost (docs/failover.md, TestFleet).
 //
 // A message is its length in two bytes and as many bytes, integers in network order. What newer
 // releases append is skipped. The lessee is the name in the certificate: nobody speaks for another.

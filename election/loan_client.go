@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -88,13 +89,18 @@ func (l *loanConn) try(ctx context.Context, c net.Conn, what byte, r Renewal,
 			l.drop(c)
 		}
 	}()
+	return exchangeLoan(c, what, r)
+}
+
+// exchangeLoan sends a request and reads its answer.
+func exchangeLoan(c io.ReadWriter, what byte, r Renewal) (RenewalAnswer, error) {
 	buf := make([]byte, 2+loanMax)
 	if _, err := c.Write(appendLoanRequest(buf[:0], what, r)); err != nil {
-		return a, fmt.Errorf("loan: ask: %w", err)
+		return RenewalAnswer{}, fmt.Errorf("loan: ask: %w", err)
 	}
 	p, err := readLoan(c, buf)
 	if err != nil {
-		return a, fmt.Errorf("loan: read answer: %w", err)
+		return RenewalAnswer{}, fmt.Errorf("loan: read answer: %w", err)
 	}
 	return parseLoanAnswer(p)
 }

@@ -230,17 +230,10 @@ func (a *PostgresAgent) dropOldLife(ctx context.Context, name string) error {
 
 // holderFailoverSlots asks the primary for the names that are copied to standbys.
 func (a *PostgresAgent) holderFailoverSlots(ctx context.Context, holder Member) ([]string, error) {
-	ctx, cancel := a.yielding(ctx)
-	defer cancel()
-	c, err := a.dialMember(ctx, holder, pgLookupRole, a.secrets.lookup, false)
-	if err != nil {
-		return nil, err
-	}
-	defer pgClose(c)
-	rows, err := pgQuery(ctx, c, `SELECT slot_name FROM pg_replication_slots s
+	rows, err := a.askHolder(ctx, holder, `SELECT slot_name FROM pg_replication_slots s
 		WHERE slot_type = 'logical' AND NOT temporary AND (to_jsonb(s)->>'failover')::bool`)
 	if err != nil {
-		return nil, fmt.Errorf("slots of %q: %w", holder.Name, err)
+		return nil, err
 	}
 	var names []string
 	for _, r := range rows {

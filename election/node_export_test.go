@@ -43,15 +43,7 @@ const (
 
 // AskLoan sends a request on a borrower's connection and reads the answer.
 func AskLoan(c io.ReadWriter, what byte, r Renewal) (RenewalAnswer, error) {
-	buf := make([]byte, 2+loanMax)
-	if _, err := c.Write(appendLoanRequest(buf[:0], what, r)); err != nil {
-		return RenewalAnswer{}, err
-	}
-	p, err := readLoan(c, buf)
-	if err != nil {
-		return RenewalAnswer{}, err
-	}
-	return parseLoanAnswer(p)
+	return exchangeLoan(c, what, r)
 }
 
 // ProbeLimit bounds one probe of the primary.

@@ -57,21 +57,25 @@ func TestReportDoesNotWaitForTheProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
-	probes := make(chan net.Conn, 100)
-	go func() {
-		for {
+	first := make(chan net.Conn, 1)
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for n := 0; ; n++ {
 			c, err := silent.Accept()
 			if err != nil {
 				return
 			}
-			probes <- c
+			if n == 0 {
+				first <- c
+			}
+			defer c.Close() // not before: a probe that is hung up on ends at once
 		}
-	}()
+	})
+	defer accepting.Wait()
+	defer silent.Close()
 	g.Start("node1")
 	change(t, g, election.IntentBootstrap, "node1")
-	probe := <-probes
-	defer probe.Close()
+	probe := <-first
 	agent.set(election.MemberStatus{Name: "node1", Phase: election.PhaseStopped})
 	electiontest.Wait(t, "report", 10*time.Second, func() bool {
 		obs, _ := g.Running["node1"].Observations()

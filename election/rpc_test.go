@@ -131,6 +131,46 @@ func TestRPCOfStrangers(t *testing.T) {
 	}
 }
 
+// TestLoanOfStrangers: a sidecar that sends nonsense loses its connection; the next one is
+// answered.
+func TestLoanOfStrangers(t *testing.T) {
+	g := startOne(t)
+	dial := func() *tls.Conn {
+		c, err := tls.Dial("tcp", g.Nodes[0].Address, tlsOf(t, g, g.CA, "sidecar",
+			election.ProtoLoan))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		return c
+	}
+	for name, text := range map[string]string{
+		"too long":   "\xff\xff",
+		"too short":  "\x00\x02\x01b",
+		"http":       "POST /v1/hello HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
+		"other call": "\x00\x1a\x01x" + strings.Repeat("\x00", 24),
+		"newer":      "\x00\x1a\x02b" + strings.Repeat("\x00", 24),
+	} {
+		c := dial()
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		var late net.Error
+		n, err := c.Read(make([]byte, 100))
+		if err == nil || n > 0 || errors.As(err, &late) && late.Timeout() {
+			t.Errorf("%s: read %d bytes, %v", name, n, err)
+		}
+	}
+	c := dial()
+	for _, what := range []byte{election.LoanBorrow, election.LoanReturn} {
+		a, err := election.AskLoan(c, what, election.Renewal{Seq: 7, Epoch: 1})
+		if err != nil || a.Seq != 7 || what == election.LoanBorrow && a.Granted {
+			t.Errorf("%c: %+v, %v", what, a, err)
+		}
+	}
+}
+
 // TestPortRefusesStrangers: whoever is refused sees his connection end without a byte of Raft's
 // or of an answer.
 func TestPortRefusesStrangers(t *testing.T) {

@@ -112,6 +112,22 @@ func (a *PostgresAgent) renewSlots(ctx context.Context, members []Member) error 
 
 // holderSlots asks the primary how far its slots are.
 func (a *PostgresAgent) holderSlots(ctx context.Context, holder Member) (map[string]string, error) {
+	rows, err := a.askHolder(ctx, holder, `SELECT slot_name, restart_lsn FROM pg_replication_slots
+		WHERE restart_lsn IS NOT NULL`)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(rows))
+	for _, r := range rows {
+		out[r[0]] = r[1]
+	}
+	return out, nil
+}
+
+// askHolder asks the primary about its slots.
+func (a *PostgresAgent) askHolder(ctx context.Context, holder Member, sql string) ([][]string,
+	error,
+) {
 	ctx, cancel := a.yielding(ctx)
 	defer cancel()
 	c, err := a.dialMember(ctx, holder, pgLookupRole, a.secrets.lookup, false)
@@ -119,16 +135,11 @@ func (a *PostgresAgent) holderSlots(ctx context.Context, holder Member) (map[str
 		return nil, err
 	}
 	defer pgClose(c)
-	rows, err := pgQuery(ctx, c, `SELECT slot_name, restart_lsn FROM pg_replication_slots
-		WHERE restart_lsn IS NOT NULL`)
+	rows, err := pgQuery(ctx, c, sql)
 	if err != nil {
 		return nil, fmt.Errorf("slots of %q: %w", holder.Name, err)
 	}
-	out := make(map[string]string, len(rows))
-	for _, r := range rows {
-		out[r[0]] = r[1]
-	}
-	return out, nil
+	return rows, nil
 }
 
 // dialMember opens a connection to another member's server over TCP.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
@@ -28,19 +30,28 @@ func (r *rig) loseCommitAnswer() <-chan struct{} {
 	return cut
 }
 
+// commitInFlight is a session whose COMMIT of one row in a new table t was executed and not
+// answered. The statements given come before its transaction.
+func (r *rig) commitInFlight(before ...string) (c *pgconn.PgConn, done <-chan error) {
+	r.t.Helper()
+	c = r.connect("")
+	for _, sql := range append([]string{"CREATE TABLE t (a int)"}, before...) {
+		exec(r.t, c, sql)
+	}
+	exec(r.t, c, "BEGIN")
+	exec(r.t, c, "INSERT INTO t VALUES (1)")
+	cut := r.loseCommitAnswer()
+	done = start(c, "COMMIT")
+	<-cut
+	r.line.Watch(nil, nil)
+	return c, done
+}
+
 // A session that cannot be carried ends with 57P01, which clients take for "not executed"; the
 // COMMIT that was in flight is answered before.
 func TestCommitOfAnUnmovableSessionIsAnswered(t *testing.T) {
 	r := newRig(t, nil)
-	c := r.connect("")
-	exec(t, c, "CREATE TABLE t (a int)")
-	exec(t, c, "SELECT pg_advisory_lock(1)")
-	exec(t, c, "BEGIN")
-	exec(t, c, "INSERT INTO t VALUES (1)")
-	cut := r.loseCommitAnswer()
-	done := start(c, "COMMIT")
-	<-cut
-	r.line.Watch(nil, nil)
+	c, done := r.commitInFlight("SELECT pg_advisory_lock(1)")
 	r.change()
 	if err := <-done; err != nil {
 		t.Fatalf("COMMIT: %v", err)
@@ -57,14 +68,7 @@ func TestCommitOfAnUnmovableSessionIsAnswered(t *testing.T) {
 // also where the group's mode asks for nothing: the setting may be another one for a while.
 func TestFoundCommitWaitsAsTheServerAsks(t *testing.T) {
 	r := newRig(t, nil)
-	c := r.connect("")
-	exec(t, c, "CREATE TABLE t (a int)")
-	exec(t, c, "BEGIN")
-	exec(t, c, "INSERT INTO t VALUES (1)")
-	cut := r.loseCommitAnswer()
-	done := start(c, "COMMIT")
-	<-cut
-	r.line.Watch(nil, nil)
+	_, done := r.commitInFlight()
 	r.server.Exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
 	r.server.Exec("SELECT pg_reload_conf()")
 	r.change()
@@ -78,14 +82,7 @@ func TestFoundCommitWaitsAsTheServerAsks(t *testing.T) {
 
 func TestCommitInFlightAtShutdownIsUnknown(t *testing.T) {
 	r := newRig(t, nil)
-	c := r.connect("")
-	exec(t, c, "CREATE TABLE t (a int)")
-	exec(t, c, "BEGIN")
-	exec(t, c, "INSERT INTO t VALUES (1)")
-	cut := r.loseCommitAnswer()
-	done := start(c, "COMMIT")
-	<-cut
-	r.line.Watch(nil, nil)
+	_, done := r.commitInFlight()
 	r.proxy.Cut(r.epoch) // and no other primary comes
 	mustWait(t, done, 100*time.Millisecond)
 	if err := r.proxy.Close(); err != nil {

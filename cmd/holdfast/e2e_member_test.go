@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	holdfast "holdfast/cmd/holdfast"
@@ -42,26 +41,9 @@ func quick(cfg *config.Config) { cfg.Synchronous.DegradeAfter = syncDelay }
 // TestE2EMembers: under load a fourth node joins, the first primary leaves after a switchover, a
 // witness comes and goes; then a majority is lost, and one node goes on.
 func TestE2EMembers(t *testing.T) {
-	needCluster(t)
-	t.Cleanup(func() { goleak.VerifyNone(t) })
 	o := operator{t: t, binary: buildBinary(t)}
-	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
-		Binary: o.binary, Prefix: "holdfast-members",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newCluster(t, holdfast.ClusterConfig{Binary: o.binary, Prefix: "holdfast-members"})
 	o.c = c
-	t.Cleanup(func() {
-		if t.Failed() {
-			for _, n := range c.Nodes {
-				t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(25))
-			}
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	for _, n := range c.Nodes {
 		configure(t, n, quick)
 		if err := n.Start(); err != nil {

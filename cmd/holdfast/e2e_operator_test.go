@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	holdfast "holdfast/cmd/holdfast"
 )
@@ -131,26 +130,9 @@ func (c *counter) end(t *testing.T, what string) {
 // TestE2EOperator is what an operator does by hand: restarts, dry runs, maintenance, and a failover
 // that may lose commits.
 func TestE2EOperator(t *testing.T) {
-	needCluster(t)
-	t.Cleanup(func() { goleak.VerifyNone(t) })
 	o := operator{t: t, binary: buildBinary(t)}
-	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
-		Binary: o.binary, Prefix: "holdfast-operator",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := newCluster(t, holdfast.ClusterConfig{Binary: o.binary, Prefix: "holdfast-operator"})
 	o.c = c
-	t.Cleanup(func() {
-		if t.Failed() {
-			for _, n := range c.Nodes {
-				t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(25))
-			}
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	for _, n := range c.Nodes {
 		if err := n.Start(); err != nil {
 			t.Fatal(err)

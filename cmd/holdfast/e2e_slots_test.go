@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	holdfast "holdfast/cmd/holdfast"
 	"holdfast/config"
@@ -40,19 +39,9 @@ type slotRun struct {
 // goes on and misses nothing, the old primaries take copies again, and no server's log speaks of a
 // slot that does not exist.
 func TestE2ESlots(t *testing.T) {
-	needCluster(t)
-	t.Cleanup(func() { goleak.VerifyNone(t) })
 	binary := buildBinary(t)
-	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
+	c := newCluster(t, holdfast.ClusterConfig{
 		Binary: binary, Prefix: "holdfast-e2e", Settings: []string{"wal_level = logical"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 	if v := programVersion(t, c); v < 17 {
 		t.Skipf("PostgreSQL %d copies no logical slots to standbys, 17 and newer do", v)
@@ -95,8 +84,7 @@ func TestE2ESlots(t *testing.T) {
 	} {
 		if !t.Run(sub.name, func(t *testing.T) { r.t = t; sub.test(t) }) {
 			for _, n := range c.Nodes {
-				t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(25))
-				t.Logf("log of its server ends with:\n%s", tailOf(serverLog(n), 2500))
+				t.Logf("log of the server of %s ends with:\n%s", n.Name, tailOf(serverLog(n), 2500))
 			}
 			return
 		}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/goleak"
 
 	holdfast "holdfast/cmd/holdfast"
 	"holdfast/config"
@@ -21,24 +20,7 @@ const syncDelay = 2 * time.Second
 // startSyncCluster starts three nodes in a mode.
 func startSyncCluster(t *testing.T, mode string) *holdfast.Cluster {
 	t.Helper()
-	needCluster(t)
-	t.Cleanup(func() { goleak.VerifyNone(t) })
-	c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
-		Binary: buildBinary(t), Prefix: "holdfast-sync",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			for _, n := range c.Nodes {
-				t.Logf("log of %s ends with:\n%s", n.Name, n.LogTail(25))
-			}
-		}
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	c := newCluster(t, holdfast.ClusterConfig{Binary: buildBinary(t), Prefix: "holdfast-sync"})
 	for _, n := range c.Nodes {
 		err := n.Configure(func(cfg *config.Config) {
 			cfg.Synchronous.Mode, cfg.Synchronous.DegradeAfter = mode, syncDelay

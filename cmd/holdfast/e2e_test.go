@@ -61,15 +61,22 @@ func buildBinary(t *testing.T) string {
 	return path
 }
 
-// startCluster starts three nodes and waits until they are healthy; all of it ends with the test.
-func startCluster(t *testing.T) *holdfast.Cluster {
+// newCluster prepares three nodes that do not run yet; all of it ends with the test, and nothing
+// may be left of it.
+func newCluster(t *testing.T, cfg holdfast.ClusterConfig) *holdfast.Cluster {
 	t.Helper()
-	c, err := holdfast.StartCluster(t.Context(), holdfast.ClusterConfig{
-		Binary: buildBinary(t), Prefix: "holdfast-e2e",
-	})
+	needCluster(t)
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	c, err := holdfast.NewCluster(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	endWithTest(t, c)
+	return c
+}
+
+// endWithTest closes a cluster, and shows what its nodes said if the test has failed.
+func endWithTest(t *testing.T, c *holdfast.Cluster) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, n := range c.Nodes {
@@ -80,6 +87,18 @@ func startCluster(t *testing.T) *holdfast.Cluster {
 			t.Error(err)
 		}
 	})
+}
+
+// startCluster starts three nodes and waits until they are healthy; all of it ends with the test.
+func startCluster(t *testing.T) *holdfast.Cluster {
+	t.Helper()
+	c, err := holdfast.StartCluster(t.Context(), holdfast.ClusterConfig{
+		Binary: buildBinary(t), Prefix: "holdfast-e2e",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	endWithTest(t, c)
 	begin := time.Now()
 	st := waitHealthy(t, c)
 	t.Logf("three nodes from nothing in %.1f s, primary %s", time.Since(begin).Seconds(),

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -55,9 +54,7 @@ func (c HistoryCommand) Run(ctx context.Context) error {
 		}
 	}
 	if c.JSON {
-		enc := json.NewEncoder(c.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(a)
+		return writeJSON(c.Out, a)
 	}
 	for i := range a.Changes {
 		if err := a.Changes[i].printWhole(c.Out); err != nil {

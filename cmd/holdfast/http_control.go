@@ -112,14 +112,22 @@ func control[T any](c controller, request func(T) election.Request) http.Handler
 		}
 		req := request(body)
 		checks, err := c.Request(r.Context(), req)
-		switch {
-		case err != nil:
-			writeHTTPJSON(w, http.StatusConflict, httpError{err.Error(), checks})
-		case req.DryRun:
-			writeHTTPJSON(w, http.StatusOK, checksAnswer{checks})
-		default:
-			answerStatus(c, w, r)
-		}
+		answerRequest(c, w, r, req.DryRun, checks, err)
+	}
+}
+
+// answerRequest tells what came of a request: why it was not carried out, what it would need, or
+// the status after it.
+func answerRequest(c controller, w http.ResponseWriter, r *http.Request, isDry bool,
+	checks []election.Check, err error,
+) {
+	switch {
+	case err != nil:
+		writeHTTPJSON(w, http.StatusConflict, httpError{err.Error(), checks})
+	case isDry:
+		writeHTTPJSON(w, http.StatusOK, checksAnswer{checks})
+	default:
+		answerStatus(c, w, r)
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -75,14 +74,7 @@ func changeMembers[T any](c controller, request func(T) election.MemberRequest) 
 		}
 		req := request(body)
 		checks, err := c.ChangeMember(r.Context(), req)
-		switch {
-		case err != nil:
-			writeHTTPJSON(w, http.StatusConflict, httpError{err.Error(), checks})
-		case req.DryRun:
-			writeHTTPJSON(w, http.StatusOK, checksAnswer{checks})
-		default:
-			answerStatus(c, w, r)
-		}
+		answerRequest(c, w, r, req.DryRun, checks, err)
 	}
 }
 
@@ -122,9 +114,7 @@ func (c MembersCommand) Run(ctx context.Context) error {
 		return err
 	}
 	if c.JSON {
-		enc := json.NewEncoder(c.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(struct {
+		return writeJSON(c.Out, struct {
 			Voters  *VotersStatus  `json:"voters"`
 			Members []MemberStatus `json:"members"`
 		}{st.Voters, st.Members})

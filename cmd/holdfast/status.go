@@ -234,6 +234,13 @@ type StatusCommand struct {
 	Out   io.Writer
 }
 
+// writeJSON writes what a command was asked for as JSON that people can read.
+func writeJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
 // Run asks the node and prints what it says.
 func (c StatusCommand) Run(ctx context.Context) error {
 	if c.Ready {
@@ -244,9 +251,7 @@ func (c StatusCommand) Run(ctx context.Context) error {
 		return err
 	}
 	if c.JSON {
-		enc := json.NewEncoder(c.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(st)
+		return writeJSON(c.Out, st)
 	}
 	return st.print(c.Out)
 }
