@@ -40,10 +40,14 @@ func (c Config) proxyConfig() proxy.Config {
 		Loops:              p.Loops,
 		JournalBytesMax:    p.JournalBytesMax,
 		PreparedBytesMax:   p.PreparedBytesMax,
-		CommitGuard:        p.CommitGuard,
-		SecretTTL:          p.SecretTTL,
-		LookupUser:         p.LookupUser,
-		ShutdownTimeout:    p.ShutdownTimeout,
+
+		JournalTotalBytesMax: p.JournalTotalBytesMax,
+		ReplayAttemptsMax:    p.ReplayAttemptsMax,
+
+		CommitGuard:     p.CommitGuard,
+		SecretTTL:       p.SecretTTL,
+		LookupUser:      p.LookupUser,
+		ShutdownTimeout: p.ShutdownTimeout,
 	}
 }
 

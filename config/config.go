@@ -150,12 +150,16 @@ type Proxy struct {
 	RestoreConcurrency int           `mapstructure:"restore_concurrency" min:"1"`
 	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
 
-	Loops            int `mapstructure:"loops" min:"0" max:"256"`
-	InspectBytesMax  int `mapstructure:"inspect_bytes_max" min:"1024" max:"16777216"`
-	JournalBytesMax  int `mapstructure:"journal_bytes_max" min:"1"`
-	PreparedBytesMax int `mapstructure:"prepared_bytes_max" min:"1"`
+	Loops           int `mapstructure:"loops" min:"0" max:"256"`
+	InspectBytesMax int `mapstructure:"inspect_bytes_max" min:"1024" max:"16777216"`
+	JournalBytesMax int `mapstructure:"journal_bytes_max" min:"1"`
+	// JournalTotalBytesMax bounds the journals of all sessions together.
+	JournalTotalBytesMax int `mapstructure:"journal_total_bytes_max" min:"1"`
+	// ReplayAttemptsMax bounds how often a unit of work is run again.
+	ReplayAttemptsMax int `mapstructure:"replay_attempts_max" min:"0" max:"10"`
+	PreparedBytesMax  int `mapstructure:"prepared_bytes_max" min:"1"`
 
-	CommitGuard string `mapstructure:"commit_guard" oneof:"explicit|off"`
+	CommitGuard string `mapstructure:"commit_guard" oneof:"all|explicit|off"`
 
 	SecretTTL  time.Duration `mapstructure:"secret_ttl"`
 	LookupUser string        `mapstructure:"lookup_user"`

@@ -52,10 +52,14 @@ func Default() Config {
 			InspectBytesMax:    px.InspectBytesMax,
 			Loops:              px.Loops,
 			JournalBytesMax:    px.JournalBytesMax,
-			PreparedBytesMax:   px.PreparedBytesMax,
-			CommitGuard:        px.CommitGuard,
-			SecretTTL:          px.SecretTTL,
-			LookupUser:         px.LookupUser,
+
+			JournalTotalBytesMax: px.JournalTotalBytesMax,
+			ReplayAttemptsMax:    px.ReplayAttemptsMax,
+
+			PreparedBytesMax: px.PreparedBytesMax,
+			CommitGuard:      px.CommitGuard,
+			SecretTTL:        px.SecretTTL,
+			LookupUser:       px.LookupUser,
 		},
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},

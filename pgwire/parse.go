@@ -167,6 +167,25 @@ func ParseError(b []byte) (*Error, error) {
 	}
 }
 
+// ErrorCode is the SQLSTATE of an ErrorResponse or NoticeResponse, nil if it has none. It aliases b
+// and reads no further than needed, so that b may be the first part of a large message.
+func ErrorCode(b []byte) []byte {
+	r := body{b: b}
+	for {
+		code := r.bytes(1)
+		if r.bad || code[0] == 0 {
+			return nil
+		}
+		value := r.cstring()
+		if r.bad {
+			return nil
+		}
+		if code[0] == 'C' {
+			return value
+		}
+	}
+}
+
 // ParseDataRow reads a DataRow; the columns alias b, NULL is nil.
 func ParseDataRow(b []byte) ([][]byte, error) {
 	r := body{b: b}

@@ -22,17 +22,22 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 	}
 	s.mu.Lock()
 	b, inDoubt := s.backend, s.inDoubt || s.noCancel
-	if b == nil {
-		b = s.resent
-	}
-	lost := b == nil || b == s.backend && s.lost
-	if lost {
+	lost := b == nil || s.lost
+	again := !lost && s.again.isOpen()
+	switch {
+	case lost:
 		s.canceled = true
-	} else if !inDoubt {
+	case again:
+		s.again.canceled = true
+	case !inDoubt:
 		s.cancels++ // a COMMIT waits until the server has dealt with it
 	}
 	s.mu.Unlock()
 	switch {
+	case again:
+		// What the client waits for is not what the server works on yet.
+		p.metrics.cancels.WithLabelValues("held").Inc()
+		s.lose(b, false)
 	case lost:
 		p.metrics.cancels.WithLabelValues("held").Inc()
 		s.notify()

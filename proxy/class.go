@@ -33,6 +33,11 @@ const (
 	clsOpaque
 	// clsOpens marks a string of several statements that leaves a transaction block open.
 	clsOpens
+	// clsDML marks a single statement that writes and runs alike in both sub-protocols: outside a
+	// transaction block its commit can be guarded.
+	clsDML
+	// clsSavepoint marks SAVEPOINT: a failed block with one can go on.
+	clsSavepoint
 )
 
 // has tells whether any of the bits is set.
@@ -41,10 +46,41 @@ func (c class) has(bits class) bool { return c&bits != 0 }
 // mayCommit tells whether it can change what a commit makes last, or commit by itself.
 func (c class) mayCommit() bool { return c.has(clsMayWrite | clsSelfCommit | clsEnds | clsOpaque) }
 
-// mayResend tells whether a statement outside a transaction block can be sent again although it
+// isHarmless tells whether a statement outside a transaction block can be run again although it
 // may have been executed: it changes nothing but the state of its own session, which is gone.
-func (c class) mayResend() bool {
+func (c class) isHarmless() bool {
 	return !c.has(clsMayWrite | clsMulti | clsEnds | clsSelfCommit | clsOpaque | clsTemp)
+}
+
+// after is the transaction status behind a single statement that succeeded.
+func (c class) after(status byte) byte {
+	switch {
+	case c.has(clsBegin | clsChain | clsRollbackTo):
+		return pgwire.TxInBlock
+	case c.has(clsCommit | clsRollback):
+		return pgwire.TxIdle
+	}
+	return status
+}
+
+// ahead is the status behind a statement or a string of statements that is expected to succeed.
+func (c class) ahead(status byte) byte {
+	switch {
+	case c.has(clsOpens):
+		return pgwire.TxInBlock
+	case c.has(clsMulti) && c.has(clsEnds):
+		return pgwire.TxIdle
+	}
+	return c.after(status)
+}
+
+// lasting is what of a statement may have made its unit of work durable, at least in part, in that
+// transaction status.
+func (c class) lasting(status byte) class {
+	if status == pgwire.TxIdle {
+		return c & (clsCommit | clsEnds | clsOpaque | clsSelfCommit)
+	}
+	return c & (clsCommit | clsEnds | clsOpaque)
 }
 
 // effect is a statement that changes what has to be restored.
@@ -101,7 +137,7 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		if p.cls.has(clsCommit | clsRollback) {
 			p.cls |= clsEnds
 		}
-		p.cls &^= clsBegin | clsCommit | clsRollback | clsRollbackTo
+		p.cls &^= clsBegin | clsCommit | clsRollback | clsRollbackTo | clsDML
 		p.cls |= clsMulti
 	}
 	return p
@@ -125,6 +161,10 @@ func classOf(s *pgwire.Statement) class {
 	case pgwire.KindPrepareTransaction, pgwire.KindCommitPrepared,
 		pgwire.KindRollbackPrepared:
 		c |= clsEnds | clsMayWrite
+	case pgwire.KindWrite, pgwire.KindExecute:
+		c |= clsDML
+	case pgwire.KindSavepoint:
+		c |= clsSavepoint
 	case pgwire.KindCall, pgwire.KindDo:
 		c |= clsSelfCommit | clsMayWrite | clsState
 	case pgwire.KindUtility, pgwire.KindUnknown:

@@ -9,6 +9,9 @@ import (
 
 // Commit guard modes.
 const (
+	// GuardAll learns the xid of every transaction whose outcome it makes known: of an explicit
+	// one before its COMMIT is forwarded, of a statement outside a block before its Sync is.
+	GuardAll = "all"
 	// GuardExplicit learns the xid of an explicit transaction before its COMMIT is forwarded.
 	GuardExplicit = "explicit"
 	// GuardOff forwards COMMIT at once; one in flight when the backend is lost ends in 08007.
@@ -50,12 +53,18 @@ type Config struct {
 	// InspectBytesMax is the size up to which a Query or Parse message is read whole before it
 	// is forwarded; a larger one is relayed as it comes and counts as one that may do anything.
 	InspectBytesMax int
-	// JournalBytesMax bounds the copy of a session's unanswered messages.
+	// JournalBytesMax bounds the copy of the client's messages of a session's open unit of work,
+	// which is what a unit can be run again from.
 	JournalBytesMax int
+	// JournalTotalBytesMax bounds what the copies of all sessions take beyond the first 2 KiB of
+	// each.
+	JournalTotalBytesMax int
+	// ReplayAttemptsMax bounds how often one unit of work is run again; 0 never does.
+	ReplayAttemptsMax int
 	// PreparedBytesMax bounds the text of a session's prepared statements that is kept.
 	PreparedBytesMax int
 
-	// CommitGuard is GuardExplicit or GuardOff.
+	// CommitGuard is GuardAll, GuardExplicit or GuardOff.
 	CommitGuard string
 	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
 	SecretTTL time.Duration
@@ -82,12 +91,15 @@ func DefaultConfig() Config {
 		HoldNoticeAfter:    5 * time.Second,
 		RestoreConcurrency: 32,
 		InspectBytesMax:    64 << 10,
-		JournalBytesMax:    64 << 10,
+		JournalBytesMax:    1 << 20,
 		PreparedBytesMax:   1 << 20,
-		CommitGuard:        GuardExplicit,
+		CommitGuard:        GuardAll,
 		SecretTTL:          10 * time.Second,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
+
+		JournalTotalBytesMax: 256 << 20,
+		ReplayAttemptsMax:    2,
 	}
 }
 
@@ -116,6 +128,7 @@ func (c Config) Validate() error {
 		{"hold_sessions_max", c.HoldSessionsMax > 0},
 		{"restore_concurrency", c.RestoreConcurrency > 0},
 		{"journal_bytes_max", c.JournalBytesMax > 0},
+		{"journal_total_bytes_max", c.JournalTotalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
 		{"lease_grace", c.LeaseGrace > 0},
@@ -129,8 +142,13 @@ func (c Config) Validate() error {
 	if c.InspectBytesMax < 1024 || c.InspectBytesMax > 16<<20 {
 		errs = append(errs, errors.New("proxy.inspect_bytes_max: must be 1024 to 16777216"))
 	}
-	if c.CommitGuard != GuardExplicit && c.CommitGuard != GuardOff {
-		errs = append(errs, fmt.Errorf("proxy.commit_guard: %q is not one of explicit, off",
+	if c.ReplayAttemptsMax < 0 || c.ReplayAttemptsMax > 10 {
+		errs = append(errs, errors.New("proxy.replay_attempts_max: must be 0 to 10"))
+	}
+	switch c.CommitGuard {
+	case GuardAll, GuardExplicit, GuardOff:
+	default:
+		errs = append(errs, fmt.Errorf("proxy.commit_guard: %q is not one of all, explicit, off",
 			c.CommitGuard))
 	}
 	return errors.Join(errs...)

@@ -1,36 +1,11 @@
 package proxy
 
 import (
+	"slices"
 	"time"
 
 	"holdfast/pgwire"
 )
-
-// deliver relays, waiting, until the backend is lost or until is true after a message.
-func (b *backend) deliver(s *session, until func() bool) error {
-	for !until() {
-		if err := b.in.fill(); err != nil {
-			return err
-		}
-		if err := b.awaitLease(s); err != nil {
-			return err
-		}
-		out, err := b.consume(s)
-		if len(out) > 0 {
-			if _, werr := s.client.Write(out); werr != nil {
-				return errClientGone
-			}
-		}
-		b.in.take(b.taken)
-		if err != nil {
-			return err
-		}
-		if b.isLast {
-			s.interrupt()
-		}
-	}
-	return nil
-}
 
 // awaitLease returns when the lease is good, which it nearly always is at once. What was read
 // but not relayed under a lease that is never renewed is dropped as if it had not come. The wait
@@ -72,30 +47,18 @@ func (b *backend) awaitLease(s *session) error {
 func (b *backend) consume(s *session) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	data := b.in.bytes()
-	pos, out := 0, 0
+	w := window{data: b.in.bytes(), pos: b.kept}
 	var err error
-	for pos < len(data) && err == nil {
-		n := 0
-		if b.passing > 0 {
-			n = min(b.passing, len(data)-pos)
-			b.passing -= n
-			if !b.passHide {
-				out = move(data, out, pos, n)
-			}
-			pos += n
-			continue
-		}
-		var hide bool
-		n, hide, err = b.message(s, data[pos:])
+	for w.pos < len(w.data) && err == nil {
+		var n int
+		n, err = b.next(s, &w)
 		if n == 0 {
 			break
 		}
-		if !hide {
-			n += moreOf(data[pos:], n, pgwire.SrvDataRow, pgwire.SrvCopyData)
-			out = move(data, out, pos, n)
-		}
-		pos += n
+	}
+	s.seen.add(w.data[w.summed:w.out])
+	if b.in.want > 0 {
+		b.in.want += b.kept
 	}
 	if s.watching {
 		s.notify()
@@ -104,8 +67,101 @@ func (b *backend) consume(s *session) ([]byte, error) {
 		s.rest()
 	}
 	b.isLast = s.closing && s.flow.isSafePoint()
-	b.taken = pos
-	return data[:out], err
+	b.taken = w.pos - b.kept
+	return w.data[:w.out], err
+}
+
+// window is the inbox while it is taken: what the client gets is moved together at its start.
+type window struct {
+	data   []byte
+	pos    int // what was looked at
+	out    int // what the client gets
+	summed int // how much of that the digest has
+}
+
+// show moves n bytes at pos to those for the client.
+func (w *window) show(n int) { w.out = move(w.data, w.out, w.pos, n) }
+
+// next takes a message, or some of the same kind, or a part of one; n is 0 if more bytes are
+// needed.
+func (b *backend) next(s *session, w *window) (n int, err error) {
+	start, hide := b.passing == 0, b.passHide
+	if start {
+		n, hide, err = b.message(s, w.data[w.pos:])
+		if n == 0 {
+			return 0, err
+		}
+		if !hide {
+			n += moreOf(w.data[w.pos:], n, pgwire.SrvDataRow, pgwire.SrvCopyData)
+		}
+	} else {
+		n = min(b.passing, len(w.data)-w.pos)
+		b.passing -= n
+	}
+	if !hide {
+		if b.kept > 0 && isAsync(b.typ) {
+			b.showBefore(s, w, n)
+			return n, err
+		}
+		if !b.giveKept(s, w) || !b.show(s, w, n, start) {
+			s.again.failed = true
+			return n, errBackendLost
+		}
+	}
+	w.pos += n
+	b.keepBack(w, n)
+	if b.over {
+		b.over = false
+		return n, s.unitEnded(w)
+	}
+	return n, err
+}
+
+// show gives the client n bytes at pos, and the digest; where a unit is run again, only what the
+// client has not had. False tells that it had something else.
+func (b *backend) show(s *session, w *window, n int, start bool) bool {
+	p := w.data[w.pos : w.pos+n]
+	switch {
+	case s.again.isOpen():
+		a := s.again
+		had, same := s.seen.again(b.typ, p, start, a.want)
+		if !same {
+			return false
+		}
+		a.verified = s.seen.n >= a.want.n
+		if a.verified {
+			s.proxy.metrics.replays.WithLabelValues("same").Inc()
+			s.notify() // what the client has sent meanwhile waits for it
+		}
+		w.out = move(w.data, w.out, w.pos+had, n-had)
+		w.summed = w.out
+	case b.typ == pgwire.SrvError || isAsync(b.typ):
+		s.seen.add(w.data[w.summed:w.out])
+		s.seen.shown(b.typ, p, start)
+		w.show(n)
+		w.summed = w.out
+	default:
+		w.show(n)
+	}
+	return true
+}
+
+// unitEnded takes the end of a unit of work at the server; the caller holds s.mu.
+func (s *session) unitEnded(w *window) error {
+	if s.again.isOpen() {
+		s.again.failed = true // it came to an end before it came to where it had been
+		return errBackendLost
+	}
+	w.summed = w.out
+	s.seen, s.tries = digest{}, 0
+	s.track.renamed = nil
+	for i := s.flow.head; i < len(s.flow.ops); i++ {
+		if o := &s.flow.ops[i]; !o.internal {
+			s.unitFrom.Store(int64(o.start)) // the client has not waited
+			break
+		}
+	}
+	return nil
 }
 
 // move shifts n bytes at pos down to out, behind those already kept for the client.
@@ -141,6 +197,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	if err != nil {
 		return 0, true, err
 	}
+	b.typ = typ
 	hide = a.hide
 	switch typ {
 	case pgwire.SrvParameterStatus:
@@ -160,6 +217,10 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	}
 	if a.end {
 		hide = s.ended(a, hide)
+		b.over = s.flow.status == pgwire.TxIdle
+	}
+	if a.keep && size == n {
+		hide, b.keep = true, true
 	}
 	if size > n {
 		b.passing, b.passHide = size-n, hide
@@ -183,6 +244,40 @@ func (b *backend) isFatal(s *session, body []byte) bool {
 func isFarewell(body []byte) bool {
 	e, err := pgwire.ParseError(body)
 	return err == nil && (e.Code == pgwire.CodeCrashShutdown || e.Code == pgwire.CodeAdminShutdown)
+}
+
+// keepBack moves the message that is kept back behind the n bytes that were just taken: it stays
+// at the start of what is not dealt with.
+func (b *backend) keepBack(w *window, n int) {
+	if b.kept > 0 {
+		copy(w.data[w.pos-b.kept:w.pos], w.data[w.pos-n-b.kept:w.pos-n])
+	}
+	if b.keep {
+		b.keep, b.kept = false, n
+	}
+}
+
+// giveKept gives the client what was kept back, before the end of its unit of work.
+func (b *backend) giveKept(s *session, w *window) bool {
+	kept, typ := b.kept, b.typ
+	b.kept = 0
+	if kept == 0 || typ == pgwire.SrvError { // it failed after all
+		return true
+	}
+	w.pos -= kept
+	b.typ = pgwire.SrvCommandComplete
+	same := b.show(s, w, kept, true)
+	b.typ = typ
+	w.pos += kept
+	return same
+}
+
+// showBefore gives the client n bytes at pos and goes on keeping back what came before them.
+func (b *backend) showBefore(s *session, w *window, n int) {
+	kept := slices.Clone(w.data[w.pos-b.kept : w.pos])
+	b.show(s, w, n, true)
+	w.pos += n
+	copy(w.data[w.pos-len(kept):w.pos], kept)
 }
 
 // reported notes a ParameterStatus; true hides one that the client knows already.
@@ -268,7 +363,7 @@ func (s *session) completed(o *op, body []byte) {
 		s.track.committed()
 	}
 	s.flow.rolledBack = isRollback
-	if o.cls.has(clsCommit) {
+	if o.commits {
 		s.inDoubt, s.noCancel = false, false
 	}
 }
@@ -304,7 +399,7 @@ func (s *session) ended(a answer, hide bool) bool {
 	if a.done.internal && !a.done.showEnd {
 		return true
 	}
-	if a.done.cls.has(clsCommit) || s.flow.head == len(s.flow.ops) {
+	if a.done.commits || s.flow.head == len(s.flow.ops) {
 		s.inDoubt, s.noCancel = false, false
 	}
 	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {

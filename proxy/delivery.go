@@ -15,7 +15,12 @@ type delivery struct {
 	taken    int   // bytes of in that are dealt with once out is written
 	passing  int   // bytes of a message larger than the relay's buffer
 	passHide bool
-	isLast   bool // what was taken ends the last unit of work of a proxy that is closing
+	typ      byte   // of the message that is taken
+	over     bool   // it ends a unit of work
+	keep     bool   // it is to be kept back
+	kept     int    // bytes at the start of in that are kept back until the unit ends
+	keptDone []byte // what was kept back when the backend was lost
+	isLast   bool   // what was taken ends the last unit of work of a proxy that is closing
 
 	mu      sync.Mutex // held while the loop delivers; the rest is guarded by it
 	out     []byte     // for the client, which had no room; part of in
@@ -144,6 +149,7 @@ func (s *session) tell(p []byte) error {
 // lost ends the delivery; the caller holds b.mu.
 func (b *backend) lost(s *session, err error) {
 	b.stopped = true
+	b.saveKept()
 	b.in.release()
 	s.mu.Lock()
 	s.lost = true
@@ -153,6 +159,18 @@ func (b *backend) lost(s *session, err error) {
 	}
 	b.close(false)
 	s.interrupt()
+}
+
+// saveKept keeps what was kept back beyond the inbox. The caller holds b.mu.
+func (b *backend) saveKept() {
+	if b.kept == 0 {
+		return
+	}
+	p := b.in.bytes()
+	if len(b.out) > 0 {
+		p = p[b.taken:]
+	}
+	b.keptDone, b.kept = slices.Clone(p[:b.kept]), 0
 }
 
 // clientGone ends the delivery to a client that cannot be written to; the caller holds b.mu.
@@ -171,6 +189,7 @@ func (b *backend) detach(s *session) error {
 	b.mu.Lock()
 	b.stopped = true
 	out := b.out
+	b.saveKept()
 	b.out = nil
 	b.mu.Unlock()
 	s.clientFull.Store(false)

@@ -8,10 +8,13 @@
 //	idle, outside a transaction          kept, nothing to notice but time
 //	statement not sent yet               sent to the new primary
 //	settings, role, prepared, LISTEN     restored
-//	open transaction                     40001, then a failed block; the session stays
-//	COMMIT of an explicit transaction    looked up: COMMIT, 40001, or 08007 if nobody can know
-//	statement in flight that may write   08007
-//	statement in flight that cannot      sent again, or 40001 if part of it was answered
+//	open transaction                     run again, if every answer is what it was; else 40001
+//	                                     in a failed block, and the session stays
+//	COMMIT, or a single statement that   looked up: committed, or run again, or 08007 if nobody
+//	writes outside a transaction         can know
+//	statement that only reads            run again; it goes on at the row where it was
+//	CALL, DO, VACUUM, several statements 08007 if they may have been executed
+//	in one string, in flight
 //	temporary table, WITH HOLD cursor,   told: the session ends with 57P01
 //	session advisory lock
 //
@@ -23,7 +26,8 @@
 // while nothing moves, without a buffer. What is rare and may wait (a login, a shut gate, a COMMIT
 // to be guarded, a lost backend) is done by a goroutine (session.go), which gives the session back.
 // Both feed a flow (txn.go), a pure record of what was asked and answered that knows nothing of
-// sockets; what is done after a loss follows from it by pure functions (replay.go).
+// sockets; what is done after a loss follows from it by pure functions (replay.go, redo.go). The
+// client's messages since the last safe point are kept (unit.go), to be run again.
 //
 //	              client bytes                      server bytes
 //	clientSide: inbox -> inspect -> flow.push -> backend  |
@@ -34,7 +38,7 @@
 //	              +----------- attached (relay) <---------+
 //	  lost / cut  |                                       | settled, attach
 //	              v                                       |
-//	         takeLoss -> hold -> open (connect, check, restore) -> settle
+//	         takeLoss -> hold -> open (connect, check, restore) -> settle -> runAgain
 //	                      |  budget spent: 40001 or 08007, session kept, hold on
 //	                      +- client gone, FATAL of its own: session ends
 package proxy

@@ -11,7 +11,6 @@ import (
 func inspectRig(status byte) *session {
 	s := &session{
 		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", 10000),
-		journaled: true,
 	}
 	s.flow = newFlow(status)
 	return s
@@ -90,7 +89,7 @@ func judgeOne(t *testing.T, list []string, kinds map[string]class, status byte, 
 	if len(batches) != 1 {
 		t.Fatalf("%v: %d batches", list, len(batches))
 	}
-	v, next := judge(batches[0], status, false, true)
+	v, next := judge(batches[0], status, false)
 	m.committed, m.wrote = false, false // what was answered is known
 	told := m
 	for i := answered; i <= len(list); i++ {
@@ -101,8 +100,8 @@ func judgeOne(t *testing.T, list []string, kinds map[string]class, status byte, 
 		if v == verdictRolledBack && mayHave {
 			t.Errorf("%s: told rolled back, may be committed", what)
 		}
-		if v == verdictResend && (told.wrote || answered > 0) {
-			t.Errorf("%s: sent again", what)
+		if v == verdictUndo && (mayHave || told.wrote) {
+			t.Errorf("%s: told ended, may be committed", what)
 		}
 		if v == verdictFinish && i < len(list) && len(list) > answered {
 			t.Errorf("%s: told done", what)
@@ -185,7 +184,7 @@ func TestJudgeLooksAhead(t *testing.T) {
 func TestSecondCommitIsGuarded(t *testing.T) {
 	s := inspectRig('T')
 	s.inDoubt = true
-	s.flow.push(op{kind: opQuery, cls: clsCommit | clsMayWrite})
+	s.flow.push(op{kind: opQuery, cls: clsCommit | clsMayWrite, commits: true})
 	s.ask(t, pgwire.AppendQuery(nil, "BEGIN"), pgwire.AppendQuery(nil, "INSERT INTO t VALUES (1)"))
 	m := pgwire.AppendQuery(nil, "COMMIT")
 	if act, err := s.inspect(m[0], m[pgwire.HeaderLen:], true, 0); act != forwardGuard || err != nil {
@@ -231,16 +230,16 @@ func TestTextsThatCannotBeRead(t *testing.T) {
 	slash := []byte(`SELECT '\'; INSERT INTO t VALUES (1); --'`)
 	s := inspectRig('I')
 	s.params.set("client_encoding", "SJIS")
-	if p := s.classify(sjis); p.cls.mayResend() {
+	if p := s.classify(sjis); p.cls.isHarmless() {
 		t.Errorf("SJIS: %b", p.cls)
 	}
 	s = inspectRig('I')
 	s.conf = false
-	if p := s.classify(slash); !p.cls.mayResend() {
+	if p := s.classify(slash); !p.cls.isHarmless() {
 		t.Errorf("one string: %b", p.cls)
 	}
 	s.ask(t, pgwire.AppendQuery(nil, "SET standard_conforming_strings = on"))
-	if p := s.classify(slash); p.cls.mayResend() {
+	if p := s.classify(slash); p.cls.isHarmless() {
 		t.Errorf("with the SET under way: %b", p.cls)
 	}
 }

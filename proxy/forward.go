@@ -15,7 +15,7 @@ type forwarding uint8
 
 const (
 	forwardIt    forwarding = iota
-	forwardGuard            // the message commits; learn the xid first
+	forwardGuard            // the message may commit; learn the xid first
 	forwardStop             // Terminate
 )
 
@@ -97,7 +97,7 @@ func (s *session) step(now int64) step {
 	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld):
 		s.mu.Unlock()
 		return stepRare
-	case s.unsent == 0 && s.in.lacks(), s.endHeld:
+	case s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
 		s.mu.Unlock()
 		return stepWait
 	case !s.isOpenGate(b, start, now):
@@ -255,6 +255,10 @@ func (s *session) pause(ctx context.Context, moved <-chan struct{}) error {
 func (s *session) forward(ctx context.Context) error {
 	s.mu.Lock()
 	b := s.backend
+	if s.unsent == 0 && s.awaitsSame() {
+		s.mu.Unlock()
+		return s.awaitBackend(ctx, func() bool { return !s.awaitsSame() })
+	}
 	if s.unsent > 0 || s.passing > 0 {
 		s.mu.Unlock()
 		return s.sendRest(b, true)
@@ -283,7 +287,7 @@ func (s *session) forward(ctx context.Context) error {
 	case act == forwardStop:
 		return errClientGone
 	case act == forwardGuard:
-		return s.guardCommit(ctx, b)
+		return s.guard(ctx, b)
 	}
 	return nil
 }
@@ -292,10 +296,13 @@ func (s *session) forward(ctx context.Context) error {
 // before. act is about the message behind them. The caller holds s.mu.
 func (s *session) inspectInbox() (n int, act forwarding, before flow, err error) {
 	data := s.in.bytes()
+	if s.again != nil {
+		data = data[:min(len(data), s.again.left)]
+	}
 	before = s.flow
 	s.pushed = 0
-	if s.flow.idle() {
-		s.journal, s.journaled = s.journal[:0], true
+	if s.flow.isSafePoint() {
+		s.beginUnit()
 	}
 	for n < len(data) {
 		var size int
@@ -356,13 +363,18 @@ func (s *session) sendRest(b *backend, wait bool) error {
 			s.discard = s.passing > 0
 			return nil
 		}
-		s.journaled = false
+		if s.again != nil {
+			n = min(n, s.again.left)
+		}
 	}
 	write := b.conn.tryWrite
 	if wait {
 		write = b.conn.Write
 	}
 	done, err := write(s.in.bytes()[:n])
+	if rest == &s.passing {
+		s.keep(s.in.bytes()[:done])
+	}
 	*rest -= done
 	s.in.take(done)
 	if err == nil || errors.Is(err, errAgain) {
@@ -374,20 +386,44 @@ func (s *session) sendRest(b *backend, wait bool) error {
 
 // keep copies what was sent into the journal, as long as it fits.
 func (s *session) keep(p []byte) {
-	if !s.journaled {
+	if s.again != nil {
+		s.again.left -= len(p)
+	}
+	if !s.unit.whole {
 		return
 	}
-	if len(s.journal)+len(p) > s.proxy.cfg.JournalBytesMax {
-		s.journaled = false
-		s.journal, s.box = nil, nil
+	grown, ok := s.unit.keep(p, int(s.unitFrom.Load()), s.proxy.cfg.JournalBytesMax)
+	if !s.proxy.journaled(grown) && ok {
+		s.proxy.journaled(-s.unit.grown)
+		s.unit.drop()
+		ok = false
+	}
+	if !ok {
 		s.proxy.metrics.journalOverflows.Inc()
-		return
 	}
-	if s.journal == nil {
-		s.box = journalBoxes.Get().(*journalBox)
-		s.journal = s.box[:0]
+}
+
+// awaitsSame tells that all of a unit of work was sent again, and that it is not known yet whether
+// it comes to what the client was shown: nothing new goes before that. The caller holds s.mu and is
+// the owner.
+func (s *session) awaitsSame() bool {
+	a := s.again
+	if a == nil || a.left > 0 {
+		return false
 	}
-	s.journal = append(s.journal, p...)
+	if a.verified {
+		s.again = nil
+		return false
+	}
+	return true
+}
+
+// beginUnit starts a unit of work; the caller holds s.mu and is the owner.
+func (s *session) beginUnit() {
+	s.unit.begin()
+	s.unitFrom.Store(0)
+	s.seen, s.flow.done = digest{}, 0
+	s.track.renamed = nil
 }
 
 // inspectNext looks at the message at the start of p, which lies off bytes behind the start of
@@ -414,7 +450,7 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 			return 0, forwardIt, nil
 		}
 	}
-	act, err = s.inspect(typ, body, size <= len(p), len(s.journal)+off)
+	act, err = s.inspect(typ, body, size <= len(p), s.unit.end()+off)
 	if err != nil {
 		return 0, act, fatalProtocol(err)
 	}

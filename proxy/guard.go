@@ -14,9 +14,9 @@ const (
 	xidSQL    = "SELECT pg_catalog.pg_current_xact_id_if_assigned()"
 )
 
-// guardCommit learns the xid of the open transaction and then forwards the COMMIT that is at the
-// head of the inbox: from here on what becomes of it can be looked up. It costs a round trip.
-func (s *session) guardCommit(ctx context.Context, b *backend) error {
+// guard forwards the message at the head of the inbox, which may commit, once everything before it
+// was answered and what becomes of it can be looked up.
+func (s *session) guard(ctx context.Context, b *backend) error {
 	for s.unsent > 0 {
 		if err := s.gate(ctx); err != nil {
 			return err
@@ -29,19 +29,34 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
-	if s.endHeld {
-		// The end of what was before waits for a snapshot, which comes first.
-		s.mu.Unlock()
-		return nil
+	held := s.endHeld
+	s.mu.Unlock()
+	switch {
+	case held:
+		return nil // the end of what was before waits for a snapshot, which comes first
+	case s.guarded.cls.has(clsCommit):
+		return s.guardCommit(ctx, b)
 	}
+	return s.guardImplicit(ctx, b)
+}
+
+// awaitCancels lets no cancel request through any more, and waits for those on their way.
+func (s *session) awaitCancels(ctx context.Context) error {
+	s.mu.Lock()
 	s.noCancel = true
 	s.mu.Unlock()
-	if err := s.awaitBackend(ctx, func() bool { return s.cancels == 0 }); err != nil {
+	return s.awaitBackend(ctx, func() bool { return s.cancels == 0 })
+}
+
+// guardCommit learns the xid of the open transaction and then forwards the COMMIT that is at the
+// head of the inbox: from here on what becomes of it can be looked up. It costs a round trip.
+func (s *session) guardCommit(ctx context.Context, b *backend) error {
+	if err := s.awaitCancels(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.xid = 0
-	ask := s.flow.status == pgwire.TxInBlock && !s.flow.skipping
+	ask := s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping
 	extended := s.in.bytes()[0] == pgwire.CliExecute
 	s.mu.Unlock()
 	if ask {
@@ -62,13 +77,11 @@ func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
 	out := s.out[:0]
 	before := s.flow
 	s.pushed = 0
-	at := len(s.journal)
+	at := s.unit.end()
 	if extended {
 		out = appendInner(out, xidSQL)
 		out = pgwire.AppendFlush(out)
-		for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
-			s.push(op{kind: k, internal: true, start: at})
-		}
+		s.pushInner(at)
 	} else {
 		out = pgwire.AppendQuery(out, xidSQL)
 		s.push(op{kind: opQuery, internal: true, showErr: true, start: at})
@@ -86,14 +99,18 @@ func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.takeXID()
+	return nil
+}
+
+// takeXID takes the answer to xidSQL; the caller holds s.mu.
+func (s *session) takeXID() {
 	if len(s.rows) == 1 {
-		xid, err := strconv.ParseUint(s.rows[0][0], 10, 64)
-		if err == nil {
+		if xid, err := strconv.ParseUint(s.rows[0][0], 10, 64); err == nil {
 			s.xid = xid
 		}
 	}
 	s.rows = nil
-	return nil
 }
 
 // appendInner asks with our own statement and portal, and leaves none of them behind.
@@ -132,14 +149,20 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	if s.inner != nil && data[0] == pgwire.CliQuery {
 		return s.commitFailed(b, n) // unlocks
 	}
+	if s.flow.status != pgwire.TxFailed && s.isDifferent() {
+		s.mu.Unlock()
+		s.lose(b, false)
+		return errBackendLost
+	}
 	before := s.flow
 	s.pushed = 0
 	s.inDoubt = asked && !s.flow.skipping
-	if s.flow.head == len(s.flow.ops) && s.flow.unsynced == 0 {
-		s.journal, s.journaled = s.journal[:0], true
+	if s.flow.isSafePoint() {
+		s.beginUnit()
 	}
-	o := op{kind: opExecute, cls: clsCommit | clsMayWrite | s.guarded&clsChain}
-	o.start = len(s.journal)
+	o := op{kind: opExecute, commits: true}
+	o.cls = clsCommit | clsMayWrite | s.guarded.cls&clsChain
+	o.start = s.unit.end()
 	if data[0] == pgwire.CliQuery {
 		o.kind = opQuery
 	}
@@ -152,6 +175,16 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 		return err
 	}
 	return nil
+}
+
+// isDifferent tells that a unit that is run again has not come to where it had been, though all
+// that it was asked was answered: it must not commit. The caller holds s.mu.
+func (s *session) isDifferent() bool {
+	if !s.again.isOpen() {
+		return false
+	}
+	s.again.failed = true
+	return true
 }
 
 // commitFailed ends a transaction that failed when its xid was asked for: the client has had the
@@ -207,9 +240,7 @@ func (s *session) injectSnapshot() error {
 	s.rows, s.rowsCut, s.inner = nil, false, nil
 	out := appendInner(s.out[:0], s.track.snapshotSQL())
 	out = pgwire.AppendSync(out)
-	for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
-		s.push(op{kind: k, internal: true})
-	}
+	s.pushInner(0)
 	s.push(op{kind: opSync, internal: true, snapshot: true})
 	s.out = out
 	s.mu.Unlock()

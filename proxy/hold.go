@@ -16,8 +16,7 @@ import (
 type pending struct {
 	batch   batch
 	verdict verdict
-	next    byte   // transaction status behind it
-	bytes   []byte // the client's messages, for verdictResend
+	next    byte // transaction status behind it
 
 	// What a transaction in doubt would leave behind, for verdictLookup.
 	overlay   []string
@@ -37,14 +36,15 @@ type loss struct {
 	endHeld bool
 	fatal   *pgwire.Error
 	planned bool
-	// open tells that the new backend has a batch of the client without its Sync.
-	open bool
+	redo    redo
 	// since is when the client began to wait; zero if it does not.
 	since time.Time
 	// told is set once the client knows that its transaction is gone.
 	told bool
-	// cutMessage tells that the client got a part of a message that cannot be completed.
+	// cutMessage tells that the client got a part of a message.
 	cutMessage bool
+	// kept is the CommandComplete that was kept back of a Query whose commit was guarded.
+	kept []byte
 }
 
 // waiting tells that the client waits for an answer of what it sent before.
@@ -212,6 +212,9 @@ func (h *holding) budget(ctx context.Context, canceled bool) error {
 		return h.giveUp(ctx, errHoldExpired(), "timeout")
 	case !h.login && !h.noticed && cfg.HoldNoticeAfter > 0 && waited >= cfg.HoldNoticeAfter:
 		h.noticed = true
+		if s.mid {
+			return nil
+		}
 		n := pgwire.NewError("00000", "waiting for a primary")
 		n.Severity = "NOTICE"
 		return s.writeClient(pgwire.AppendNotice(nil, n))
@@ -224,6 +227,9 @@ func (h *holding) giveUp(ctx context.Context, why *pgwire.Error, reason string) 
 	s, l := h.s, h.loss
 	h.end()
 	h.noticed, l.since = false, time.Time{}
+	s.mu.Lock()
+	s.endRedo(l, reason)
+	s.mu.Unlock()
 	s.proxy.metrics.evictions.WithLabelValues(reason).Inc()
 	if l.waiting() {
 		return s.failPending(ctx, l, why)
@@ -267,11 +273,11 @@ func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
 		e = errOutcomeUnknown("No primary could be asked in time.")
 	case verdictUnknown:
 		e = errOutcomeUnknown(whyUnknown)
-	case verdictResend:
-		p.next = afterError(l.status)
+	case verdictUndo:
+		e = nil
 	}
 	l.status = p.next
-	return appendEnd(out, p, e)
+	return appendEnd(out, p, e, l.kept)
 }
 
 // refuseNext answers the client's next batch with an error, without a backend.

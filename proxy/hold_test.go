@@ -75,7 +75,7 @@ func TestGateClosesAndOpensUnnoticed(t *testing.T) {
 }
 
 func TestGateDropsWhatCameUnderALostLease(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, guardExplicit)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
 	r.lease.Set(time.Hour, time.Hour)

@@ -64,6 +64,15 @@ func (in *inbox) attach(conn link, ahead []byte) {
 	}
 }
 
+// prepend puts bytes before those that were not taken yet.
+func (in *inbox) prepend(p []byte) {
+	rest := in.bytes()
+	all := make([]byte, 0, len(p)+len(rest))
+	all = append(append(all, p...), rest...)
+	in.recycle()
+	in.buf, in.r, in.w, in.want = all, 0, len(all), 0
+}
+
 func (in *inbox) bytes() []byte { return in.buf[in.r:in.w] }
 
 // lacks tells that nothing can be done without more bytes.

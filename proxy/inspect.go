@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"holdfast/pgwire"
 )
@@ -76,15 +77,16 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		}
 		s.push(o)
 	case pgwire.CliSync:
+		if s.wantsSyncGuard() {
+			s.guarded = parsed{cls: s.flow.unsent}
+			return forwardGuard, nil
+		}
 		s.push(op{kind: opSync, start: at})
 	case pgwire.CliFunctionCall:
 		s.push(op{kind: opFunctionCall, cls: clsMayWrite, start: at})
 	case pgwire.CliCopyDone, pgwire.CliCopyFail:
 		s.flow.copyEnd()
-		s.journaled = false
-	case pgwire.CliCopyData:
-		s.journaled = false
-	case pgwire.CliFlush:
+	case pgwire.CliCopyData, pgwire.CliFlush:
 	case pgwire.CliTerminate:
 		return forwardStop, nil
 	default:
@@ -104,9 +106,10 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		p = s.classify(sql)
 		s.resolveExecute(&p)
 	}
+	s.noteUnnamed()
 	s.unnamedQ = nil // the server drops the unnamed statement too
-	if p.cls.has(clsCommit) && s.wantsGuard() {
-		s.guarded = p.cls
+	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsQueryGuard(p.cls) {
+		s.guarded = p
 		return forwardGuard, nil
 	}
 	s.push(op{kind: opQuery, cls: p.cls, effects: p.effects, start: at})
@@ -166,6 +169,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 		if len(name) > 0 {
 			o.name, o.stmt = string(name), &prepared{parsed: opaque, lost: true}
 		} else {
+			s.noteUnnamed()
 			s.unnamed, s.unnamedQ = opaque, nil
 		}
 		s.push(o)
@@ -181,6 +185,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 		p.cls |= clsMayWrite // the input of a domain's value may call a function
 	}
 	if name == "" {
+		s.noteUnnamed()
 		s.unnamed = p
 		s.unnamedQ = append(s.unnamedQ[:0], body...)
 		s.push(o)
@@ -220,6 +225,8 @@ func (s *session) inspectBind(body []byte, at int) error {
 	p := s.unnamed
 	if len(stmt) > 0 {
 		p = s.statementNamed(string(stmt))
+	} else {
+		s.unit.usedUnnamed = true
 	}
 	switch {
 	case len(portal) == 0:
@@ -247,11 +254,45 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 		}
 	}
 	if p.cls.has(clsCommit) && s.wantsGuard() {
-		s.guarded = p.cls
+		s.guarded = p
 		return forwardGuard, nil
 	}
 	s.push(op{kind: opExecute, cls: p.cls, effects: p.effects, start: at})
 	return forwardIt, nil
+}
+
+// noteUnnamed remembers the unnamed statement before it is replaced, if the unit of work has used
+// the one that was there when it began.
+func (s *session) noteUnnamed() {
+	if s.unit.usedUnnamed && s.unit.unnamed == nil {
+		s.unit.unnamed = &unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)}
+	}
+	if s.unit.unnamed == nil {
+		s.unit.unnamed = noUnnamed // what it was before is of no use
+	}
+}
+
+// noUnnamed stands for an unnamed statement that nobody used before it was replaced.
+var noUnnamed = &unnamedStatement{}
+
+// unguarded are statements that commit by themselves, or cannot be read: nothing can be asked in
+// between.
+const unguarded = clsSelfCommit | clsEnds | clsOpaque | clsCommit | clsRollback | clsBegin |
+	clsChain | clsMulti | clsOpens
+
+// wantsSyncGuard tells whether a Sync that comes now commits a statement outside a block whose
+// outcome can be made known.
+func (s *session) wantsSyncGuard() bool {
+	f := &s.flow
+	return s.proxy.cfg.CommitGuard == GuardAll && f.unsent.has(clsDML) &&
+		!f.unsent.has(unguarded) && f.expected() == pgwire.TxIdle && !f.skipping && !f.copyIn
+}
+
+// wantsQueryGuard tells the same of a Query.
+func (s *session) wantsQueryGuard(c class) bool {
+	f := &s.flow
+	return s.proxy.cfg.CommitGuard == GuardAll && c.has(clsDML) && !c.has(unguarded) &&
+		f.expected() == pgwire.TxIdle && !f.skipping && f.unsynced == 0
 }
 
 // wantsGuard tells whether a COMMIT that comes now has to wait for its xid.
@@ -259,5 +300,5 @@ func (s *session) wantsGuard() bool {
 	if s.proxy.cfg.CommitGuard == GuardOff || s.flow.skipping {
 		return false
 	}
-	return !s.flow.isSettled() || s.flow.status == pgwire.TxInBlock
+	return !s.flow.isSettled() || s.flow.expected() != pgwire.TxIdle
 }

@@ -47,7 +47,7 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 
 // mayHaveHappened tells that the batch was, or may have been, executed.
 func (v verdict) mayHaveHappened() bool {
-	return v == verdictFinish || v == verdictLookup || v == verdictUnknown
+	return v != verdictRolledBack
 }
 
 // settleUnattached looks a COMMIT in flight up for a session that gets no backend any more. It
@@ -95,7 +95,7 @@ func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) er
 	}
 	p := &l.pending[0]
 	l.status = p.next
-	out := appendEnd(nil, p, e)
+	out := appendEnd(nil, p, e, l.kept)
 	l.pending = l.pending[1:]
 	return s.writeClient(out)
 }

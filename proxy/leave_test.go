@@ -144,7 +144,9 @@ func TestFailedRestoreEndsTheSession(t *testing.T) {
 
 // What has arrived under a lease that is never renewed is kept back, but not for ever.
 func TestAnswerKeptBackEndsWithTheBudget(t *testing.T) {
-	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = time.Second })
+	r := newRig(t, func(c *proxy.Config) {
+		c.HoldTimeout, c.CommitGuard = time.Second, proxy.GuardExplicit
+	})
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
 	done := start(c, "INSERT INTO t SELECT 1 FROM pg_sleep(0.3)")

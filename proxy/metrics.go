@@ -18,6 +18,8 @@ type metrics struct {
 	gateClosed       prometheus.Counter
 	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
+	journalBytes     prometheus.Gauge
+	replays          *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -64,12 +66,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		resets: vec("resets_total", "Connections reset because of bytes that the peer's host "+
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
-			"Journals that grew over journal_bytes_max."),
+			"Journals that grew over journal_bytes_max, or would have grown over what is left of "+
+				"journal_total_bytes_max."),
+		journalBytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "holdfast", Subsystem: "proxy", Name: "journal_bytes",
+			Help: "Memory of journals beyond the first 2 KiB of each.",
+		}),
+		replays: vec("replays_total", "Units of work that were run again, by what became of it.",
+			"result", "begun", "same", "different", "canceled", "given_up", "timeout", "sessions"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows)
+			m.resets, m.journalOverflows, m.journalBytes, m.replays)
 	}
 	return m
 }

@@ -49,6 +49,7 @@ type Proxy struct {
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
 	conns      atomic.Int64  // client connections, sessions or not yet
+	journals   atomic.Int64  // bytes of the sessions' journals beside their boxes
 	params     paramLists
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
@@ -256,6 +257,16 @@ func (p *Proxy) remove(s *session) {
 	defer p.mu.Unlock()
 	delete(p.sessions, s.id)
 	p.metrics.sessions.Set(float64(len(p.sessions)))
+}
+
+// journaled accounts for the memory of a journal; false if there is more than may be.
+func (p *Proxy) journaled(grown int) bool {
+	if grown == 0 {
+		return true
+	}
+	n := p.journals.Add(int64(grown))
+	p.metrics.journalBytes.Set(float64(n))
+	return grown < 0 || n <= int64(p.cfg.JournalTotalBytesMax)
 }
 
 // Stats returns how many sessions there are, and how many of them wait for a primary.

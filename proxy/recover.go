@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,9 +19,6 @@ const whyUnknown = "It had been sent, and no answer came back."
 func (s *session) recover(ctx context.Context) error {
 	l := s.takeLoss()
 	s.proxy.metrics.losses.WithLabelValues(l.kind()).Inc()
-	if l.cutMessage {
-		return errCutMessage()
-	}
 	if l.fatal != nil && !isShutdown(l.fatal) {
 		return l.fatal
 	}
@@ -35,14 +33,7 @@ func (s *session) recover(ctx context.Context) error {
 		if err != nil {
 			return s.leave(ctx, l, err)
 		}
-		err = s.settle(ctx, b, l)
-		if err == nil {
-			err = s.tellMissed()
-		}
-		if err == nil {
-			err = s.attach(b)
-		}
-		if err == nil {
+		if err = s.goOn(ctx, b, l); err == nil {
 			s.proxy.metrics.restored.Inc()
 			return nil
 		}
@@ -51,6 +42,78 @@ func (s *session) recover(ctx context.Context) error {
 			return s.leave(ctx, l, err)
 		}
 	}
+}
+
+// goOn attaches a restored backend: what can be run again is, everything else was answered.
+func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
+	if err := s.settle(ctx, b, l); err != nil {
+		return err
+	}
+	from, want, ok := l.plan()
+	if ok {
+		if err := s.rewind(b, l); err != nil {
+			return err
+		}
+	} else if err := s.settled(b, l); err != nil {
+		return err
+	}
+	if err := s.tellMissed(); err != nil {
+		return err
+	}
+	if err := s.attach(b); err != nil {
+		return err
+	}
+	if ok {
+		s.runAgain(l, from, want)
+	}
+	return nil
+}
+
+// rewind gives the session the prepared statements that it had when the unit of work began.
+func (s *session) rewind(b *backend, l *loss) error {
+	s.mu.Lock()
+	out, n := s.out[:0], 0
+	for name, was := range s.track.rewindNames() {
+		out = pgwire.AppendClose(out, 'S', name)
+		out = pgwire.AppendSync(out)
+		n++
+		if was != nil && was.sql != "" {
+			out = appendPrepare(out, name, was)
+			n++
+		}
+	}
+	if u := s.unit.unnamed; u != nil && u != noUnnamed {
+		s.unnamed, s.unnamedQ = u.parsed, u.body
+		if len(u.body) > 0 {
+			out = pgwire.AppendMessage(out, pgwire.CliParse, u.body)
+			out = pgwire.AppendSync(out)
+			n++
+		}
+	}
+	s.flow = newFlow(pgwire.TxIdle)
+	s.mu.Unlock()
+	if n > 0 {
+		if _, _, err := b.exchange(out, n, b.note); err != nil {
+			return errBackendLost
+		}
+	}
+	return s.align(b, pgwire.TxIdle)
+}
+
+// runAgain begins to run a unit again on the backend that was just attached.
+func (s *session) runAgain(l *loss, from int, want digest) {
+	messages := l.redo.messages[from-l.redo.from:]
+	l.redo.isBegun = true
+	s.proxy.metrics.replays.WithLabelValues("begun").Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tries++
+	if want.n == 0 {
+		s.proxy.metrics.replays.WithLabelValues("same").Inc()
+	}
+	s.again = &again{loss: l, want: want, left: len(messages), verified: want.n == 0}
+	s.passing, s.discard, s.mid = 0, false, false
+	s.in.prepend(messages)
 }
 
 // kind labels the loss for metrics.
@@ -79,21 +142,40 @@ func isShutdown(e *pgwire.Error) bool {
 func (s *session) takeLoss() *loss {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if a := s.again; a != nil {
+		s.again = nil
+		if a.left > 0 && a.verified {
+			a.left = 0 // what was not sent again comes from the inbox, behind what was
+		}
+		if !a.verified {
+			return s.lostAgain(a)
+		}
+	}
 	l := &loss{
 		epoch: s.lostEpoch, pid: s.lostPID, started: s.lostStarted,
 		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: s.fatal,
-		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom,
+		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom, kept: s.lostKept,
 	}
 	s.heldFrom = time.Time{}
-	s.discard = s.passing > 0
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
 	l.pending = s.judgeAll(l.status)
+	from := int(s.unitFrom.Load())
+	l.redo = redo{
+		messages: s.unit.since(from), from: from, seen: s.seen, done: s.flow.done,
+		all:     s.flow.all,
+		canGoOn: s.flow.canGoOn, names: maps.Clone(s.track.statements),
+		unnamed: unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)},
+	}
+	if l.redo.messages != nil && s.flow.unsynced > 0 && s.passing == 0 {
+		// The server would keep its answers, which the client has had, until the Sync.
+		l.redo.messages = pgwire.AppendFlush(l.redo.messages)
+	}
+	if s.lostTx || s.tries >= s.proxy.cfg.ReplayAttemptsMax {
+		l.redo.messages = nil // its block was made by the proxy, or it ends each primary
+	}
 	rolledBack := s.flow.rolledBack
-	s.flow = newFlow(l.status)
-	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
-	s.noCancel = false
 	if len(l.pending) > 0 {
 		first := &l.pending[0]
 		if first.verdict == verdictFinish && !first.batch.errored {
@@ -101,9 +183,57 @@ func (s *session) takeLoss() *loss {
 			s.track.batchEnded(first.next, rolledBack)
 		}
 	}
-	s.track.rolledBack()
-	s.journaled = false
+	s.afterLoss(l)
 	return l
+}
+
+// lostAgain takes the loss of a backend on which a unit was run again, before it came to where it
+// had been: it can be begun once more, unless it came out differently. The caller holds s.mu.
+func (s *session) lostAgain(a *again) *loss {
+	l := a.loss
+	l.epoch, l.pid, l.started = s.lostEpoch, s.lostPID, s.lostStarted
+	l.fatal, l.planned, l.since = s.fatal, s.planned, s.heldFrom
+	s.heldFrom = time.Time{}
+	s.in.take(min(max(a.left, 0), len(s.in.bytes())))
+	s.track.rolledBack()
+	s.track.rewindNames()
+	switch {
+	case a.failed:
+		s.endRedo(l, "different")
+	case a.canceled:
+		l.redo.why = errHeldCanceled()
+		s.endRedo(l, "canceled")
+	case s.tries >= s.proxy.cfg.ReplayAttemptsMax:
+		s.endRedo(l, "given_up")
+	}
+	s.afterLoss(l)
+	return l
+}
+
+// endRedo gives up running a unit again. What the client believes of its prepared statements holds
+// again: no rollback undoes them. The caller holds s.mu.
+func (s *session) endRedo(l *loss, why string) {
+	if l.redo.isOff {
+		return
+	}
+	l.redo.isOff = true
+	if l.redo.isBegun {
+		s.proxy.metrics.replays.WithLabelValues(why).Inc()
+		s.track.believe(maps.Clone(l.redo.names))
+		s.unnamed, s.unnamedQ = l.redo.unnamed.parsed, l.redo.unnamed.body
+	}
+}
+
+// afterLoss clears what belonged to the lost backend; the caller holds s.mu.
+func (s *session) afterLoss(l *loss) {
+	s.flow = newFlow(l.status)
+	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
+	s.noCancel = false
+	s.track.rolledBack()
+	s.proxy.journaled(-s.unit.grown)
+	s.unit.drop()
+	s.discard = s.passing > 0
+	s.mid = l.cutMessage
 }
 
 // judgeAll gives each unanswered batch its verdict; the caller holds s.mu.
@@ -113,15 +243,7 @@ func (s *session) judgeAll(status byte) []pending {
 	for _, b := range s.flow.unansweredBatches() {
 		p := pending{batch: b}
 		p.batch.ops = slices.Clone(b.ops)
-		end := b.end
-		if end < 0 {
-			end = len(s.journal)
-		}
-		whole := s.journaled && s.passing == 0 && b.start <= end && end <= len(s.journal)
-		p.verdict, p.next = judge(b, status, inDoubt, whole)
-		if p.verdict == verdictResend {
-			p.bytes = slices.Clone(s.journal[b.start:end])
-		}
+		p.verdict, p.next = judge(b, status, inDoubt)
 		if p.verdict == verdictLookup {
 			// What the transaction set is kept if it turns out to be committed.
 			p.overlay, p.unmovable = s.track.txOverlay, s.track.txUnmovable
@@ -136,7 +258,8 @@ func (s *session) judgeAll(status byte) []pending {
 }
 
 // settle answers what was outstanding, in order, with the help of the new backend, which is
-// restored and not attached. An error of errBackendLost leaves the rest in l.
+// restored and not attached, up to what can be run again. An error of errBackendLost leaves the
+// rest in l.
 func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 	if l.endHeld {
 		l.endHeld = false
@@ -145,23 +268,22 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 		}
 	}
 	for len(l.pending) > 0 {
-		p := &l.pending[0]
-		if p.verdict == verdictResend {
-			if err := s.resend(b, l, p); err != nil {
-				return err
-			}
-			continue
+		if _, _, ok := l.plan(); ok {
+			return nil
 		}
+		p := &l.pending[0]
 		e, err := s.answerOf(ctx, b, l, p)
 		if err != nil && !errors.Is(err, errNotCarried) {
 			return err
 		}
-		if err := s.writeClient(appendEnd(nil, p, e)); err != nil {
+		if _, _, ok := l.plan(); ok && err == nil {
+			return nil // it was looked up: rolled back
+		}
+		if err := s.writeClient(appendEnd(nil, p, e, l.kept)); err != nil {
 			return err
 		}
-		l.status = p.next
 		synced := p.batch.synced
-		l.pending = l.pending[1:]
+		l.answered()
 		if err != nil {
 			return err // the session ends, but what is known of its COMMIT is said first
 		}
@@ -174,25 +296,25 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 			}
 		}
 	}
-	return s.settled(b, l)
+	return nil
 }
 
 // settled makes the session's flow that of the new backend.
 func (s *session) settled(b *backend, l *loss) error {
+	if s.mid {
+		return errCutMessage()
+	}
 	if err := s.align(b, l.status); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !l.open {
-		s.flow = newFlow(b.status)
-	}
+	s.flow = newFlow(b.status)
 	// The client believes in a transaction that is gone; its next statement tells it. One that
 	// is open on the new backend was begun there.
 	s.lostStatus = l.status
 	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
 		l.status == pgwire.TxFailed && !l.told)
-	s.journaled = false
 	return nil
 }
 
@@ -201,10 +323,13 @@ func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
 ) (*pgwire.Error, error) {
 	m := s.proxy.metrics
 	switch p.verdict {
-	case verdictFinish:
+	case verdictFinish, verdictUndo:
 		return nil, nil
 	case verdictRolledBack:
 		l.told = true
+		if l.redo.why != nil {
+			return l.redo.why, nil
+		}
 		if l.status == pgwire.TxIdle {
 			m.outcomes.WithLabelValues("not_executed").Inc()
 			return errNotExecuted(), nil
@@ -221,6 +346,10 @@ func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
 // lookUp finds out what became of a COMMIT.
 func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 ) (*pgwire.Error, error) {
+	if l.xid == 0 && l.isHarmless() {
+		p.verdict = verdictRolledBack // as good as: it has changed nothing
+		return errCommitAborted(), nil
+	}
 	o, why, err := s.proxy.outcome(ctx, b.primary, l)
 	if err != nil {
 		s.log().Info("outcome could not be looked up yet", zap.Error(err))
@@ -236,65 +365,16 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 		}
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
+		p.verdict = verdictRolledBack // it can be run again, if all of it is there
 		return errCommitAborted(), nil
 	}
 	return errOutcomeUnknown(why), nil
 }
 
-// resend sends a batch again and relays its answers.
-func (s *session) resend(b *backend, l *loss, p *pending) error {
-	defer func() {
-		s.mu.Lock()
-		s.resent = nil
-		s.mu.Unlock()
-	}()
-	s.mu.Lock()
-	s.resent = b
-	s.flow = newFlow(b.status)
-	for _, o := range p.batch.ops {
-		o.start -= p.batch.start
-		s.flow.push(o)
-	}
-	s.mu.Unlock()
-	if bootNow() >= b.primary.Lease.Doubt() {
-		return errBackendLost
-	}
-	b.relayFromHere()
-	out := p.bytes
-	if !p.batch.synced {
-		out = pgwire.AppendFlush(slices.Clip(out)) // else the server would keep its answers
-	}
-	if _, err := b.conn.Write(out); err != nil {
-		return errBackendLost
-	}
-	err := b.deliver(s, func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.flow.head == len(s.flow.ops)
-	})
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b.status = s.flow.status
-	if err != nil {
-		if errors.Is(err, errClientGone) {
-			return err
-		}
-		// It may be answered in part: judge it anew, as lost on this backend.
-		s.journal, s.box, s.journaled = p.bytes, nil, true
-		l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
-		l.pending = append(s.judgeAll(l.status), l.pending[1:]...)
-		return errBackendLost
-	}
-	l.status = b.status
-	l.open = !p.batch.synced
-	l.pending = l.pending[1:]
-	return nil
-}
-
 // appendEnd gives the client what is still due of a batch: the error, or the answers of what was
 // done, and ReadyForQuery if the Sync was sent. What follows a COMMIT that was looked up has an
 // outcome of its own, which nobody knows.
-func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
+func appendEnd(out []byte, p *pending, e *pgwire.Error, kept []byte) []byte {
 	b := &p.batch
 	if e != nil && !b.errored {
 		out = pgwire.AppendError(out, e)
@@ -311,10 +391,22 @@ func appendEnd(out []byte, p *pending, e *pgwire.Error) []byte {
 			committed = committed || o.isStatement() && !o.internal
 		}
 	}
+	if e == nil && !b.errored && b.sent {
+		out = append(out, kept...)
+	}
 	if b.synced {
 		out = pgwire.AppendReadyForQuery(out, p.next)
 	}
 	return out
+}
+
+// endTag is the tag of the end of a transaction. A COMMIT is one of a transaction that was
+// committed, or of a failed one.
+func endTag(b *batch, o *op) string {
+	if o.cls.has(clsRollback) || b.live == pgwire.TxFailed {
+		return "ROLLBACK"
+	}
+	return "COMMIT"
 }
 
 // appendSuccess is the answer to an operation of a batch that ends with a COMMIT that was
@@ -326,10 +418,10 @@ func appendSuccess(out []byte, o *op, b *batch) []byte {
 	switch o.kind {
 	case opQuery:
 		if b.finished == 0 {
-			return pgwire.AppendCommandComplete(out, "COMMIT")
+			return pgwire.AppendCommandComplete(out, endTag(b, o))
 		}
 	case opExecute:
-		return pgwire.AppendCommandComplete(out, "COMMIT")
+		return pgwire.AppendCommandComplete(out, endTag(b, o))
 	case opParse:
 		return pgwire.AppendMessage(out, pgwire.SrvParseComplete, nil)
 	case opBind:

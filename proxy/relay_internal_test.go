@@ -46,7 +46,6 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	s = &session{
 		proxy: p, loop: client.loop, client: client, conf: true, wake: make(chan struct{}, 1),
 		track: newTracker("app", 1<<20), flow: newFlow('I'),
-		journaled: true,
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, session: s}
 	s.backend = b
@@ -66,6 +65,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 // roundTrip is what the relay does for one transaction, reads and writes left out.
 func roundTrip(tb testing.TB, s *session, b *backend, ask, answer []byte) {
 	s.mu.Lock()
+	s.beginUnit()
 	for n := 0; n < len(ask); {
 		size, act, err := s.inspectNext(ask[n:], n)
 		if err != nil || act != forwardIt || size == 0 {
@@ -82,7 +82,6 @@ func roundTrip(tb testing.TB, s *session, b *backend, ask, answer []byte) {
 		tb.Fatalf("consume: %v, %d bytes of %d", err, len(out), len(answer))
 	}
 	b.in.take(b.taken)
-	s.journal = s.journal[:0]
 }
 
 func TestRelayAllocatesNothing(t *testing.T) {

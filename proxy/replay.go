@@ -9,15 +9,18 @@ type batch struct {
 	cls    class // of ops
 	before class // of what was answered, since the last COMMIT or ROLLBACK
 	live   byte  // transaction status behind what was answered; 0 if nothing was
-	synced bool  // the Sync was sent, or it is a Query or FunctionCall
+	synced bool  // the client has sent its Sync, or it is a Query or FunctionCall
+	sent   bool  // so was its end to the server: a Query may go in the extended protocol
 	simple bool
 	stmts  int // statements left
 	start  int // journal offset
 	end    int // journal offset behind it; -1 when it is the last one
 
-	errored   bool // its ErrorResponse was delivered
-	responded bool // any answer was delivered
-	finished  int  // statements of its Query that completed
+	errored   bool  // its ErrorResponse was delivered
+	responded bool  // any answer was delivered
+	finished  int   // statements of its Query that completed
+	copying   bool  // its current statement takes data, the end of which was not sent
+	done      class // of what was answered of its unit of work, see flow.done
 	// behind tells that others before it are lost too: the status in which it began is what
 	// those are answered with, not what the server had.
 	behind bool
@@ -34,7 +37,7 @@ func (b *batch) isDone() bool {
 			return false
 		}
 	}
-	return b.synced
+	return b.sent
 }
 
 // opens tells that a transaction block may be open behind the batch that was not before.
@@ -53,29 +56,40 @@ func (b *batch) afterBreak(status byte) byte {
 	return afterError(status)
 }
 
+// commits tells that what was marked as in doubt is left of it.
+func (b *batch) commits() bool {
+	for i := range b.ops {
+		if b.ops[i].commits {
+			return true
+		}
+	}
+	return false
+}
+
 // next is the class of the first statement that is left.
 func (b *batch) next() class {
 	for i := range b.ops {
-		if b.ops[i].isStatement() {
-			return b.ops[i].cls
+		if o := &b.ops[i]; o.isStatement() && !o.internal {
+			return o.cls
 		}
 	}
 	return 0
 }
 
-// verdict is what is to be done about a batch whose backend was lost.
+// verdict is what is known of a batch whose backend was lost.
 type verdict uint8
 
 const (
-	// verdictResend sends the batch to the new backend as it was.
-	verdictResend verdict = iota
-	// verdictFinish gives the client the answers that are still due: the batch was done.
+	// verdictRolledBack tells that surely nothing of it is committed: it can be run again with
+	// the unit of work that it belongs to, or is answered with 40001.
+	verdictRolledBack verdict = iota
+	// verdictFinish tells that it was done: the client gets the answers that are still due.
 	verdictFinish
-	// verdictRolledBack answers 40001: surely not executed, or rolled back.
-	verdictRolledBack
-	// verdictLookup looks up what became of the commit (DESIGN.md I4).
+	// verdictUndo tells that it does nothing but end a transaction that is gone by itself.
+	verdictUndo
+	// verdictLookup has to look up what became of the commit (DESIGN.md I4).
 	verdictLookup
-	// verdictUnknown answers 08007: nobody can know.
+	// verdictUnknown tells that it may have been committed, and nobody can know: 08007.
 	verdictUnknown
 )
 
@@ -91,7 +105,7 @@ func (f *flow) unansweredBatches() []batch {
 		for ; j < len(f.ops); j++ {
 			o := &f.ops[j]
 			b.cls |= o.cls
-			if o.isStatement() {
+			if o.isStatement() && !o.internal {
 				b.stmts++
 			}
 			if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
@@ -104,17 +118,18 @@ func (f *flow) unansweredBatches() []batch {
 		if j < len(f.ops) {
 			b.end = f.ops[j].start
 		}
+		b.sent = b.synced
 		if first {
 			f.fillCurrent(&b)
 			first = false
 		}
 		last := &b.ops[len(b.ops)-1]
-		if !internal || !last.internal || last.showEnd {
-			out = append(out, b)
+		if !internal || !last.internal || last.showEnd || !b.sent {
+			out = append(out, b) // what has no end is a batch of the client's, of which we ask
 		}
 		i = j
 	}
-	if first && (f.skipping || f.unsynced > 0) {
+	if first && (f.skipping || f.unsynced > 0 || f.asQuery) {
 		b := batch{end: -1}
 		f.fillCurrent(&b)
 		out = append(out, b)
@@ -126,12 +141,14 @@ func (f *flow) unansweredBatches() []batch {
 func (f *flow) fillCurrent(b *batch) {
 	b.errored, b.responded, b.finished = f.errored, f.responded, f.finished
 	b.before, b.live = f.answered, f.live
+	b.copying, b.done = f.copying, f.done
+	b.synced = b.synced || f.asQuery
 }
 
-// judge says what is to be done about a batch that was sent, in whole or in part, to a backend
-// that is lost, and the transaction status in which that leaves the session. The status is the
-// one in which the batch began. journaled tells that its bytes are still there.
-func judge(b batch, status byte, inDoubt, journaled bool) (verdict, byte) {
+// judge says what is known of a batch that was sent, in whole or in part, to a backend that is
+// lost, and the transaction status of a session that is told so. The status is the one in which
+// the batch began. inDoubt tells that its commit was forwarded with the transaction id known.
+func judge(b batch, status byte, inDoubt bool) (verdict, byte) {
 	if b.live != 0 {
 		status = b.live
 	}
@@ -145,25 +162,27 @@ func judge(b batch, status byte, inDoubt, journaled bool) (verdict, byte) {
 	case b.errored:
 		// It failed on the server and rolled back, or failed the block; only the end is due.
 		return verdictFinish, afterError(status)
-	case inDoubt && b.next().has(clsCommit):
+	case inDoubt && b.commits():
 		return verdictLookup, b.walk(status)
 	case b.isDone() && (b.simple || status != pgwire.TxIdle || !b.before.mayCommit()):
 		return verdictFinish, status
+	case b.copying && !b.cls.has(clsEnds|clsOpaque):
+		return verdictRolledBack, b.afterBreak(status) // it takes data yet, and did not end
 	}
 	switch status {
 	case pgwire.TxFailed:
-		return judgeFailedBlock(b, journaled)
+		return judgeFailedBlock(b)
 	case pgwire.TxInBlock:
-		return judgeBlock(b, journaled)
+		return judgeBlock(b)
 	}
-	return judgeImplicit(b, journaled)
+	return judgeImplicit(b)
 }
 
 // walk is the status behind all that is left, if it succeeds.
 func (b *batch) walk(status byte) byte {
 	for i := range b.ops {
 		if o := &b.ops[i]; o.isStatement() {
-			status = afterSingle(o.cls, status)
+			status = o.cls.after(status)
 		}
 	}
 	return status
@@ -176,23 +195,13 @@ func afterError(status byte) byte {
 	return pgwire.TxFailed
 }
 
-// afterSingle is the status after a single statement that succeeded.
-func afterSingle(c class, status byte) byte {
-	switch {
-	case c.has(clsBegin):
-		return pgwire.TxInBlock
-	case c.has(clsChain):
-		return pgwire.TxInBlock
-	case c.has(clsCommit | clsRollback):
-		return pgwire.TxIdle
-	case c.has(clsRollbackTo):
-		return pgwire.TxInBlock
-	}
-	return status
+// onlyRollsBack tells that what is left does nothing but end a block.
+func (b *batch) onlyRollsBack() bool {
+	return b.synced && b.stmts == 1 && b.cls.has(clsRollback) && !b.cls.has(clsChain|clsMulti)
 }
 
 // judgeFailedBlock: nothing takes effect in a failed block but its end, and what follows that.
-func judgeFailedBlock(b batch, journaled bool) (verdict, byte) {
+func judgeFailedBlock(b batch) (verdict, byte) {
 	single := b.cls.has(clsCommit|clsRollback) && b.stmts == 1
 	switch {
 	case b.cls.has(clsEnds | clsOpaque):
@@ -200,8 +209,8 @@ func judgeFailedBlock(b batch, journaled bool) (verdict, byte) {
 	case b.cls.has(clsCommit) && (b.behind || !single):
 		// It may have been a good block on the server, or have become one by ROLLBACK TO.
 		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
-	case single && !b.responded && journaled && b.synced:
-		return verdictResend, b.walk(pgwire.TxFailed)
+	case b.onlyRollsBack(), single && b.synced && !b.cls.has(clsChain|clsMulti):
+		return verdictUndo, pgwire.TxIdle // COMMIT does the same there
 	case b.cls.has(clsRollback) && !single && b.cls.mayCommit():
 		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
 	case b.cls.has(clsCommit | clsRollback):
@@ -211,13 +220,13 @@ func judgeFailedBlock(b batch, journaled bool) (verdict, byte) {
 }
 
 // judgeBlock: an explicit transaction without its COMMIT is surely rolled back.
-func judgeBlock(b batch, journaled bool) (verdict, byte) {
+func judgeBlock(b batch) (verdict, byte) {
 	single := b.cls.has(clsRollback) && b.stmts == 1
 	switch {
 	case b.cls.has(clsCommit | clsEnds | clsOpaque):
 		return verdictUnknown, b.afterBreak(pgwire.TxInBlock)
-	case single && !b.responded && journaled && b.synced:
-		return verdictResend, b.walk(pgwire.TxFailed) // the new backend has a failed block to end
+	case b.onlyRollsBack():
+		return verdictUndo, pgwire.TxIdle
 	case b.cls.has(clsRollback) && !single && b.cls.mayCommit():
 		return verdictUnknown, b.afterBreak(pgwire.TxInBlock) // what follows it commits
 	case b.cls.has(clsRollback):
@@ -228,16 +237,13 @@ func judgeBlock(b batch, journaled bool) (verdict, byte) {
 
 // judgeImplicit: outside a block each batch is a transaction of its own, which commits with its
 // Sync, unless it opens a block.
-func judgeImplicit(b batch, journaled bool) (verdict, byte) {
+func judgeImplicit(b batch) (verdict, byte) {
 	all := b.cls | b.before
 	ends := all.has(clsSelfCommit | clsEnds | clsCommit | clsOpaque)
-	harmless := all.mayResend() && !ends
-	isOpen := (!b.synced || b.opens() && !all.has(clsRollback)) && !ends
+	harmless := all.isHarmless() && !ends
+	isOpen := (!b.sent || b.opens() && !all.has(clsRollback)) && !ends
 	next := b.afterBreak(pgwire.TxIdle)
-	switch {
-	case harmless && !b.responded && journaled:
-		return verdictResend, b.walk(pgwire.TxIdle)
-	case harmless || isOpen:
+	if harmless || isOpen {
 		return verdictRolledBack, next
 	}
 	return verdictUnknown, next

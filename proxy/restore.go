@@ -45,9 +45,6 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
 		err = s.proxy.endBackend(ctx, pr, l)
 	}
-	if err == nil {
-		err = s.align(b, l.status)
-	}
 	_ = b.conn.SetDeadline(time.Time{})
 	if err != nil {
 		b.close(false)
@@ -128,7 +125,7 @@ func (s *session) tellMissed() error {
 	s.mu.Lock()
 	listens := len(s.track.channels) > 0
 	s.mu.Unlock()
-	if !listens {
+	if !listens || s.mid {
 		return nil
 	}
 	notice := pgwire.NewError("00000",
@@ -164,12 +161,7 @@ func (s *session) restoreStatements(b *backend) error {
 			return notCarried(errUnmovable("prepared statement \"" + name +
 				"\" was parsed under another client_encoding or standard_conforming_strings"))
 		}
-		if p.bySQL {
-			out = pgwire.AppendQuery(out, p.sql)
-		} else {
-			out = pgwire.AppendParse(out, name, p.sql, p.oids)
-			out = pgwire.AppendSync(out)
-		}
+		out = appendPrepare(out, name, p)
 		n++
 	}
 	if len(s.unnamedQ) > 0 {
@@ -189,6 +181,14 @@ func (s *session) restoreStatements(b *backend) error {
 	return err
 }
 
+// appendPrepare makes a prepared statement as the client did, up to a ReadyForQuery.
+func appendPrepare(out []byte, name string, p *prepared) []byte {
+	if p.bySQL {
+		return pgwire.AppendQuery(out, p.sql)
+	}
+	return pgwire.AppendSync(pgwire.AppendParse(out, name, p.sql, p.oids))
+}
+
 // note takes a ParameterStatus that comes while the session is restored.
 func (b *backend) note(name, value string) {
 	for i := range b.params {
@@ -202,6 +202,10 @@ func (b *backend) note(name, value string) {
 
 // tellParams reports to the client what differs on the new server.
 func (s *session) tellParams(b *backend) error {
+	if s.mid {
+		b.params = nil // nothing can be said in the middle of a message
+		return nil
+	}
 	var out []byte
 	s.mu.Lock()
 	for _, p := range b.params {

@@ -44,16 +44,15 @@ type session struct {
 	track   tracker
 	params  paramSet // as last reported to the client
 
-	lost        bool     // the backend must not be used any more
-	gone        bool     // the client cannot be written to
-	planned     bool     // it was taken away at a safe point by a drain
-	canceled    bool     // a cancel request came while there was no backend
-	closing     bool     // the proxy is shutting down
-	watching    bool     // the owner waits on wake
-	inDoubt     bool     // COMMIT was forwarded with its xid known or known to be absent
-	noCancel    bool     // a COMMIT is about to be forwarded, or outstanding
-	cancels     int      // cancel requests on their way to the server
-	resent      *backend // which of the session's statements run on, though it is not attached
+	lost        bool // the backend must not be used any more
+	gone        bool // the client cannot be written to
+	planned     bool // it was taken away at a safe point by a drain
+	canceled    bool // a cancel request came while there was no backend
+	closing     bool // the proxy is shutting down
+	watching    bool // the owner waits on wake
+	inDoubt     bool // COMMIT was forwarded with its xid known or known to be absent
+	noCancel    bool // a COMMIT is about to be forwarded, or outstanding
+	cancels     int  // cancel requests on their way to the server
 	xid         uint64
 	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
 	rows        [][3]string   // of an internal query
@@ -71,22 +70,29 @@ type session struct {
 	lostPID     uint32
 	lostStarted string
 	lostMid     bool // the client has a part of a message
+	lostKept    []byte
+	// mid tells the owner, who has no backend, that the client has a part of a message.
+	mid bool
+
+	// Of the open unit of work: the offset of its first byte, and what the client was shown.
+	unitFrom atomic.Int64
+	seen     digest
+	again    *again // the unit is run again; the owner sets and clears it
+	tries    int    // how often the unit was run again
 
 	// The owner's own.
-	scratch   []pgwire.Statement
-	journal   []byte
-	box       *journalBox // where journal begins
-	journaled bool        // journal has every byte since the flow was last idle
-	out       []byte
-	unnamed   parsed
-	unnamedQ  []byte // body of the unnamed Parse, to be parsed again on a new backend
-	portal    parsed
-	portals   map[string]parsed
-	passing   int  // bytes of a message that is relayed as it comes
-	discard   bool // they go nowhere: the backend that has the first part is lost
-	pushed    int
-	unsent    int   // bytes at the head of the inbox that were inspected and count as sent
-	guarded   class // of the Query that waits in guardCommit
+	scratch  []pgwire.Statement
+	unit     unit
+	out      []byte
+	unnamed  parsed
+	unnamedQ []byte // body of the unnamed Parse, to be parsed again on a new backend
+	portal   parsed
+	portals  map[string]parsed
+	passing  int  // bytes of a message that is relayed as it comes
+	discard  bool // they go nowhere: the backend that has the first part is lost
+	pushed   int
+	unsent   int    // bytes at the head of the inbox that were inspected and count as sent
+	guarded  parsed // what the message does that waits in guard
 }
 
 // serve does what the loop cannot, and ends when the session is the loop's again, or is over.
@@ -114,19 +120,10 @@ func (s *session) serve(ctx context.Context) {
 	}
 }
 
-// journalBox has room for the messages of a usual unit of work. A session has one only while it is
-// at work.
-type journalBox [2048]byte
-
-var journalBoxes = sync.Pool{New: func() any { return new(journalBox) }}
-
 // rest gives back what a session at a safe point does not need. The caller holds s.mu and is the
 // owner.
 func (s *session) rest() {
-	if s.box != nil {
-		journalBoxes.Put(s.box)
-	}
-	s.journal, s.box = nil, nil
+	s.proxy.journaled(-s.unit.rest())
 	s.flow.rest()
 }
 
@@ -170,6 +167,7 @@ func (s *session) sayGoodbye(err error) {
 
 func (s *session) finish() {
 	_ = s.stopBackend()
+	s.proxy.journaled(-s.unit.rest())
 	s.in.release()
 	_ = s.client.Close()
 	s.proxy.remove(s)
@@ -222,6 +220,7 @@ func (s *session) stopBackend() error {
 	}
 	b.close(polite)
 	err := b.detach(s)
+	s.mid = false
 	if s.unsent > 0 { // they count as sent
 		s.in.take(s.unsent)
 		s.unsent = 0
@@ -230,6 +229,7 @@ func (s *session) stopBackend() error {
 	s.backend = nil
 	s.lostEpoch, s.lostPID, s.lostStarted = b.primary.Epoch, b.pid, b.started
 	s.lostMid = b.passing > 0 && !b.passHide
+	s.lostKept = b.keptDone
 	s.mu.Unlock()
 	return err
 }
@@ -264,6 +264,9 @@ func (s *session) writeClient(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
+	if s.mid {
+		return errCutMessage()
+	}
 	if _, err := s.client.Write(p); err != nil {
 		return errClientGone
 	}
@@ -290,10 +293,5 @@ func (s *session) isOpen(epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.backend
-	if b == nil {
-		b = s.resent
-	} else if s.lost {
-		return false
-	}
-	return b != nil && b.primary.Epoch <= epoch && !s.flow.isSafePoint()
+	return b != nil && !s.lost && b.primary.Epoch <= epoch && !s.flow.isSafePoint()
 }

@@ -233,7 +233,7 @@ func TestStatementThatWaitsIsSent(t *testing.T) {
 }
 
 func TestOpenTransactionIsToldOnce(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, noReplay)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
 	exec(t, c, "BEGIN")
@@ -263,9 +263,17 @@ func TestOpenTransactionIsToldOnce(t *testing.T) {
 	}
 }
 
+// noReplay leaves what is lost to what the client is told.
+func noReplay(c *proxy.Config) { c.ReplayAttemptsMax = 0 }
+
+// guardExplicit leaves statements outside a block unguarded.
+func guardExplicit(c *proxy.Config) { c.CommitGuard = proxy.GuardExplicit }
+
 // commitCase is where the line is cut around a COMMIT.
-func testCommit(t *testing.T, extended, executed bool, want string, rows string) {
-	r := newRig(t, nil)
+func testCommit(t *testing.T, change func(*proxy.Config), extended, executed bool, want string,
+	rows string,
+) {
+	r := newRig(t, change)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
 	exec(t, c, "BEGIN")
@@ -316,24 +324,32 @@ func testCommit(t *testing.T, extended, executed bool, want string, rows string)
 }
 
 func TestCommitLostBeforeIsAborted(t *testing.T) {
-	testCommit(t, false, false, "40001", "0")
+	testCommit(t, noReplay, false, false, "40001", "0")
+}
+
+func TestCommitLostBeforeIsRunAgain(t *testing.T) {
+	testCommit(t, nil, false, false, "<nil>", "1")
 }
 
 func TestCommitLostAfterIsCommitted(t *testing.T) {
-	testCommit(t, false, true, "<nil>", "1")
+	testCommit(t, nil, false, true, "<nil>", "1")
 }
 
 func TestCommitExtendedLostBeforeIsAborted(t *testing.T) {
-	testCommit(t, true, false, "40001", "0")
+	testCommit(t, noReplay, true, false, "40001", "0")
+}
+
+func TestCommitExtendedLostBeforeIsRunAgain(t *testing.T) {
+	testCommit(t, nil, true, false, "<nil>", "1")
 }
 
 func TestCommitExtendedLostAfterIsCommitted(t *testing.T) {
-	testCommit(t, true, true, "<nil>", "1")
+	testCommit(t, nil, true, true, "<nil>", "1")
 }
 
 func TestCommitCutOnALivePrimary(t *testing.T) {
-	// A blip: the connection breaks while the COMMIT waits for a lock; the old backend is
-	// surely ended before it is asked.
+	// A blip: the connection breaks at each COMMIT; the old backend is surely ended before it is
+	// asked, and the transaction is not run again for ever.
 	r := newRig(t, nil)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
@@ -378,17 +394,21 @@ func TestCommitBetweenBoundariesIsUnknown(t *testing.T) {
 }
 
 func TestAutocommitInFlight(t *testing.T) {
-	for _, tc := range []struct{ sql, want string }{
-		{"INSERT INTO t VALUES (1)", "08007"},
-		{"SELECT pg_sleep(0)", "08007"},
-		{"BEGIN", "<nil>"},
-		{"SET work_mem = '3MB'", "<nil>"},
-		{"SELECT 1", "<nil>"},
-		{"SHOW work_mem", "<nil>"},
-		{"INSERT INTO t VALUES (1); COMMIT", "08007"},
+	for _, tc := range []struct {
+		sql, want string
+		config    func(*proxy.Config)
+	}{
+		{"INSERT INTO t VALUES (1)", "08007", guardExplicit},
+		{"CALL p()", "08007", nil},
+		{"BEGIN", "<nil>", nil},
+		{"SET work_mem = '3MB'", "<nil>", nil},
+		{"SELECT 1", "<nil>", nil},
+		{"SELECT 1", "40001", noReplay},
+		{"SHOW work_mem", "<nil>", nil},
+		{"INSERT INTO t VALUES (1); COMMIT", "08007", nil},
 	} {
 		t.Run(tc.sql, func(t *testing.T) {
-			r := newRig(t, nil)
+			r := newRig(t, tc.config)
 			c := r.connect("")
 			exec(t, c, "CREATE TABLE t (a int)")
 			cut := make(chan struct{})

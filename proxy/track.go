@@ -49,6 +49,10 @@ type tracker struct {
 
 	loginUser    string
 	overlayBytes int // of txOverlay
+
+	// renamed are the named prepared statements that the open unit of work has changed, as they
+	// were before; nil for one that was not there. No rollback undoes what they became.
+	renamed map[string]*prepared
 }
 
 func newTracker(user string, preparedMax int) tracker {
@@ -198,7 +202,9 @@ func (t *tracker) discard(e *effect) {
 
 func (t *tracker) deallocate(e *effect) {
 	if e.all {
-		t.statements, t.preparedBytes = nil, 0
+		for name := range t.statements {
+			t.forget(name)
+		}
 		return
 	}
 	t.forget(e.name)
@@ -226,7 +232,40 @@ func (t *tracker) prepare(name string, p *prepared) {
 	t.statements[name] = p
 }
 
+// noteName remembers what a name stood for when the unit of work began.
+func (t *tracker) noteName(name string) {
+	if _, known := t.renamed[name]; known {
+		return
+	}
+	if t.renamed == nil {
+		t.renamed = make(map[string]*prepared)
+	}
+	t.renamed[name] = t.statements[name]
+}
+
+// rewindNames makes the names what they were when the unit of work began, and returns how.
+func (t *tracker) rewindNames() map[string]*prepared {
+	changed := t.renamed
+	for name, was := range changed {
+		t.forget(name)
+		if was != nil {
+			t.prepare(name, was)
+		}
+	}
+	t.renamed = nil
+	return changed
+}
+
+// believe makes the names what a client was told that they are.
+func (t *tracker) believe(names map[string]*prepared) {
+	t.statements, t.preparedBytes, t.renamed = names, 0, nil
+	for name, p := range names {
+		t.preparedBytes += p.size(name)
+	}
+}
+
 func (t *tracker) forget(name string) {
+	t.noteName(name)
 	if old := t.statements[name]; old != nil {
 		t.preparedBytes -= old.size(name)
 		delete(t.statements, name)

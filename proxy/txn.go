@@ -33,6 +33,8 @@ type op struct {
 	effects  []effect  // to remember once the statement succeeded
 	name     string    // opParse, opClose: the prepared statement
 	stmt     *prepared // opParse of a named statement
+	commits  bool      // what s.inDoubt is about
+	asQuery  bool      // a part of a Query that is sent in the extended protocol (guard_implicit.go)
 	snapshot bool      // internal: the Sync of a snapshot
 	start    int       // journal offset of the message
 	renames  bool      // it may change which text the name of a prepared statement has
@@ -77,13 +79,22 @@ type flow struct {
 	setting   int  // outstanding ops that may change settings
 	lostParse bool // a Parse of the unnamed statement was skipped by the server
 
+	all     class // what the unit of work has done so far
+	done    class // what the unit of work has done so far, as far as it may have committed
+	ahead   byte  // transaction status behind all that was sent, if it succeeds
+	unsent  class // what the batch that has no Sync yet does
+	asQuery bool  // the current batch is a Query that is sent in the extended protocol
+	canGoOn bool  // there is a savepoint, so that the block may go on after an error
+	copying bool  // the current statement takes data, the end of which was not sent
+	endSent bool  // the end of such data was sent before the statement was known to take any
+
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
 	copyIn     bool // the server is in extended copy-in mode and ignores Sync
 	unsynced   int  // ops of the batch that has no Sync yet
 }
 
 // newFlow is the flow of a backend that has just said ReadyForQuery.
-func newFlow(status byte) flow { return flow{status: status, live: status} }
+func newFlow(status byte) flow { return flow{status: status, live: status, ahead: status} }
 
 // idle tells that every message was answered and no batch is open.
 func (f *flow) idle() bool {
@@ -101,7 +112,7 @@ func (f *flow) push(o op) bool {
 			return false // the server ignores it (protocol-flow, COPY Operations)
 		}
 		f.skipping = false
-		f.unsynced = 0
+		f.unsynced, f.unsent = 0, 0
 	} else if f.skipping {
 		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
 		return false
@@ -111,14 +122,21 @@ func (f *flow) push(o op) bool {
 		f.ops = f.box[:0]
 	}
 	f.compact()
+	if f.idle() {
+		f.ahead, f.endSent = f.status, false
+	}
 	o.renames = !o.internal && o.mayRename()
 	f.ops = append(f.ops, o)
 	f.count(&f.ops[len(f.ops)-1], 1)
 	switch o.kind {
 	case opSync, opQuery, opFunctionCall:
-		f.unsynced = 0
+		f.unsynced, f.unsent = 0, 0
 	default:
 		f.unsynced++
+		f.unsent |= o.cls
+	}
+	if o.isStatement() {
+		f.ahead = o.cls.ahead(f.ahead)
 	}
 	return true
 }
@@ -162,6 +180,8 @@ func (f *flow) count(o *op, n int) {
 
 // copyEnd records CopyDone or CopyFail of the client.
 func (f *flow) copyEnd() {
+	f.endSent = f.endSent || !f.copying
+	f.copying = false
 	if f.copyIn {
 		f.copyIn = false
 		return
@@ -169,6 +189,14 @@ func (f *flow) copyEnd() {
 	if o := f.current(); o != nil && o.kind != opQuery {
 		f.push(op{kind: opCopyEnd})
 	}
+}
+
+// expected is the transaction status behind all that was sent, if it succeeds.
+func (f *flow) expected() byte {
+	if f.idle() {
+		return f.status
+	}
+	return f.ahead
 }
 
 // current is the op that the server answers now, or nil.
@@ -202,11 +230,16 @@ func (f *flow) unpush(n int, before flow) {
 	}
 	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
+	f.ahead, f.unsent, f.asQuery = before.ahead, before.unsent, before.asQuery
+	f.copying, f.endSent = before.copying, before.endSent
 }
 
 func (f *flow) pop() *op {
 	o := &f.ops[f.head]
 	f.answered |= o.cls
+	f.all |= o.cls
+	f.done |= o.cls.lasting(f.live)
+	f.canGoOn = f.canGoOn || o.cls.has(clsSavepoint)
 	f.count(o, -1)
 	f.head++
 	return o
@@ -218,6 +251,7 @@ type answer struct {
 	done *op  // the op that is thereby answered, valid until the next push
 	stmt *op  // the op of which one statement completed (CommandComplete and its kin)
 	end  bool // ReadyForQuery
+	keep bool // to be kept back until the unit of work has ended
 }
 
 // errNonsense is a message of the server that answers nothing that was asked.
@@ -243,7 +277,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		}
 		return answer{}, errNonsense(typ, f)
 	}
-	hide := o.internal
+	hide := o.internal || o.asQuery && isProtocolOnly(typ)
 	a := answer{hide: hide}
 	switch typ {
 	case pgwire.SrvReadyForQuery:
@@ -253,6 +287,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 	case pgwire.SrvCommandComplete, pgwire.SrvEmptyQuery, pgwire.SrvPortalSuspended:
 		a.stmt = o
 		if o.kind == opExecute {
+			a.keep = o.asQuery
 			a.done = f.pop()
 		} else if o.kind != opQuery {
 			return a, errNonsense(typ, f)
@@ -264,6 +299,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 			f.finished++
 		}
 	case pgwire.SrvCopyInResponse:
+		f.copying = !f.endSent
 		if o.kind == opExecute {
 			f.enterCopyIn()
 		}
@@ -286,13 +322,23 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 	return a, nil
 }
 
+// isProtocolOnly tells of answers that a Query of the simple protocol does not have.
+func isProtocolOnly(typ byte) bool {
+	switch typ {
+	case pgwire.SrvParseComplete, pgwire.SrvBindComplete, pgwire.SrvCloseComplete,
+		pgwire.SrvNoData:
+		return true
+	}
+	return false
+}
+
 // completed follows the transaction status through the batch. A string of several statements is
 // followed as a whole, by judge.
 func (f *flow) completed(o *op) {
 	if o.cls.has(clsMulti | clsOpaque) {
 		return
 	}
-	f.live = afterSingle(o.cls, f.live)
+	f.live = o.cls.after(f.live)
 	if o.cls.has(clsCommit | clsRollback) {
 		f.answered = 0
 	}
@@ -324,14 +370,17 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	f.pop()
 	f.status, f.live = st, st
 	f.errored, f.responded, f.finished = false, false, 0
-	f.answered = 0
+	f.answered, f.asQuery, f.copying = 0, false, false
+	if st == pgwire.TxIdle {
+		f.all, f.done, f.canGoOn = 0, 0, false
+	}
 	return answer{hide: hide, done: o, end: true}, nil
 }
 
 // failed takes ErrorResponse: in the extended protocol the server skips all up to the Sync
 // (protocol-flow, Extended Query).
 func (f *flow) failed(o *op) (answer, error) {
-	f.errored, f.responded = true, true
+	f.errored, f.responded, f.copying = true, true, false
 	hide := o.internal
 	f.rolledBack = f.rolledBack || !hide
 	f.live = afterError(f.live)

@@ -29,7 +29,8 @@ func TestFateOf(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	q := func(c class, change ...func(*batch)) batch {
-		b := batch{cls: c, simple: true, synced: true, stmts: 1, ops: []op{{kind: opQuery, cls: c}}}
+		b := batch{cls: c, simple: true, synced: true, sent: true, stmts: 1}
+		b.ops = []op{{kind: opQuery, cls: c, commits: c.has(clsCommit)}}
 		for _, f := range change {
 			f(&b)
 		}
@@ -43,7 +44,7 @@ func TestJudge(t *testing.T) {
 		b.simple, b.stmts, b.before, b.cls = false, 0, b.cls, 0
 		b.ops = []op{{kind: opSync}}
 	}
-	open := func(b *batch) { b.simple, b.synced = false, false }
+	open := func(b *batch) { b.simple, b.synced, b.sent = false, false, false }
 	for name, tc := range map[string]struct {
 		b       batch
 		status  byte
@@ -52,9 +53,9 @@ func TestJudge(t *testing.T) {
 		next    byte
 	}{
 		"idle insert":              {q(clsMayWrite), 'I', false, verdictUnknown, 'I'},
-		"idle harmless":            {q(0), 'I', false, verdictResend, 'I'},
+		"idle harmless":            {q(0), 'I', false, verdictRolledBack, 'I'},
 		"idle harmless, rows seen": {q(0, some), 'I', false, verdictRolledBack, 'I'},
-		"idle begin":               {q(clsBegin), 'I', false, verdictResend, 'T'},
+		"idle begin":               {q(clsBegin), 'I', false, verdictRolledBack, 'E'},
 		"idle begin done":          {q(clsBegin, done, now('T')), 'I', false, verdictFinish, 'T'},
 		"idle insert done":         {q(clsMayWrite, done), 'I', false, verdictFinish, 'I'},
 		"idle insert failed":       {q(clsMayWrite, errored), 'I', false, verdictFinish, 'I'},
@@ -62,7 +63,7 @@ func TestJudge(t *testing.T) {
 		"idle multi, one failed": {
 			q(clsMayWrite|clsMulti, errored), 'I', false, verdictFinish, 'I',
 		},
-		"idle set":                 {q(clsState), 'I', false, verdictResend, 'I'},
+		"idle set":                 {q(clsState), 'I', false, verdictRolledBack, 'I'},
 		"idle call":                {q(clsSelfCommit | clsMayWrite), 'I', false, verdictUnknown, 'I'},
 		"extended insert executed": {q(clsMayWrite, done, extended), 'I', false, verdictUnknown, 'I'},
 		"extended insert, no sync": {q(clsMayWrite, open), 'I', false, verdictRolledBack, 'I'},
@@ -71,7 +72,7 @@ func TestJudge(t *testing.T) {
 		},
 		"block insert":            {q(clsMayWrite), 'T', false, verdictRolledBack, 'E'},
 		"block insert failed":     {q(clsMayWrite, errored), 'T', false, verdictFinish, 'E'},
-		"block rollback":          {q(clsRollback), 'T', false, verdictResend, 'I'},
+		"block rollback":          {q(clsRollback), 'T', false, verdictUndo, 'I'},
 		"block commit, xid asked": {q(clsCommit | clsMayWrite), 'T', true, verdictLookup, 'I'},
 		"block commit, unguarded": {q(clsCommit | clsMayWrite), 'T', false, verdictUnknown, 'I'},
 		"block string with commit": {
@@ -79,18 +80,15 @@ func TestJudge(t *testing.T) {
 		},
 		"block opaque":             {q(clsOpaque | clsMayWrite), 'T', false, verdictUnknown, 'E'},
 		"failed block insert":      {q(clsMayWrite), 'E', false, verdictRolledBack, 'E'},
-		"failed block rollback":    {q(clsRollback), 'E', false, verdictResend, 'I'},
+		"failed block rollback":    {q(clsRollback), 'E', false, verdictUndo, 'I'},
 		"failed block rollback to": {q(clsRollbackTo), 'E', false, verdictRolledBack, 'E'},
 		"commit seen as successful": {
 			q(clsCommit, done, now('I')), 'T', false, verdictFinish, 'I',
 		},
 	} {
-		v, next := judge(tc.b, tc.status, tc.inDoubt, true)
+		v, next := judge(tc.b, tc.status, tc.inDoubt)
 		if v != tc.want || next != tc.next {
 			t.Errorf("%s: verdict %d status %c, want %d %c", name, v, next, tc.want, tc.next)
-		}
-		if v2, _ := judge(tc.b, tc.status, tc.inDoubt, false); v2 == verdictResend {
-			t.Errorf("%s: sent again although its bytes are gone", name)
 		}
 	}
 }

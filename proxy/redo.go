@@ -1,0 +1,105 @@
+package proxy
+
+import "holdfast/pgwire"
+
+// redo is what is needed to run the unit of work of a loss again on another backend.
+type redo struct {
+	messages []byte // of the client, from the start of the unit; nil if they are not all there
+	from     int    // offset of messages[0]
+	seen     digest // what the client was shown of the unit
+	done     class  // what of it may have been committed by itself
+	all      class  // what of it was answered
+	// begun tells that something of what was outstanding was answered: what is left begins a unit.
+	begun bool
+	// canGoOn tells of a savepoint: the unit may go on although its block has failed.
+	canGoOn bool
+	// isOff tells that it came out differently, or too often not at all, or that the client was
+	// told an error.
+	isOff   bool
+	isBegun bool          // it was run again at least in part
+	why     *pgwire.Error // what it ends with if it is not run again; nil is 40001
+
+	// What the client believes that its prepared statements are.
+	names   map[string]*prepared
+	unnamed unnamedStatement
+}
+
+// again is a unit of work that is run again: the client's messages go through the relay as if they
+// came once more, and of the answers the client gets what it has not had, if the rest is what it
+// was shown (DESIGN.md I17). The session's lock guards it, but for left, which is the owner's.
+type again struct {
+	loss     *loss
+	want     digest
+	left     int  // bytes of the messages that were not sent again yet
+	verified bool // the answers are what they were, as far as the client had them
+	failed   bool // they are not
+	canceled bool // a cancel request came
+}
+
+// isOpen tells that it is not known yet whether the answers are what they were.
+func (a *again) isOpen() bool { return a != nil && !a.verified }
+
+// mayRedo tells that surely nothing of it is committed, and that running it again can lead the
+// session to where it was.
+func (p *pending) mayRedo() bool {
+	switch p.verdict {
+	case verdictRolledBack, verdictUndo:
+		return true
+	case verdictFinish:
+		return p.next != pgwire.TxIdle &&
+			!(p.batch.cls | p.batch.before).has(clsCommit|clsEnds|clsOpaque)
+	}
+	return false
+}
+
+// plan tells whether all that is left of a loss can be run again, from which offset on, and what
+// the client was shown of that.
+func (l *loss) plan() (from int, want digest, ok bool) {
+	r := &l.redo
+	if r.messages == nil || r.isOff {
+		return 0, want, false
+	}
+	for i := range l.pending {
+		if !l.pending[i].mayRedo() {
+			return 0, want, false
+		}
+	}
+	if r.begun {
+		if l.status != pgwire.TxIdle || len(l.pending) == 0 {
+			return 0, want, false
+		}
+		return l.pending[0].batch.start, want, true
+	}
+	switch {
+	case r.done != 0:
+		return 0, want, false
+	case len(l.pending) > 0 && l.pending[0].verdict == verdictUndo:
+		return 0, want, false // nothing of it is needed
+	case len(l.pending) == 0 && l.status == pgwire.TxIdle:
+		return 0, want, false
+	case len(l.pending) == 0 && l.status == pgwire.TxFailed && !r.canGoOn:
+		return 0, want, false // it stays a failed block
+	}
+	return r.from, r.seen, true
+}
+
+// isHarmless tells that nothing of the unit can have had an effect, committed or not.
+func (l *loss) isHarmless() bool {
+	all := l.redo.all
+	if len(l.pending) > 0 {
+		for i := range l.pending[0].batch.ops {
+			if o := &l.pending[0].batch.ops[i]; !o.commits {
+				all |= o.cls
+			}
+		}
+	}
+	return !all.has(clsMayWrite|clsSelfCommit|clsEnds|clsOpaque|clsMulti|clsTemp|clsHold) &&
+		!l.redo.begun
+}
+
+// answered takes the first of what was outstanding as dealt with.
+func (l *loss) answered() {
+	l.status = l.pending[0].next
+	l.pending = l.pending[1:]
+	l.redo.begun = true
+}

@@ -1,0 +1,176 @@
+package proxy
+
+import (
+	"hash/crc32"
+	"sync"
+
+	"holdfast/pgwire"
+)
+
+// unit is what is kept of the session's current unit of work, all since its last safe point, so
+// that it can be run again on another backend: the client's messages, and of the server's answers
+// the digest. It does no I/O. The owner of the session uses it; what the relay from the backend
+// needs of a unit is in progress.
+type unit struct {
+	bytes []byte
+	box   *journalBox // where bytes begins
+	base  int         // offset of bytes[0] since the last safe point
+	whole bool        // bytes has everything since base
+	grown int         // bytes that are accounted for beside box
+
+	// What the unnamed statement was when the unit began, if it was used before it was replaced.
+	usedUnnamed bool
+	unnamed     *unnamedStatement
+}
+
+// unnamedStatement is the unnamed prepared statement: its Parse message, and what it can do.
+type unnamedStatement struct {
+	parsed parsed
+	body   []byte
+}
+
+// journalBox has room for the messages of a usual unit of work. A session has one only while it is
+// at work.
+type journalBox [2048]byte
+
+var journalBoxes = sync.Pool{New: func() any { return new(journalBox) }}
+
+// begin starts a unit at a safe point.
+func (u *unit) begin() {
+	u.bytes, u.base, u.whole = u.bytes[:0], 0, true
+	u.usedUnnamed, u.unnamed = false, nil
+}
+
+// end is the offset behind the last byte.
+func (u *unit) end() int { return u.base + len(u.bytes) }
+
+// keep appends messages as long as they fit into max bytes, and returns by how much the memory
+// beside the box has grown; false if they did not fit.
+func (u *unit) keep(p []byte, from, max int) (grown int, ok bool) {
+	u.trim(from)
+	if len(u.bytes)+len(p) > max {
+		grown = -u.grown
+		u.drop()
+		return grown, false
+	}
+	if u.bytes == nil {
+		u.box = journalBoxes.Get().(*journalBox)
+		u.bytes = u.box[:0]
+	}
+	before := cap(u.bytes)
+	u.bytes = append(u.bytes, p...)
+	if n := cap(u.bytes); n > before && n > len(journalBox{}) {
+		grown = n - u.grown
+		u.grown = n
+	}
+	return grown, true
+}
+
+// trim forgets what lies before an offset.
+func (u *unit) trim(from int) {
+	if n := min(from-u.base, len(u.bytes)); n > 0 && u.whole {
+		u.bytes = u.bytes[:copy(u.bytes, u.bytes[n:])]
+		u.base += n
+	}
+}
+
+// drop gives up: what comes is not kept until the next safe point.
+func (u *unit) drop() {
+	if u.box != nil {
+		journalBoxes.Put(u.box)
+	}
+	u.whole, u.bytes, u.box, u.grown = false, nil, nil, 0
+}
+
+// rest gives back what a session at a safe point does not need, and returns how much memory beside
+// the box that was.
+func (u *unit) rest() int {
+	if u.box != nil {
+		journalBoxes.Put(u.box)
+	}
+	n := u.grown
+	u.bytes, u.box, u.grown = nil, nil, 0
+	u.unnamed = nil
+	return n
+}
+
+// since is a copy of the bytes from an offset on; nil if they are not all there.
+func (u *unit) since(from int) []byte {
+	if !u.whole || from < u.base || from > u.end() {
+		return nil
+	}
+	return append(make([]byte, 0, u.end()-from), u.bytes[from-u.base:]...)
+}
+
+// digest stands for what a client was shown of a unit: how much, and two sums of it, which
+// processors compute (CRC-32C, and CRC-32 by IEEE). It can be extended at any byte. Errors count by
+// their SQLSTATE, since their texts name what differs from server to server; what comes
+// asynchronously does not count (protocol-flow, Asynchronous Operations).
+type digest struct {
+	n    uint64
+	a, b uint32
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func (d *digest) add(p []byte) {
+	d.n += uint64(len(p))
+	d.a = crc32.Update(d.a, castagnoli, p)
+	d.b = crc32.Update(d.b, crc32.IEEETable, p)
+}
+
+// errorSum is what an ErrorResponse counts as.
+func errorSum(body []byte) [6]byte {
+	sum := [6]byte{pgwire.SrvError}
+	copy(sum[1:], pgwire.ErrorCode(body))
+	return sum
+}
+
+// isAsync tells of messages that may come at any time.
+func isAsync(typ byte) bool {
+	return typ == pgwire.SrvNotice || typ == pgwire.SrvParameterStatus ||
+		typ == pgwire.SrvNotification
+}
+
+// shown takes bytes that the client is about to get: messages of one type, or a part of one. start
+// tells that they begin with a message.
+func (d *digest) shown(typ byte, p []byte, start bool) {
+	switch {
+	case isAsync(typ):
+	case typ != pgwire.SrvError:
+		d.add(p)
+	case start:
+		sum := errorSum(p[pgwire.HeaderLen:])
+		d.add(sum[:])
+	}
+}
+
+// again takes bytes of a unit that is run again, of which the client was shown want the first time.
+// It returns how many of them it has had; false if they are not what it was shown.
+func (d *digest) again(typ byte, p []byte, start bool, want digest) (had int, same bool) {
+	if isAsync(typ) {
+		if typ == pgwire.SrvNotice {
+			return len(p), true // it may have had it, and needs it once
+		}
+		return 0, true
+	}
+	left := want.n - d.n
+	switch {
+	case typ == pgwire.SrvError:
+		had = len(p)
+		if start && left < uint64(len(errorSum(nil))) {
+			return had, false
+		}
+		d.shown(typ, p, start)
+	default:
+		had = int(min(left, uint64(len(p))))
+		d.add(p[:had])
+	}
+	if d.n == want.n && *d != want {
+		return had, false
+	}
+	if had < len(p) {
+		d.shown(typ, p[had:], false)
+	}
+	return had, true
+}
