@@ -167,6 +167,11 @@ func (s *session) takeLoss() *loss {
 		all:     s.flow.all,
 		canGoOn: s.flow.canGoOn, names: maps.Clone(s.track.statements),
 		unnamed: unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)},
+		conf:    s.conf,
+	}
+	l.redo.before = l.redo.unnamed
+	if s.unit.unnamed != nil {
+		l.redo.before = *s.unit.unnamed
 	}
 	if l.redo.messages != nil && s.flow.unsynced > 0 && s.passing == 0 {
 		// The server would keep its answers, which the client has had, until the Sync.
@@ -339,16 +344,75 @@ func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
 	case verdictLookup:
 		return s.lookUp(ctx, b, l, p)
 	}
+	reads, err := s.onlyRead(ctx, b, l, p)
+	if err != nil {
+		return nil, err
+	}
+	if reads {
+		p.verdict = verdictRolledBack
+		return errNotExecuted(), nil
+	}
 	m.outcomes.WithLabelValues("unknown").Inc()
 	return errOutcomeUnknown(whyUnknown), nil
+}
+
+// onlyRead tells whether all of the unit of work up to the batch surely has only read, so that it
+// can be run again whatever became of it. The catalogue of the new primary is asked.
+func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending) (bool, error) {
+	if l.isHarmless() {
+		return true, nil
+	}
+	r := &l.redo
+	from := r.from
+	if r.begun {
+		from = p.batch.start
+	}
+	all := r.all | p.batch.cls | p.batch.before
+	if r.messages == nil || r.isOff || all.has(clsEnds|clsOpaque|clsSelfCommit|clsTemp|clsHold) {
+		return false, nil
+	}
+	to := len(r.messages)
+	if p.batch.end >= 0 {
+		to = p.batch.end - r.from
+	}
+	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf)
+	if !ok {
+		return false, nil
+	}
+	reads, err := s.proxy.onlyReads(ctx, b.primary, s.database(), sqls)
+	if err != nil {
+		s.log().Info("the catalogue could not be asked yet", zap.Error(err))
+		return false, errBackendLost
+	}
+	return reads, nil
+}
+
+// database is the one that the session is connected to.
+func (s *session) database() string {
+	user := ""
+	for _, p := range s.login {
+		switch p.Name {
+		case "database":
+			return p.Value
+		case "user":
+			user = p.Value
+		}
+	}
+	return user
 }
 
 // lookUp finds out what became of a COMMIT.
 func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 ) (*pgwire.Error, error) {
-	if l.xid == 0 && l.isHarmless() {
-		p.verdict = verdictRolledBack // as good as: it has changed nothing
-		return errCommitAborted(), nil
+	if l.xid == 0 {
+		reads, err := s.onlyRead(ctx, b, l, p)
+		if err != nil {
+			return nil, err
+		}
+		if reads {
+			p.verdict = verdictRolledBack // as good as: it has changed nothing
+			return errCommitAborted(), nil
+		}
 	}
 	o, why, err := s.proxy.outcome(ctx, b.primary, l)
 	if err != nil {

@@ -22,6 +22,9 @@ type redo struct {
 	// What the client believes that its prepared statements are.
 	names   map[string]*prepared
 	unnamed unnamedStatement
+	// before is the unnamed statement that there was when the unit began.
+	before unnamedStatement
+	conf   bool // standard_conforming_strings
 }
 
 // again is a unit of work that is run again: the client's messages go through the relay as if they

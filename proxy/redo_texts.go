@@ -1,0 +1,105 @@
+package proxy
+
+import "holdfast/pgwire"
+
+// textsOf are the statements that the client's messages of a unit of work have run, or may have,
+// for the catalogue to tell whether they only read. names are the prepared statements that there
+// are behind them. False tells that a text is not known.
+func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bool) {
+	t := texts{
+		known:   r.names,
+		own:     map[string]*statement{},
+		portals: map[string]*statement{},
+		conf:    conforming,
+	}
+	if _, sql, oids, err := pgwire.ParseParse(r.before.body); err == nil {
+		t.own[""] = &statement{text: string(sql), conforming: conforming, types: oids}
+	}
+	for len(messages) >= pgwire.HeaderLen {
+		typ, n, err := pgwire.Header(messages)
+		if err != nil || pgwire.HeaderLen+n > len(messages) {
+			// A part of a message that goes on: only of COPY is its content of no interest.
+			return t.out, err == nil && typ == pgwire.CliCopyData
+		}
+		if !t.message(typ, messages[pgwire.HeaderLen:pgwire.HeaderLen+n]) {
+			return nil, false
+		}
+		messages = messages[pgwire.HeaderLen+n:]
+	}
+	return t.out, len(messages) == 0
+}
+
+// texts follows which text a name stands for.
+type texts struct {
+	known   map[string]*prepared  // named statements as they are at the end
+	own     map[string]*statement // made on the way
+	portals map[string]*statement
+	conf    bool
+	out     []statement
+	scratch []pgwire.Statement
+}
+
+// message takes the next message; false tells that what it runs is not known.
+func (t *texts) message(typ byte, body []byte) bool {
+	switch typ {
+	case pgwire.CliQuery:
+		sql, err := pgwire.ParseQuery(body)
+		if err != nil {
+			return false
+		}
+		delete(t.own, "")
+		t.add(&statement{text: string(sql), conforming: t.conf})
+	case pgwire.CliParse:
+		name, sql, oids, err := pgwire.ParseParse(body)
+		if err != nil {
+			return false
+		}
+		t.own[name] = &statement{text: string(sql), conforming: t.conf, types: oids}
+	case pgwire.CliBind:
+		portal, name, err := pgwire.ParseBindNames(body)
+		if err != nil {
+			return false
+		}
+		st := t.statement(string(name))
+		if st == nil {
+			return false
+		}
+		t.portals[string(portal)] = st
+	case pgwire.CliExecute:
+		portal, _, err := pgwire.ParseExecute(body)
+		if err != nil {
+			return false
+		}
+		st := t.portals[string(portal)]
+		if st == nil {
+			return false // a cursor of SQL, perhaps
+		}
+		t.add(st)
+	case pgwire.CliFunctionCall:
+		return false
+	}
+	return true
+}
+
+// add takes a text that is run. What cannot write by what it is, need not be asked about; nor the
+// COMMIT of the unit itself.
+func (t *texts) add(st *statement) {
+	t.scratch = pgwire.Classify(t.scratch[:0], []byte(st.text), st.conforming)
+	for i := range t.scratch {
+		if s := &t.scratch[i]; s.MayWrite() && s.Kind != pgwire.KindCommit {
+			t.out = append(t.out, *st)
+			return
+		}
+	}
+}
+
+func (t *texts) statement(name string) *statement {
+	if st := t.own[name]; st != nil {
+		return st
+	}
+	p := t.known[name]
+	if p == nil || p.lost || p.bySQL || p.sql == "" {
+		return nil
+	}
+	return &statement{text: p.sql, conforming: p.conf, types: p.oids}
+}
