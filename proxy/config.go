@@ -62,6 +62,9 @@ type Config struct {
 	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
 	LookupUser     string
 	LookupPassword string
+	// CatalogDatabasesMax bounds the databases to which a connection is kept to ask their
+	// catalogues; the one that was not asked for the longest time makes room.
+	CatalogDatabasesMax int
 	// Loops is how many goroutines relay; 0 is one per two processors.
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
@@ -88,6 +91,8 @@ func DefaultConfig() Config {
 		SecretTTL:          10 * time.Second,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
+
+		CatalogDatabasesMax: 8,
 	}
 }
 
@@ -118,6 +123,7 @@ func (c Config) Validate() error {
 		{"journal_bytes_max", c.JournalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
+		{"catalog_databases_max", c.CatalogDatabasesMax > 0},
 		{"lease_grace", c.LeaseGrace > 0},
 		{"keep_alive", c.KeepAlive > 0},
 	}
