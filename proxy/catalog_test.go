@@ -2,10 +2,12 @@ package proxy_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"holdfast/proxy"
+	"holdfast/proxy/proxytest"
 )
 
 // catalogSetup makes objects that write or not, in the ways in which it cannot be seen.
@@ -163,5 +165,106 @@ func TestOnlyReads(t *testing.T) {
 	}
 	if onlyReads(t, r, "SELECT * FROM orders", "SELECT writes()") {
 		t.Error("one of several statements may write")
+	}
+}
+
+// TestBuiltinsAreHarmless: what catalogSQL does not ask about.
+func TestBuiltinsAreHarmless(t *testing.T) {
+	s := proxytest.StartServer(t)
+	for what, sql := range map[string]string{
+		"operators": `SELECT o.oid::regoperator FROM pg_operator o JOIN pg_proc p
+ ON p.oid = o.oprcode`,
+		"casts": `SELECT p.oid::regprocedure FROM pg_cast c JOIN pg_proc p ON p.oid = c.castfunc`,
+		"aggregates": `SELECT a.aggfnoid FROM pg_aggregate a JOIN pg_proc p ON p.oid IN (aggtransfn,
+ aggfinalfn, aggcombinefn, aggserialfn, aggdeserialfn, aggmtransfn, aggminvtransfn, aggmfinalfn)`,
+		"types": `SELECT t.oid::regtype FROM pg_type t JOIN pg_proc p ON p.oid IN (typinput,
+ typoutput, typreceive, typsend, typmodin, typmodout)`,
+		"support functions": `SELECT p.oid::regprocedure FROM pg_amproc a JOIN pg_proc p
+ ON p.oid = a.amproc`,
+	} {
+		if rows := s.Exec(sql + " WHERE p.provolatile = 'v' AND p.oid < 16384"); len(rows) > 0 {
+			t.Errorf("%s with volatile functions: %v", what, rows)
+		}
+	}
+}
+
+// writesVolatile are the volatile functions of PostgreSQL that may not be called again in silence,
+// with the reasons. Its count and harmlessVolatile's make all that PostgreSQL 13 to 18 have.
+var writesVolatile = map[string]string{
+	"sequences": "nextval setval",
+	"what a session had, and another one has not": "currval lastval setseed set_config " +
+		"pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all " +
+		"pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared " +
+		"pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock " +
+		"pg_try_advisory_xact_lock_shared pg_stat_clear_snapshot pg_stat_force_next_flush " +
+		"pg_replication_origin_session_is_setup pg_replication_origin_session_progress " +
+		"pg_replication_origin_session_reset pg_replication_origin_session_setup " +
+		"pg_replication_origin_xact_reset pg_replication_origin_xact_setup " +
+		"pg_export_snapshot",
+	"large objects": "lo_close lo_creat lo_create lo_export lo_from_bytea lo_get lo_import " +
+		"lo_lseek lo_lseek64 lo_open lo_put lo_tell lo_tell64 lo_truncate lo_truncate64 " +
+		"lo_unlink loread lowrite",
+	"they run a query that they are given": "query_to_xml query_to_xml_and_xmlschema " +
+		"query_to_xmlschema cursor_to_xml cursor_to_xmlschema ts_stat ts_rewrite",
+	"messages": "pg_notify pg_logical_emit_message",
+	"other sessions": "pg_cancel_backend pg_terminate_backend " +
+		"pg_log_backend_memory_contexts",
+	"the server": "pg_backup_start pg_backup_stop pg_start_backup pg_stop_backup " +
+		"pg_create_restore_point pg_switch_wal pg_promote pg_reload_conf pg_rotate_logfile " +
+		"pg_rotate_logfile_old pg_wal_replay_pause pg_wal_replay_resume " +
+		"pg_log_standby_snapshot pg_stat_reset pg_stat_reset_replication_slot " +
+		"pg_stat_reset_shared pg_stat_reset_single_function_counters " +
+		"pg_stat_reset_single_table_counters pg_stat_reset_slru " +
+		"pg_stat_reset_subscription_stats pg_stat_reset_backend_stats",
+	"replication": "pg_copy_logical_replication_slot pg_copy_physical_replication_slot " +
+		"pg_create_logical_replication_slot pg_create_physical_replication_slot " +
+		"pg_drop_replication_slot pg_logical_slot_get_binary_changes " +
+		"pg_logical_slot_get_changes pg_logical_slot_peek_binary_changes " +
+		"pg_logical_slot_peek_changes pg_replication_origin_advance " +
+		"pg_replication_origin_create pg_replication_origin_drop pg_replication_slot_advance " +
+		"pg_sync_replication_slots",
+	"indexes and the catalogue": "brin_desummarize_range brin_summarize_new_values " +
+		"brin_summarize_range gin_clean_pending_list pg_import_system_collations " +
+		"pg_extension_config_dump pg_nextoid pg_stop_making_pinned_objects " +
+		"binary_upgrade_create_empty_extension binary_upgrade_set_missing_value " +
+		"binary_upgrade_set_next_array_pg_type_oid binary_upgrade_set_next_heap_pg_class_oid " +
+		"binary_upgrade_set_next_heap_relfilenode binary_upgrade_set_next_index_pg_class_oid " +
+		"binary_upgrade_set_next_index_relfilenode " +
+		"binary_upgrade_set_next_multirange_array_pg_type_oid " +
+		"binary_upgrade_set_next_multirange_pg_type_oid binary_upgrade_set_next_pg_authid_oid " +
+		"binary_upgrade_set_next_pg_enum_oid binary_upgrade_set_next_pg_tablespace_oid " +
+		"binary_upgrade_set_next_pg_type_oid binary_upgrade_set_next_toast_pg_class_oid " +
+		"binary_upgrade_set_next_toast_relfilenode binary_upgrade_set_record_init_privs",
+	"triggers, handlers and what only the server calls": "RI_FKey_cascade_del " +
+		"RI_FKey_cascade_upd RI_FKey_check_ins RI_FKey_check_upd RI_FKey_noaction_del " +
+		"RI_FKey_noaction_upd RI_FKey_restrict_del RI_FKey_restrict_upd " +
+		"RI_FKey_setdefault_del RI_FKey_setdefault_upd RI_FKey_setnull_del " +
+		"RI_FKey_setnull_upd suppress_redundant_updates_trigger tsvector_update_trigger " +
+		"tsvector_update_trigger_column unique_key_recheck brinhandler bthandler ginhandler " +
+		"gisthandler hashhandler spghandler heap_tableam_handler plpgsql_call_handler " +
+		"plpgsql_inline_handler plpgsql_validator dsnowball_init dsnowball_lexize",
+}
+
+// TestEveryVolatileFunctionIsJudged: each one that the server has is called harmless or not on
+// purpose; one that nobody has thought about may write.
+func TestEveryVolatileFunctionIsJudged(t *testing.T) {
+	writes := make(map[string]bool)
+	for _, list := range writesVolatile {
+		for name := range strings.FieldsSeq(list) {
+			writes[name] = true
+		}
+	}
+	s := proxytest.StartServer(t)
+	rows := s.Exec(`SELECT DISTINCT proname FROM pg_proc WHERE provolatile = 'v' AND oid < 16384`)
+	if len(rows) < 200 {
+		t.Fatalf("only %d volatile functions", len(rows))
+	}
+	for _, row := range rows {
+		switch harmless := proxy.IsHarmlessVolatile(row[0]); {
+		case harmless && writes[row[0]]:
+			t.Errorf("%s is harmless, and is not", row[0])
+		case !harmless && !writes[row[0]]:
+			t.Errorf("%s was not thought about; it counts as one that may write", row[0])
+		}
 	}
 }
