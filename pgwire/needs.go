@@ -137,6 +137,8 @@ func (s *needsScan) endChain(isCall bool) {
 		isLast := i == n-1
 		switch {
 		case isLast && isCall:
+			// TREAT(x AS f) calls a function f of pg_catalog, whatever it is.
+			s.bad = s.bad || n == 1 && t.kind == tokWord && name == "treat"
 			s.needs.Functions = addName(s.needs.Functions, schema, name)
 			s.needs.Objects = addName(s.needs.Objects, schema, name)
 		case i > 0 || s.deref:

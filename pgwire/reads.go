@@ -118,6 +118,9 @@ func (s *needsScan) explain() bool {
 // rest reads to the end.
 func (s *needsScan) rest() bool {
 	for s.step() {
+		if s.isWord(s.tok, "for") {
+			s.needs.LocksRows = true // a subquery may say so
+		}
 	}
 	return !s.bad && s.tok.kind == tokEOF
 }
