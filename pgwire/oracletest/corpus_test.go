@@ -31,7 +31,8 @@ func corpus(t testing.TB) []string {
 			out = append(out, sql)
 		}
 	}
-	return append(out, "SELECT 'a'\n'b;c'; COMMIT", "SELECT E'a'\n'\\'; COMMIT; --'", "SELECT 1 -- ;\n; COMMIT",
+	return append(out, "SELECT 'a'\n'b;c'; COMMIT", "SELECT E'a'\n'\\'; COMMIT; --'",
+		"SELECT 1 -- ;\n; COMMIT",
 		"SELECT $a$\n;\n$a$; COMMIT", "SELECT 'a' -- x\n'b'", "SELECT/*\n;*/1;COMMIT",
 		"SELECT a\nFROM\nt\nFOR\nUPDATE", "SELECT 1\r--;\r; COMMIT", "SELECT 'a' /* x */ 'b'",
 		"SELECT f\n\n(1)", "SELECT U&'a' UESCAPE\n'!'", "SELECT 1 +\n-- x\n- 2",

@@ -165,83 +165,96 @@ func walkAs(kind string, v any, f func(string, node) bool) {
 	}
 }
 
+// lister looks up the names of a tree in Needs.
+type lister struct {
+	needs *pgwire.Needs
+	err   error
+}
+
 // listed tells which name of the tree Needs lacks.
 func listed(p parsed, needs *pgwire.Needs) error {
 	if p.kind == "PrepareStmt" || p.kind == "LockStmt" {
 		return nil // nothing of it is run
 	}
-	var err error
-	missing := func(what string, name ...string) {
-		err = fmt.Errorf("%s %q is not listed", what, name)
+	l := lister{needs: needs}
+	walk(p.body, l.node)
+	return l.err
+}
+
+func (l *lister) missing(what string, name ...string) {
+	l.err = fmt.Errorf("%s %q is not listed", what, name)
+}
+
+func (l *lister) function(names []string) {
+	schema, name := lastTwo(names)
+	if !slices.Contains(l.needs.Functions, pgwire.Name{Schema: schema, Name: name}) {
+		l.missing("function", names...)
 	}
-	function := func(schema, name string) {
-		if !slices.Contains(needs.Functions, pgwire.Name{Schema: schema, Name: name}) {
-			missing("function", schema, name)
+}
+
+func (l *lister) object(what string, names []string) {
+	schema, name := lastTwo(names)
+	if !slices.Contains(l.needs.Objects, pgwire.Name{Schema: schema, Name: name}) {
+		l.missing(what, names...)
+	}
+}
+
+func (l *lister) operator(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	op := names[len(names)-1]
+	if !slices.Contains(l.needs.Operators, op) &&
+		!slices.Contains(pgwire.ImpliedOperators(), op) {
+		l.missing("operator", op)
+	}
+}
+
+// attributes are names behind a dot, each of which may call a function.
+func (l *lister) attributes(names []string) {
+	for _, name := range names {
+		if name != "*" {
+			l.function([]string{name})
 		}
 	}
-	object := func(what, schema, name string) {
-		if !slices.Contains(needs.Objects, pgwire.Name{Schema: schema, Name: name}) {
-			missing(what, schema, name)
+}
+
+func (l *lister) node(kind string, n node) bool {
+	switch kind {
+	case "FuncCall":
+		if names := list(n, "funcname"); !isFromGrammar(names) {
+			l.function(names)
+		}
+	case "RangeVar", "relation", "rel":
+		if str(n, "relname") != "" {
+			l.object("relation", []string{str(n, "schemaname"), str(n, "relname")})
+		}
+	case "TypeName", "typeName", "typname":
+		if names := list(n, "names"); len(names) > 0 && names[0] != "pg_catalog" {
+			l.object("type", names)
+		}
+	case "A_Expr":
+		if !strings.Contains(str(n, "kind"), "BETWEEN") {
+			l.operator(list(n, "name"))
+		}
+	case "SubLink":
+		l.operator(list(n, "operName"))
+	case "SortBy":
+		l.operator(list(n, "useOp"))
+	case "ColumnRef":
+		if names := list(n, "fields"); len(names) > 1 {
+			l.attributes(names[1:])
+		}
+	case "A_Indirection":
+		l.attributes(list(n, "indirection"))
+	case "RangeTableSample":
+		l.function(list(n, "method"))
+	case "LockingClause":
+		if !l.needs.LocksRows {
+			l.missing("lock")
 		}
 	}
-	operator := func(names []string) {
-		if len(names) == 0 {
-			return
-		}
-		op := names[len(names)-1]
-		if !slices.Contains(needs.Operators, op) &&
-			!slices.Contains(pgwire.ImpliedOperators(), op) {
-			missing("operator", op)
-		}
-	}
-	walk(p.body, func(kind string, n node) bool {
-		switch kind {
-		case "FuncCall":
-			names := list(n, "funcname")
-			if isFromGrammar(names) {
-				break
-			}
-			function(lastTwo(names))
-		case "RangeVar", "relation", "rel":
-			if str(n, "relname") != "" {
-				object("relation", str(n, "schemaname"), str(n, "relname"))
-			}
-		case "TypeName", "typeName", "typname":
-			names := list(n, "names")
-			if len(names) > 0 && names[0] != "pg_catalog" {
-				schema, name := lastTwo(names)
-				object("type", schema, name)
-			}
-		case "A_Expr":
-			if !strings.Contains(str(n, "kind"), "BETWEEN") {
-				operator(list(n, "name"))
-			}
-		case "SubLink":
-			operator(list(n, "operName"))
-		case "SortBy":
-			operator(list(n, "useOp"))
-		case "ColumnRef":
-			for i, name := range list(n, "fields") {
-				if i > 0 && name != "*" {
-					function("", name)
-				}
-			}
-		case "A_Indirection":
-			for _, name := range list(n, "indirection") {
-				if name != "*" {
-					function("", name)
-				}
-			}
-		case "RangeTableSample":
-			function(lastTwo(list(n, "method")))
-		case "LockingClause":
-			if !needs.LocksRows {
-				missing("lock")
-			}
-		}
-		return true
-	})
-	return err
+	return true
 }
 
 // lastTwo is the schema and the name.
