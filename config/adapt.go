@@ -48,6 +48,8 @@ func (c Config) proxyConfig() proxy.Config {
 		SecretTTL:       p.SecretTTL,
 		LookupUser:      p.LookupUser,
 		ShutdownTimeout: p.ShutdownTimeout,
+
+		CatalogDatabasesMax: p.CatalogDatabasesMax,
 	}
 }
 

@@ -165,4 +165,6 @@ type Proxy struct {
 	LookupUser string        `mapstructure:"lookup_user"`
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
 	LookupPasswordFile string `mapstructure:"lookup_password_file"`
+
+	CatalogDatabasesMax int `mapstructure:"catalog_databases_max" min:"1" max:"1000"`
 }

@@ -60,6 +60,8 @@ func Default() Config {
 			CommitGuard:      px.CommitGuard,
 			SecretTTL:        px.SecretTTL,
 			LookupUser:       px.LookupUser,
+
+			CatalogDatabasesMax: px.CatalogDatabasesMax,
 		},
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},

@@ -135,7 +135,8 @@ func (p *classifier) decideSetting(h []token, is func(int, string) bool) bool {
 func (p *classifier) decideSet(h []token, is func(int, string) bool) {
 	s := &p.s
 	key := func(i int, w string) bool {
-		return is(i, w) && (i+1 >= len(h) || h[i+1].kind != tokDot)
+		return is(i, w) && (i+1 >= len(h) || h[i+1].kind != tokDot && !is(i+1, "to") &&
+			!p.isOperator(h[i+1], '='))
 	}
 	i := 1
 	s.Local = key(1, "local")
@@ -170,6 +171,11 @@ func (p *classifier) decideSet(h []token, is func(int, string) bool) {
 		s.Kind, s.Name = KindSet, p.settingAt(h, i)
 		p.special()
 	}
+}
+
+// isOperator tells whether the token is that character.
+func (p *classifier) isOperator(t token, c byte) bool {
+	return t.kind == tokOperator && p.sql[t.start] == c
 }
 
 // special gives the settings that have commands of their own the kind of those.

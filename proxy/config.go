@@ -71,6 +71,9 @@ type Config struct {
 	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
 	LookupUser     string
 	LookupPassword string
+	// CatalogDatabasesMax bounds the databases to which a connection is kept to ask their
+	// catalogues; the one that was not asked for the longest time makes room.
+	CatalogDatabasesMax int
 	// Loops is how many goroutines relay; 0 is one per two processors.
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
@@ -100,6 +103,7 @@ func DefaultConfig() Config {
 
 		JournalTotalBytesMax: 256 << 20,
 		ReplayAttemptsMax:    2,
+		CatalogDatabasesMax:  8,
 	}
 }
 
@@ -131,6 +135,7 @@ func (c Config) Validate() error {
 		{"journal_total_bytes_max", c.JournalTotalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
+		{"catalog_databases_max", c.CatalogDatabasesMax > 0},
 		{"lease_grace", c.LeaseGrace > 0},
 		{"keep_alive", c.KeepAlive > 0},
 	}

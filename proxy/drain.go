@@ -53,6 +53,7 @@ func (p *Proxy) Cut(epoch uint64) {
 	}
 	p.secretsAt.cut(epoch)
 	p.outcomesAt.cut(epoch)
+	p.catalogues.cut(epoch)
 }
 
 // raise sets v to at least to.

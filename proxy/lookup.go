@@ -14,15 +14,17 @@ import (
 // use; questions wait for one another. A question ends when its primary is the primary no longer:
 // it keeps no other one waiting, least of all for a host that is gone.
 type lookup struct {
-	proxy *Proxy
-	turn  chan struct{} // capacity 1: held by whoever asks
+	proxy    *Proxy
+	database string
+	settings []pgwire.Param // of its session
+	turn     chan struct{}  // capacity 1: held by whoever asks
 
 	mu sync.Mutex
 	b  *backend
 }
 
 func newLookup(p *Proxy) *lookup {
-	return &lookup{proxy: p, turn: make(chan struct{}, 1)}
+	return &lookup{proxy: p, database: "postgres", turn: make(chan struct{}, 1)}
 }
 
 // query asks one question of that very primary.
@@ -79,9 +81,10 @@ func (l *lookup) use(ctx context.Context, pr *Primary) (*backend, bool, error) {
 	cfg := &l.proxy.cfg
 	login := []pgwire.Param{
 		{Name: "user", Value: cfg.LookupUser},
-		{Name: "database", Value: "postgres"},
+		{Name: "database", Value: l.database},
 		{Name: "application_name", Value: "holdfast"},
 	}
+	login = append(login, l.settings...)
 	b, err := l.proxy.connect(ctx, l.proxy.loops[0], pr, login,
 		pgwire.Credentials{Password: cfg.LookupPassword})
 	if err != nil {

@@ -42,6 +42,7 @@ type Proxy struct {
 
 	secretsAt  *lookup
 	outcomesAt *lookup
+	catalogues *catalogues
 	dialer     net.Dialer
 	ramp       *semaphore.Weighted
 
@@ -90,6 +91,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	}
 	p.watch = newLeaseWatch()
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
+	p.catalogues = newCatalogues(p)
 	p.cache = newSecretCache(p)
 	if p.secrets == nil {
 		p.secrets = p.cache
@@ -327,6 +329,7 @@ func (p *Proxy) Close() error {
 	}
 	p.secretsAt.drop()
 	p.outcomesAt.drop()
+	p.catalogues.drop()
 	for _, s := range p.all() {
 		s.mu.Lock()
 		b, opening := s.backend, s.opening
@@ -340,6 +343,7 @@ func (p *Proxy) Close() error {
 	<-done
 	p.secretsAt.drop()
 	p.outcomesAt.drop()
+	p.catalogues.drop()
 	if p.watchDone != nil {
 		<-p.watchDone
 	}

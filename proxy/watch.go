@@ -121,6 +121,7 @@ func (p *Proxy) runWatch() {
 			silent = time.Now()
 			p.resetSilent()
 			p.trim()
+			p.catalogues.dropIdle(p.cfg.KeepAlive)
 		}
 		due = min(due, p.cfg.KeepAlive-time.Since(silent))
 	}

@@ -286,11 +286,17 @@ func (s *Server) SetHBA(rules string) {
 // Exec runs statements as superuser on a connection of its own and returns the last result.
 func (s *Server) Exec(sql string) [][]string {
 	s.t.Helper()
+	return s.ExecIn("postgres", sql)
+}
+
+// ExecIn is Exec in a database.
+func (s *Server) ExecIn(database, sql string) [][]string {
+	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	c, err := pgconn.Connect(ctx, fmt.Sprintf(
-		"host=127.0.0.1 port=%d user=postgres dbname=postgres password='%s' sslmode=disable",
-		s.Port, Password))
+		"host=127.0.0.1 port=%d user=postgres dbname=%s password='%s' sslmode=disable",
+		s.Port, database, Password))
 	if err != nil {
 		s.t.Fatalf("connect to server: %v", err)
 	}
