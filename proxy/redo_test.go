@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"strings"
@@ -8,157 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"holdfast/pgwire"
 	"holdfast/proxy"
 )
-
-// script is a conversation of a client: what it sends, and how many ReadyForQuery, or messages of a
-// type, it waits for before it goes on.
-type script struct {
-	name  string
-	steps []scriptStep
-	// allow are SQLSTATEs that a cut may end in, where the protocol leaves no better answer.
-	allow string
-}
-
-type scriptStep struct {
-	send []byte
-	ends int  // ReadyForQuery to wait for
-	typ  byte // or a message of that type
-}
-
-func q(sqls ...string) scriptStep {
-	var out []byte
-	for _, s := range sqls {
-		out = pgwire.AppendQuery(out, s)
-	}
-	return scriptStep{send: out, ends: len(sqls)}
-}
-
-func x(sqls ...string) scriptStep { return scriptStep{send: extended(sqls...), ends: 1} }
-
-// flushed is a batch whose end does not come yet.
-func flushed(sql string) scriptStep {
-	out := extended(sql)
-	out = out[:len(out)-len(pgwire.AppendSync(nil))]
-	return scriptStep{send: pgwire.AppendFlush(out), typ: 'C'}
-}
-
-func copyData(rows ...string) []byte {
-	var out []byte
-	for _, r := range rows {
-		out = pgwire.AppendMessage(out, 'd', []byte(r+"\n"))
-	}
-	return pgwire.AppendMessage(out, 'c', nil)
-}
-
-// scripts are conversations that a client must be able to have however often its backend is lost.
-var scripts = []script{
-	{name: "reads", steps: []scriptStep{
-		q("SELECT 1"), x("SELECT 2"), q("SHOW work_mem"), q("SELECT 3"),
-		q("SET work_mem = '5MB'"), q("SHOW work_mem"),
-	}},
-	{name: "transaction, simple", steps: []scriptStep{
-		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("SELECT count(*) FROM t"),
-		q("UPDATE t SET b = b || 'x' WHERE a = 1"), q("SELECT * FROM t"), q("COMMIT"),
-		q("SELECT 1"),
-	}},
-	{name: "transaction, extended", steps: []scriptStep{
-		x("BEGIN"), x("INSERT INTO t VALUES (1, 'a') RETURNING a, b"), x("SELECT * FROM t"),
-		x("COMMIT"),
-	}},
-	{name: "transaction in one batch", steps: []scriptStep{
-		x("BEGIN", "INSERT INTO t VALUES (1, 'a')", "SELECT * FROM t", "COMMIT"),
-	}},
-	{name: "transaction, pipelined", steps: []scriptStep{
-		q("BEGIN", "INSERT INTO t VALUES (1, 'a')", "SELECT * FROM t", "COMMIT"),
-		q("BEGIN", "INSERT INTO t VALUES (2, 'a')", "COMMIT", "BEGIN",
-			"INSERT INTO t VALUES (3, 'a')", "COMMIT"),
-	}},
-	{name: "autocommit, simple", steps: []scriptStep{
-		q("INSERT INTO t VALUES (1, 'a')"), q("UPDATE t SET b = b || 'x'"),
-		q("INSERT INTO t VALUES (2, 'b') RETURNING a + 1"), q("DELETE FROM t WHERE a = 2"),
-		q("INSERT INTO t VALUES (1, 'twice')"), q("MERGE INTO t USING (VALUES (1)) AS v(i) " +
-			"ON a = i WHEN MATCHED THEN UPDATE SET b = b || 'm'"),
-	}},
-	{name: "autocommit, extended", steps: []scriptStep{
-		x("INSERT INTO t VALUES (1, 'a')"), x("UPDATE t SET b = b || 'x' RETURNING b"),
-		x("INSERT INTO t VALUES (2, 'a')", "INSERT INTO t VALUES (3, 'a')"),
-		x("INSERT INTO t VALUES (1, 'twice')"),
-	}},
-	{name: "autocommit, pipelined", steps: []scriptStep{
-		{send: append(extended("INSERT INTO t VALUES (1, 'a')"),
-			extended("UPDATE t SET b = b || 'x'")...), ends: 2},
-		q("INSERT INTO t VALUES (2, 'a')", "UPDATE t SET b = b || 'y'", "SELECT 1"),
-	}},
-	{name: "savepoints and errors", steps: []scriptStep{
-		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("SAVEPOINT s"),
-		q("INSERT INTO t VALUES (1, 'twice')"), q("SELECT 1"), q("ROLLBACK TO s"),
-		q("INSERT INTO t VALUES (2, 'b')"), q("COMMIT"),
-	}},
-	{name: "rollback", steps: []scriptStep{
-		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("ROLLBACK"), x("BEGIN"),
-		x("INSERT INTO t VALUES (1, 'a')"), x("ROLLBACK"), q("BEGIN"), q("SELECT 1/0"),
-		q("COMMIT"),
-	}},
-	{name: "settings in a transaction", steps: []scriptStep{
-		q("BEGIN"), q("SET LOCAL work_mem = '6MB'"), q("SET app.x = '1'"), q("SHOW work_mem"),
-		q("COMMIT"), q("SHOW app.x"), q("BEGIN"), q("SET app.x = '2'"), q("ROLLBACK"),
-		q("SHOW app.x"),
-	}},
-	{name: "prepared inside", steps: []scriptStep{
-		q("BEGIN"), {send: pgwire.AppendSync(pgwire.AppendParse(nil, "p",
-			"INSERT INTO t VALUES ($1, 'p')", []uint32{23})), ends: 1},
-		{send: bindRun("p", "1"), ends: 1}, {send: bindRun("p", "2"), ends: 1},
-		q("PREPARE s AS SELECT count(*) FROM t"), q("EXECUTE s"), q("DEALLOCATE s"),
-		{send: pgwire.AppendSync(pgwire.AppendClose(nil, 'S', "p")), ends: 1}, q("COMMIT"),
-	}},
-	{name: "unnamed statement of before", steps: []scriptStep{
-		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "", "SELECT 7", nil)), ends: 1},
-		x("BEGIN"), x("SELECT 8"), {send: bindRun(""), ends: 1}, x("COMMIT"),
-	}},
-	{name: "portals", steps: []scriptStep{
-		q("BEGIN"), {send: portal("c", "SELECT * FROM generate_series(1, 7)", 3), typ: 's'},
-		{send: pgwire.AppendFlush(pgwire.AppendExecute(nil, "c", 3)), typ: 's'},
-		{send: pgwire.AppendSync(pgwire.AppendExecute(nil, "c", 0)), ends: 1},
-		q("DECLARE d CURSOR FOR SELECT * FROM generate_series(1, 5)"), q("FETCH 2 FROM d"),
-		q("FETCH 2 FROM d"), q("COMMIT"),
-	}},
-	{name: "flushed without a Sync", steps: []scriptStep{
-		flushed("INSERT INTO t VALUES (1, 'a')"), flushed("SELECT * FROM t"),
-		{send: pgwire.AppendSync(nil), ends: 1},
-	}},
-	{name: "copy out", steps: []scriptStep{
-		q("COPY (SELECT i FROM generate_series(1, 20) AS i) TO STDOUT"),
-		q("BEGIN"), q("COPY (VALUES (1), (2)) TO STDOUT"), q("COMMIT"),
-	}, allow: "08007"}, // COPY outside a block may do anything, as far as is known
-	{name: "copy in, in a transaction", steps: []scriptStep{
-		q("BEGIN"), {send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},
-		{send: copyData("1\ta", "2\tb", "3\tc"), ends: 1}, q("SELECT count(*) FROM t"), q("COMMIT"),
-	}},
-	{name: "wide rows", steps: []scriptStep{
-		q("BEGIN"), q("SELECT i, repeat(i::text, 30000) FROM generate_series(1, 3) AS i"),
-		q("COMMIT"),
-	}},
-	{name: "errors in a pipeline", steps: []scriptStep{
-		{send: append(extended("BEGIN", "INSERT INTO t VALUES (1, 'a')"),
-			append(extended("SELECT 1/0", "SELECT 2"), extended("ROLLBACK")...)...), ends: 3},
-	}},
-}
-
-// bindRun runs a prepared statement with text parameters.
-func bindRun(name string, args ...string) []byte {
-	out := pgwire.AppendBind(nil, "", name, args...)
-	out = pgwire.AppendDescribe(out, 'P', "")
-	return pgwire.AppendSync(pgwire.AppendExecute(out, "", 0))
-}
-
-// portal opens a portal and asks for the first rows.
-func portal(name, sql string, rows uint32) []byte {
-	out := pgwire.AppendParse(nil, "", sql, nil)
-	out = pgwire.AppendBind(out, name, "")
-	return pgwire.AppendFlush(pgwire.AppendExecute(out, name, rows))
-}
 
 // play has the conversation and returns what the client saw: messages with their contents, errors
 // by their SQLSTATE, without what comes asynchronously.
@@ -192,80 +47,166 @@ func (w *raw) play(steps []scriptStep) []string {
 	return seen
 }
 
-// cutter counts the messages of a conversation and cuts the line at one of them, once.
+// fault is what happens to a session's backend, or to its server.
+type fault struct {
+	name    string
+	cuts    bool       // the connection is cut at the message
+	happens func(*rig) // at the message
+}
+
+var (
+	faultCut   = &fault{name: "connection cut", cuts: true}
+	faultCrash = &fault{name: "kill -9", cuts: true, happens: (*rig).change}
+	faultStop  = &fault{name: "immediate shutdown", happens: func(r *rig) {
+		r.server.Stop("immediate")
+		r.proxy.Cut(r.epoch)
+		r.server.Start()
+		next := r.server.NextXID()
+		r.lead(next, next)
+	}}
+	faultSwitchover = &fault{name: "switchover", happens: func(r *rig) {
+		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+		defer cancel()
+		r.proxy.Drain(ctx, r.epoch)
+		r.proxy.Cut(r.epoch)
+		r.server.Stop("fast")
+		r.server.Start()
+		next := r.server.NextXID()
+		r.lead(next, next)
+	}}
+	faultLease = &fault{name: "lease lost and regained", happens: func(r *rig) {
+		r.lease.Set(-time.Second, -time.Second)
+		time.Sleep(30 * time.Millisecond) // the fault itself
+		r.lease.Set(time.Hour, time.Hour)
+	}}
+)
+
+// cutter counts the messages of a conversation and stops at one of them, once.
 type cutter struct {
-	mu      sync.Mutex
-	at      int // -1 never
-	seen    int
-	toward  bool // count those to the server
-	didCut  bool
-	stopped bool
+	mu     sync.Mutex
+	at     int // -1 never
+	seen   int
+	toward bool // count those to the server
+	cuts   bool
+	isHit  bool
+	hit    chan struct{} // closed when the fault has come
 }
 
 func (c *cutter) watch(toServer bool) func(byte, []byte) bool {
 	return func(byte, []byte) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.stopped || c.didCut || toServer != c.toward {
+		if c.isHit || toServer != c.toward {
 			return true
 		}
 		c.seen++
-		c.didCut = c.seen-1 == c.at
-		return !c.didCut
+		if c.seen-1 != c.at {
+			return true
+		}
+		c.isHit = true
+		close(c.hit)
+		return !c.cuts
 	}
 }
 
 var onlyScript = flag.String("script", "", "run only this script")
 
+// stage is a proxy before a server, for one conversation after the other.
+type stage struct {
+	*rig
+	admin *pgconn.PgConn
+}
+
+func newStage(t *testing.T, change func(*proxy.Config)) *stage {
+	t.Helper()
+	s := &stage{rig: newRig(t, func(c *proxy.Config) {
+		c.KeepAlive = time.Hour
+		if change != nil {
+			change(c)
+		}
+	})}
+	s.admin = s.connect("")
+	exec(t, s.admin, "CREATE TABLE t (a int PRIMARY KEY, b text)")
+	return s
+}
+
+// heard is what came of a conversation.
+type heard struct {
+	seen  []string
+	table string
+	sent  int  // messages in the direction that was counted
+	hit   bool // the fault has come
+}
+
+// run has the conversation, with a fault at the message with that number in that direction; -1 is
+// none.
+func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
+	s.t.Helper()
+	exec(s.t, s.admin, "TRUNCATE t")
+	c := &cutter{at: at, toward: toward, cuts: f.cuts, hit: make(chan struct{})}
+	w := hijack(s.t, s.connect(""))
+	s.line.Watch(c.watch(true), c.watch(false))
+	over := make(chan struct{})
+	var work sync.WaitGroup
+	if f.happens != nil {
+		work.Go(func() {
+			select {
+			case <-c.hit:
+				f.happens(s.rig)
+			case <-over:
+			}
+		})
+	}
+	h := heard{seen: w.play(sc.steps)}
+	close(over)
+	work.Wait()
+	s.line.Watch(nil, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = w.c.Close()
+	h.sent, h.hit = c.seen, c.isHit
+	h.table = exec(s.t, s.admin, "SELECT string_agg(a || b, ',' ORDER BY a) FROM t")
+	return h
+}
+
 // TestCutAnywhere cuts the connection to the server at every message of a conversation, in both
 // directions. The client must see what it sees without a cut, and the tables must be the same: or
 // it is told an error that the script allows (DESIGN.md I17, I18).
 func TestCutAnywhere(t *testing.T) {
-	r := newRig(t, func(c *proxy.Config) { c.KeepAlive = time.Hour })
-	r.server.Exec("ALTER ROLE app SET log_statement = 'none'")
-	admin := r.connect("")
-	exec(t, admin, "CREATE TABLE t (a int PRIMARY KEY, b text)")
-	run := func(sc script, at int, toward bool) (seen []string, table string, n int, cut bool) {
-		exec(t, admin, "TRUNCATE t")
-		c := &cutter{at: at, toward: toward}
-		w := hijack(t, r.connect(""))
-		r.line.Watch(c.watch(true), c.watch(false))
-		seen = w.play(sc.steps)
-		c.mu.Lock()
-		c.stopped = true
-		c.mu.Unlock()
-		r.line.Watch(nil, nil)
-		_ = w.c.Close()
-		table = exec(t, admin, "SELECT string_agg(a || b, ',' ORDER BY a) FROM t")
-		return seen, table, c.seen, c.didCut
-	}
+	s := newStage(t, nil)
 	cells := 0
-	for _, sc := range scripts {
+	for i := range scripts {
+		sc := &scripts[i]
 		if *onlyScript != "" && *onlyScript != sc.name {
 			continue
 		}
-		want, wantTable, _, _ := run(sc, -1, true)
-		if strings.Contains(strings.Join(want, " "), "gone") {
-			t.Fatalf("%s: %s", sc.name, want)
-		}
 		for _, toward := range []bool{true, false} {
-			_, _, n, _ := run(sc, -1, toward)
-			for at := range n {
-				got, table, _, cut := run(sc, at, toward)
+			want := s.run(sc, faultCut, -1, toward)
+			if strings.Contains(strings.Join(want.seen, " "), "gone") {
+				t.Fatalf("%s: %s", sc.name, want.seen)
+			}
+			for at := range want.sent {
+				got := s.run(sc, faultCut, at, toward)
 				cells++
-				if !cut {
-					continue
-				}
-				if diff := difference(want, got); diff != "" && !sc.mayEnd(got) {
-					t.Errorf("%s: cut at %d of %d, to the server %v: %s", sc.name, at, n, toward, diff)
-				} else if diff == "" && table != wantTable {
-					t.Errorf("%s: cut at %d of %d, to the server %v: table %q, want %q", sc.name, at,
-						n, toward, table, wantTable)
+				if diff := sc.judge(want, got); got.hit && diff != "" {
+					t.Errorf("%s: cut at %d of %d, to the server %v: %s", sc.name, at, want.sent,
+						toward, diff)
 				}
 			}
 		}
 	}
 	t.Logf("%d cells", cells)
+}
+
+// judge tells what is wrong with what was heard.
+func (s *script) judge(want, got heard) string {
+	switch diff := difference(want.seen, got.seen); {
+	case diff != "" && !s.mayEnd(got.seen):
+		return diff
+	case diff == "" && want.table != got.table:
+		return fmt.Sprintf("table %q, want %q", got.table, want.table)
+	}
+	return ""
 }
 
 func (s *script) mayEnd(got []string) bool {

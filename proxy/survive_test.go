@@ -1,0 +1,166 @@
+package proxy_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+
+	"holdfast/proxy"
+)
+
+var (
+	surviveSample = flag.Int("survive.sample", 3,
+		"faults that restart the server: how many messages of a conversation each is tried at; 0: all")
+	surviveSeed = flag.Uint64("survive.seed", 1, "seed of the sample")
+	surviveOut  = flag.String("survive.out", "", "file to write the table to")
+)
+
+// guards are the modes that the table has.
+var guards = []string{proxy.GuardAll, proxy.GuardExplicit, proxy.GuardOff}
+
+// tally is what became of the conversations of a cell.
+type tally struct {
+	tried, kept int
+	codes       map[string]int
+}
+
+func (c *tally) String() string {
+	if c.tried == 0 {
+		return "-"
+	}
+	if c.kept == c.tried {
+		return fmt.Sprintf("kept (%d)", c.tried)
+	}
+	var parts []string
+	for code, n := range c.codes {
+		parts = append(parts, fmt.Sprintf("%s: %d", code, n))
+	}
+	sort.Strings(parts)
+	return fmt.Sprintf("kept %d of %d, %s", c.kept, c.tried, strings.Join(parts, ", "))
+}
+
+// TestWhatSurvives runs every conversation against every fault in every guard mode. A client must
+// see what it sees without a fault, or one of the honest errors: 40001 only where nothing of what
+// it is told about was done, 08007 only where the mode leaves it unknown. No session is lost.
+func TestWhatSurvives(t *testing.T) {
+	faults := []*fault{faultCut, faultLease, faultCrash, faultStop, faultSwitchover}
+	rng := rand.New(rand.NewPCG(*surviveSeed, 0))
+	table := map[string]map[string]*tally{}
+	for _, guard := range guards {
+		s := newStage(t, func(c *proxy.Config) { c.CommitGuard = guard })
+		for _, f := range faults {
+			for i := range scripts {
+				sc := &scripts[i]
+				if *onlyScript != "" && *onlyScript != sc.name {
+					continue
+				}
+				cell := s.tally(sc, f, guard, rng)
+				if table[sc.name] == nil {
+					table[sc.name] = map[string]*tally{}
+				}
+				table[sc.name][f.name+"/"+guard] = cell
+			}
+		}
+	}
+	text := surviveTable(faults, table)
+	t.Log("\n" + text)
+	if *surviveOut != "" {
+		if err := os.WriteFile(filepath.FromSlash(*surviveOut), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// tally tries a fault at messages of a conversation.
+func (s *stage) tally(sc *script, f *fault, guard string, rng *rand.Rand) *tally {
+	s.t.Helper()
+	cell := &tally{codes: map[string]int{}}
+	for _, toward := range []bool{true, false} {
+		want := s.run(sc, f, -1, toward)
+		for _, at := range sample(want.sent, f, rng) {
+			got := s.run(sc, f, at, toward)
+			if !got.hit {
+				continue
+			}
+			cell.tried++
+			diff := difference(want.seen, got.seen)
+			if diff == "" && want.table == got.table {
+				cell.kept++
+				continue
+			}
+			code := honest(got.seen, guard)
+			if diff == "" || code == "" {
+				s.t.Errorf("%s: %s at %d of %d, to the server %v, guard %s, seed %d: %s; table %q "+
+					"instead of %q", sc.name, f.name, at, want.sent, toward, guard, *surviveSeed, diff,
+					got.table, want.table)
+			}
+			cell.codes[code]++
+		}
+	}
+	return cell
+}
+
+// sample picks the messages that a fault is tried at.
+func sample(n int, f *fault, rng *rand.Rand) []int {
+	all := rng.Perm(n)
+	if slow := f != faultCut && f != faultLease; *surviveSample > 0 {
+		most := *surviveSample
+		if !slow {
+			most *= 4
+		}
+		all = all[:min(len(all), most)]
+	}
+	return all
+}
+
+// honest is the error that a client was told, if it is one that it may be told in that mode.
+func honest(seen []string, guard string) string {
+	for _, m := range seen {
+		switch {
+		case strings.HasPrefix(m, "gone"):
+			return ""
+		case m == "E 40001":
+			return "40001"
+		case m == "E 08007" && guard != proxy.GuardAll:
+			return "08007"
+		}
+	}
+	return ""
+}
+
+// surviveTable is the document.
+func surviveTable(faults []*fault, table map[string]map[string]*tally) string {
+	var b strings.Builder
+	b.WriteString("# What survives\n\nWritten by `make survives` from what it saw on a real server: " +
+		"each conversation below, with each fault\nat its messages, one at a time, in both " +
+		"directions. *kept (n)*: in all n cases the client saw, to the byte, what\nit sees without " +
+		"a fault, and the tables are the same. Errors are counted by SQLSTATE: 40001 surely " +
+		"nothing was\ndone, repeat it; 08007 nobody can know. No case may lose the session, or be " +
+		"answered wrongly: the test\nfails then. The conversations are in proxy/scripts_test.go.\n")
+	var names []string
+	for i := range scripts {
+		if table[scripts[i].name] != nil {
+			names = append(names, scripts[i].name)
+		}
+	}
+	for _, guard := range guards {
+		fmt.Fprintf(&b, "\n## `commit_guard: %s`\n\n| conversation |", guard)
+		for _, f := range faults {
+			fmt.Fprintf(&b, " %s |", f.name)
+		}
+		b.WriteString("\n| --- |" + strings.Repeat(" --- |", len(faults)) + "\n")
+		for _, name := range names {
+			fmt.Fprintf(&b, "| %s |", name)
+			for _, f := range faults {
+				fmt.Fprintf(&b, " %s |", table[name][f.name+"/"+guard])
+			}
+			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
