@@ -44,6 +44,8 @@ func (c Config) proxyConfig() proxy.Config {
 		SecretTTL:          p.SecretTTL,
 		LookupUser:         p.LookupUser,
 		ShutdownTimeout:    p.ShutdownTimeout,
+		TLS:                proxy.ClientTLS(p.TLS),
+		ServerTLS:          proxy.ServerTLS(p.ServerTLS),
 	}
 }
 

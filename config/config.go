@@ -161,4 +161,24 @@ type Proxy struct {
 	LookupUser string        `mapstructure:"lookup_user"`
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
 	LookupPasswordFile string `mapstructure:"lookup_password_file"`
+
+	TLS       ClientTLS `mapstructure:"tls"`
+	ServerTLS ServerTLS `mapstructure:"server_tls"`
+}
+
+// ClientTLS is TLS to clients.
+type ClientTLS struct {
+	Mode         string `mapstructure:"mode" oneof:"off|allow|require"`
+	CertFile     string `mapstructure:"cert_file"`
+	KeyFile      string `mapstructure:"key_file"`
+	ClientCAFile string `mapstructure:"client_ca_file"`
+	MinVersion   string `mapstructure:"min_version" oneof:"1.2|1.3"`
+}
+
+// ServerTLS is TLS to PostgreSQL; the modes are those of libpq's sslmode.
+type ServerTLS struct {
+	Mode     string `mapstructure:"mode" oneof:"disable|prefer|require|verify-ca|verify-full"`
+	CAFile   string `mapstructure:"ca_file"`
+	CertFile string `mapstructure:"cert_file"`
+	KeyFile  string `mapstructure:"key_file"`
 }

@@ -56,6 +56,8 @@ func Default() Config {
 			CommitGuard:        px.CommitGuard,
 			SecretTTL:          px.SecretTTL,
 			LookupUser:         px.LookupUser,
+			TLS:                ClientTLS(px.TLS),
+			ServerTLS:          ServerTLS(px.ServerTLS),
 		},
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},

@@ -66,6 +66,9 @@ type Config struct {
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
 	ShutdownTimeout time.Duration
+
+	TLS       ClientTLS
+	ServerTLS ServerTLS
 }
 
 // DefaultConfig returns the defaults.
@@ -88,6 +91,8 @@ func DefaultConfig() Config {
 		SecretTTL:          10 * time.Second,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
+		TLS:                ClientTLS{Mode: TLSOff, MinVersion: "1.2"},
+		ServerTLS:          ServerTLS{Mode: SSLDisable},
 	}
 }
 
@@ -133,5 +138,7 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("proxy.commit_guard: %q is not one of explicit, off",
 			c.CommitGuard))
 	}
+	errs = append(errs, c.TLS.validate()...)
+	errs = append(errs, c.ServerTLS.validate()...)
 	return errors.Join(errs...)
 }

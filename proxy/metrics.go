@@ -18,6 +18,8 @@ type metrics struct {
 	gateClosed       prometheus.Counter
 	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
+	tlsHandshakes    *prometheus.CounterVec
+	tlsReloads       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -65,11 +67,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max."),
+		tlsHandshakes: vec("tls_handshakes_total", "TLS handshakes with clients.", "result",
+			"ok", "failed"),
+		tlsReloads: vec("tls_reloads_total", "Times that files of TLS were read again.",
+			"result", "ok", "failed"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows)
+			m.resets, m.journalOverflows, m.tlsHandshakes, m.tlsReloads)
 	}
 	return m
 }

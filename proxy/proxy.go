@@ -63,6 +63,9 @@ type Proxy struct {
 	watch     leaseWatch
 	watchDone chan struct{}
 
+	tls      *tlsStore
+	tlsWatch sync.WaitGroup
+
 	loops    []*loop
 	nextLoop atomic.Uint32
 	looping  sync.WaitGroup
@@ -92,6 +95,10 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	p.cache = newSecretCache(p)
 	if p.secrets == nil {
 		p.secrets = p.cache
+	}
+	var err error
+	if p.tls, err = newTLSStore(p); err != nil {
+		return nil, err
 	}
 	if cfg.SourceAddr != "" {
 		ip := net.ParseIP(cfg.SourceAddr)
@@ -124,6 +131,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	p.watchDone = make(chan struct{})
 	go p.runWatch()
+	p.tlsWatch.Go(func() { p.tls.run(p.ctx.Done()) })
 	for _, l := range p.listeners {
 		p.work.Add(1)
 		go p.runAccept(l)
@@ -258,6 +266,10 @@ func (p *Proxy) remove(s *session) {
 	p.metrics.sessions.Set(float64(len(p.sessions)))
 }
 
+// Reload reads the files of TLS again. Connections keep what they began with; if the files are bad
+// nothing changes, and the error says why.
+func (p *Proxy) Reload() error { return p.tls.reload(true) }
+
 // Stats returns how many sessions there are, and how many of them wait for a primary.
 func (p *Proxy) Stats() (sessions, held int) {
 	p.mu.Lock()
@@ -332,6 +344,7 @@ func (p *Proxy) Close() error {
 	if p.watchDone != nil {
 		<-p.watchDone
 	}
+	p.tlsWatch.Wait()
 	p.stopLoops()
 	return nil
 }

@@ -49,12 +49,14 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", zap.String("warning", w))
 	}
-	ctx, stop := catchSignals(ctx, log)
+	var built atomic.Pointer[node]
+	ctx, stop := catchSignals(ctx, log, func() { built.Load().reloadTLS() })
 	defer stop()
 	n, err := newNode(cfg, log)
 	if err != nil {
 		return err
 	}
+	built.Store(n)
 	if err := n.start(ctx); err != nil {
 		n.close()
 		return err
@@ -72,7 +74,9 @@ func (c ServeCommand) Run(ctx context.Context) error {
 // catchSignals ends the context with the first SIGTERM or SIGINT and gives the next its usual
 // effect, so that somebody who cannot wait for the sessions need not find SIGKILL. SIGHUP, which a
 // closed terminal or a rotation of logs sends, must not end a node and cut all its sessions.
-func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+// It makes the node read its certificates again, and nothing else.
+func catchSignals(ctx context.Context, log *zap.Logger, reload func(),
+) (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop)
 	hangup, done := make(chan os.Signal, 1), make(chan struct{})
@@ -82,8 +86,9 @@ func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()
 		for {
 			select {
 			case <-hangup:
-				log.Warn("SIGHUP does nothing: the configuration is read at the start only, " +
-					"restart to change it")
+				log.Warn("SIGHUP reads the files of TLS to clients and to PostgreSQL again: the " +
+					"configuration is read at the start only, restart to change it")
+				reload()
 			case <-done:
 				return
 			}
@@ -181,6 +186,13 @@ func (n *node) buildElection() error {
 		return s
 	}, n.cfg.Synchronous)
 	return nil
+}
+
+// reloadTLS reads the proxy's files of TLS again; it logs what is wrong with them.
+func (n *node) reloadTLS() {
+	if n != nil && n.proxy != nil {
+		_ = n.proxy.Reload()
+	}
 }
 
 // start launches the roles in the order in which they need each other.
