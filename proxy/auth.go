@@ -32,7 +32,10 @@ func (d *door) authenticate(ctx context.Context, user string) (pgwire.Credential
 	cred, err = d.scram(sc)
 	if err != nil {
 		var pe *pgwire.Error
-		if errors.As(err, &pe) || errors.Is(err, errClientGone) {
+		if errors.As(err, &pe) {
+			return cred, fatal(pe)
+		}
+		if errors.Is(err, errClientGone) {
 			return cred, err
 		}
 		p.log.Debug("authentication failed", zap.String("user", user), zap.Error(err))
@@ -45,7 +48,8 @@ func (d *door) authenticate(ctx context.Context, user string) (pgwire.Credential
 
 func (d *door) scram(sc *pgwire.ScramServer) (pgwire.Credentials, error) {
 	var cred pgwire.Credentials
-	out := pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")
+	sc.Bind(d.binding)
+	out := pgwire.AppendAuthSASL(nil, sc.Mechanisms()...)
 	if _, err := d.conn.Write(out); err != nil {
 		return cred, errClientGone
 	}
@@ -57,9 +61,8 @@ func (d *door) scram(sc *pgwire.ScramServer) (pgwire.Credentials, error) {
 	if err != nil {
 		return cred, err
 	}
-	if mech != "SCRAM-SHA-256" {
-		return cred, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-			"client selected an invalid SASL authentication mechanism"))
+	if err := sc.Choose(mech); err != nil {
+		return cred, err
 	}
 	reply, err := sc.First(first)
 	if err != nil {

@@ -43,7 +43,7 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 	default:
 		ctx, done := context.WithTimeout(ctx, 10*time.Second)
 		defer done()
-		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialer.DialContext)
+		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialCancel)
 		if err != nil {
 			p.log.Info("cancel request could not be passed on", zap.Error(err))
 		}

@@ -100,3 +100,43 @@ func (c *CA) write(file, kind string, der []byte) string {
 	}
 	return path
 }
+
+// UseTLS restarts the server with that certificate, and an authority for those of clients.
+func (s *Server) UseTLS(certFile, keyFile, caFile string) {
+	s.t.Helper()
+	for name, from := range map[string]string{"server.crt": certFile, "server.key": keyFile,
+		"ca.crt": caFile} {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		to := filepath.Join(s.dir, name)
+		if err := os.WriteFile(to, text, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		if s.cred != nil {
+			if err := os.Chown(to, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+	}
+	s.Configure("ssl=on", "ssl_ca_file='ca.crt'")
+}
+
+// Configure restarts the server with settings besides those it has.
+func (s *Server) Configure(settings ...string) {
+	s.t.Helper()
+	path := filepath.Join(s.dir, "port.conf")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, line := range settings {
+		text = append(text, line+"\n"...)
+	}
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Stop("fast")
+	s.Start()
+}
