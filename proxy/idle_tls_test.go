@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	osexec "os/exec"
@@ -66,6 +67,7 @@ func TestIdleTLSSessions(t *testing.T) {
 		Lease: proxytest.NewLease(time.Hour)})
 	cfg := proxy.DefaultConfig()
 	cfg.Listen = []string{"127.0.0.1:0"}
+	cfg.KeepAlive = time.Second // as often as this, what crypto/tls keeps is given back
 	cfg.TLS.Mode, cfg.TLS.CertFile, cfg.TLS.KeyFile = proxy.TLSRequire, cert, key
 	p, err := proxy.New(cfg, proxy.Deps{Topology: topo, Secrets: staticSecrets(secret),
 		Log: zap.NewNop()})
@@ -83,8 +85,13 @@ func TestIdleTLSSessions(t *testing.T) {
 		if line := readLine(t, out); line != "ready" {
 			t.Fatal(line)
 		}
-		debug.FreeOSMemory() // as Proxy.trim does after a wave of logins
-		return residentBytes(t)
+		least := math.MaxInt
+		for until := time.Now().Add(4 * cfg.KeepAlive); time.Now().Before(until); {
+			time.Sleep(100 * time.Millisecond)
+			debug.FreeOSMemory() // as Proxy.trim does after a wave of logins
+			least = min(least, residentBytes(t))
+		}
+		return least
 	}
 	first := wave() // with all that is made once
 	each := (wave() - first) / idleSessions
@@ -147,7 +154,8 @@ func TestIdlePeers(t *testing.T) {
 				fmt.Println(err)
 				return
 			}
-			if _, err := c.Exec(context.Background(), "SELECT 1").ReadAll(); err != nil {
+			sql := "SELECT 1 --" + strings.Repeat("x", 20<<10) // in the largest records there are
+			if _, err := c.Exec(context.Background(), sql).ReadAll(); err != nil {
 				fmt.Println(err)
 				return
 			}

@@ -134,7 +134,7 @@ func TestTLSBuffersAreFound(t *testing.T) {
 		t.Fatalf("%d bytes are kept before", before)
 	}
 	link.trim()
-	if after := size(); after > 2*tlsTrimBytes {
+	if after := size(); after > 4<<10 {
 		t.Errorf("%d bytes are kept", after)
 	}
 	go func() { _, _ = client.Write([]byte("again")) }()
