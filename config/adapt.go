@@ -46,6 +46,10 @@ func (c Config) proxyConfig() proxy.Config {
 		ShutdownTimeout:    p.ShutdownTimeout,
 		TLS:                proxy.ClientTLS(p.TLS),
 		ServerTLS:          proxy.ServerTLS(p.ServerTLS),
+		HBA:                p.HBA,
+		UserMaps:           p.UserMaps,
+		ServerUsersFile:    p.ServerUsersFile,
+		AuthFailuresMax:    p.AuthFailuresMax,
 	}
 }
 

@@ -164,6 +164,11 @@ type Proxy struct {
 
 	TLS       ClientTLS `mapstructure:"tls"`
 	ServerTLS ServerTLS `mapstructure:"server_tls"`
+
+	HBA             []string `mapstructure:"hba"`
+	UserMaps        []string `mapstructure:"user_maps"`
+	ServerUsersFile string   `mapstructure:"server_users_file"`
+	AuthFailuresMax int      `mapstructure:"auth_failures_max" min:"0"`
 }
 
 // ClientTLS is TLS to clients.

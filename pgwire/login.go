@@ -3,6 +3,7 @@ package pgwire
 import (
 	"bytes"
 	"crypto/md5" //nolint:gosec // the protocol's own
+	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -248,6 +249,12 @@ func (a *authenticator) send(body []byte) error {
 func MD5Secret(user, password string) string {
 	sum := md5.Sum([]byte(password + user))
 	return "md5" + hex.EncodeToString(sum[:])
+}
+
+// CheckMD5Secret tells whether a stored secret of the method md5 is that of the password.
+func CheckMD5Secret(secret, user string, password []byte) bool {
+	want := MD5Secret(user, string(password))
+	return subtle.ConstantTimeCompare([]byte(want), []byte(secret)) == 1
 }
 
 // MD5Response is the answer to AuthenticationMD5Password by who has the stored secret

@@ -116,6 +116,29 @@ var mockKey = func() []byte {
 	return k
 }()
 
+// MockScramSecret is the secret of a user that does not exist: no password fits it.
+func MockScramSecret(user string) ScramSecret {
+	return ScramSecret{
+		Iterations: scramIterations, Salt: mac(mockKey, user)[:16],
+		StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
+	}
+}
+
+// CheckPassword tells by ErrScramFailed that it is another password; it returns the ClientKey, with
+// which one can log in wherever the secret is stored.
+func (s ScramSecret) CheckPassword(password []byte) (clientKey []byte, err error) {
+	salted, err := saltPassword(string(password), s.Salt, s.Iterations)
+	if err != nil {
+		return nil, err
+	}
+	key := mac(salted, "Client Key")
+	sum := sha256.Sum256(key)
+	if subtle.ConstantTimeCompare(sum[:], s.StoredKey) != 1 {
+		return nil, ErrScramFailed
+	}
+	return key, nil
+}
+
 // ScramServer is the server's side of one SCRAM-SHA-256 exchange (RFC 5802, RFC 7677).
 type ScramServer struct {
 	secret ScramSecret
@@ -138,11 +161,7 @@ var errScramOrder = errors.New("scram: message out of order")
 // fails at the end, as with a wrong password.
 func NewScramServer(user string, secret ScramSecret, ok bool) *ScramServer {
 	if !ok {
-		salt := mac(mockKey, user)[:16]
-		secret = ScramSecret{
-			Iterations: scramIterations, Salt: salt,
-			StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
-		}
+		secret = MockScramSecret(user)
 	}
 	return &ScramServer{secret: secret, ok: ok}
 }

@@ -38,7 +38,7 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	}
 	s.loop = on
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := d.authenticate(authCtx, s.track.loginUser)
+	cred, err := d.authenticate(authCtx, loginOf(st))
 	cancel()
 	if err == nil {
 		s.cred = cred
@@ -54,6 +54,17 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	d.conn.handle((*clientSide)(s))
 	s.serve(ctx)
 	return true
+}
+
+// loginOf is who a client says it is; like in PostgreSQL the database is named as the user if the
+// client names none.
+func loginOf(st *pgwire.Startup) login {
+	who := login{}
+	who.user, _ = st.Get("user")
+	if who.database, _ = st.Get("database"); who.database == "" {
+		who.database = who.user
+	}
+	return who
 }
 
 // turnAway ends a connection that never became a session.

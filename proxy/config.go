@@ -69,6 +69,16 @@ type Config struct {
 
 	TLS       ClientTLS
 	ServerTLS ServerTLS
+
+	// HBA are rules like lines of pg_hba.conf; none is scram-sha-256 for everybody.
+	HBA []string
+	// UserMaps are lines like those of pg_ident.conf, for certificates.
+	UserMaps []string
+	// ServerUsersFile has role:password or role:md5hash, one a line, with which the proxy logs in
+	// to servers for clients that have given it nothing (trust, cert). Empty is none.
+	ServerUsersFile string
+	// AuthFailuresMax bounds failed logins in a minute from one address; 0 does not.
+	AuthFailuresMax int
 }
 
 // DefaultConfig returns the defaults.
@@ -93,6 +103,7 @@ func DefaultConfig() Config {
 		ShutdownTimeout:    10 * time.Second,
 		TLS:                ClientTLS{Mode: TLSOff, MinVersion: "1.2"},
 		ServerTLS:          ServerTLS{Mode: SSLDisable},
+		AuthFailuresMax:    600,
 	}
 }
 
@@ -140,5 +151,24 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.TLS.validate()...)
 	errs = append(errs, c.ServerTLS.validate()...)
+	errs = append(errs, c.validateAuth()...)
 	return errors.Join(errs...)
+}
+
+// validateAuth checks the rules about who may log in and how.
+func (c *Config) validateAuth() []error {
+	rules, err := parseHBA(c.HBA)
+	_, merr := parseUserMaps(c.UserMaps)
+	errs := []error{err, merr}
+	for _, r := range rules {
+		if r.needsCertificate() && (c.TLS.Mode == TLSOff || c.TLS.ClientCAFile == "") {
+			errs = append(errs, errors.New("proxy.tls.client_ca_file: needed by a rule of proxy.hba "+
+				"that asks for certificates"))
+			break
+		}
+	}
+	if c.AuthFailuresMax < 0 {
+		errs = append(errs, errors.New("proxy.auth_failures_max: must not be negative"))
+	}
+	return errs
 }

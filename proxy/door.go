@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 
 	"go.uber.org/zap"
 
@@ -22,6 +23,7 @@ type door struct {
 	tls     *tls.ConnectionState
 	binding []byte
 	peer    net.Addr
+	from    netip.Addr // not valid on a Unix socket
 }
 
 func newDoor(p *Proxy, c *sock, peer net.Addr) *door {

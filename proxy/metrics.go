@@ -20,6 +20,7 @@ type metrics struct {
 	journalOverflows prometheus.Counter
 	tlsHandshakes    *prometheus.CounterVec
 	tlsReloads       *prometheus.CounterVec
+	authFailures     *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -44,7 +45,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Client sessions.",
 		}),
 		refused: vec("refused_total", "Connections refused by a limit.", "limit",
-			"sessions_max", "connections"),
+			"sessions_max", "connections", "auth_failures"),
 		sessionErrors: vec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
 		losses: vec("backend_losses_total", "Backends lost under a session.", "state",
@@ -71,11 +72,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"ok", "failed"),
 		tlsReloads: vec("tls_reloads_total", "Times that files of TLS were read again.",
 			"result", "ok", "failed"),
+		authFailures: vec("auth_failures_total", "Failed logins, by the method of the rule.",
+			"method", methodScram, methodMD5, methodPassword, methodCert),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows, m.tlsHandshakes, m.tlsReloads)
+			m.resets, m.journalOverflows, m.tlsHandshakes, m.tlsReloads,
+			m.authFailures)
 	}
 	return m
 }

@@ -63,6 +63,9 @@ type Proxy struct {
 	watch     leaseWatch
 	watchDone chan struct{}
 
+	hba      []hbaRule
+	userMaps []userMap
+	guesses  *guesses
 	tls      *tlsStore
 	tlsWatch sync.WaitGroup
 
@@ -96,8 +99,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	if p.secrets == nil {
 		p.secrets = p.cache
 	}
-	var err error
-	if p.tls, err = newTLSStore(p); err != nil {
+	if err := p.prepareAuth(); err != nil {
 		return nil, err
 	}
 	if cfg.SourceAddr != "" {
@@ -110,6 +112,19 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	}
 	p.dialer.KeepAlive = 15 * time.Second
 	return p, nil
+}
+
+// prepareAuth reads the rules, and the files that handshakes and logins need.
+func (p *Proxy) prepareAuth() (err error) {
+	if p.hba, err = parseHBA(p.cfg.HBA); err != nil {
+		return err
+	}
+	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
+		return err
+	}
+	p.guesses = newGuesses(p.cfg.AuthFailuresMax)
+	p.tls, err = newTLSStore(p)
+	return err
 }
 
 // Start listens and serves until Close. ctx ending has the effect of Close without waiting.

@@ -70,7 +70,8 @@ type tlsSettings struct {
 	client *tls.Config // nil: off
 	// binding is the certificate's hash for tls-server-end-point; nil if it has none.
 	binding []byte
-	server  *tls.Config // nil: disabled
+	server  *tls.Config       // nil: disabled
+	users   map[string]string // of Config.ServerUsersFile
 }
 
 // tlsStore reads the files of both sides, and reads them again when they change. What cannot be
@@ -147,7 +148,7 @@ func (t *tlsStore) look() map[string]fileStamp {
 	c, s := &t.cfg.TLS, &t.cfg.ServerTLS
 	out := make(map[string]fileStamp)
 	for _, path := range []string{c.CertFile, c.KeyFile, c.ClientCAFile, s.CAFile, s.CertFile,
-		s.KeyFile} {
+		s.KeyFile, t.cfg.ServerUsersFile} {
 		if info, err := os.Stat(path); path != "" && err == nil {
 			st := fileStamp{at: info.ModTime(), size: info.Size()}
 			if sys, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -180,13 +181,19 @@ func loadTLS(cfg *Config) (*tlsSettings, error) {
 	if err := out.loadServer(&cfg.ServerTLS); err != nil {
 		return nil, fmt.Errorf("proxy.server_tls: %w", err)
 	}
+	var err error
+	if out.users, err = loadUsers(cfg.ServerUsersFile); err != nil {
+		return nil, fmt.Errorf("proxy.server_users_file: %w", err)
+	}
 	return out, nil
 }
 
-// CheckFiles tells what is wrong with the files of TLS to clients, and to PostgreSQL.
-func (c Config) CheckFiles() (client, server error) {
+// CheckFiles tells what is wrong with the files of TLS to clients, and to PostgreSQL, and with that
+// of the roles.
+func (c Config) CheckFiles() (client, server, users error) {
 	var s tlsSettings
-	return s.loadClient(&c.TLS), s.loadServer(&c.ServerTLS)
+	_, users = loadUsers(c.ServerUsersFile)
+	return s.loadClient(&c.TLS), s.loadServer(&c.ServerTLS), users
 }
 
 // loadClient makes the settings towards clients. No session tickets, as in PostgreSQL: drivers do
