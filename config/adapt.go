@@ -25,6 +25,7 @@ func (c Config) ProxyConfig() (proxy.Config, error) {
 func (c Config) proxyConfig() proxy.Config {
 	p := c.Proxy
 	return proxy.Config{
+		NodeName:           c.Name,
 		Listen:             p.Listen,
 		SourceAddr:         p.SourceAddr,
 		SessionsMax:        p.SessionsMax,

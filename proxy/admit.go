@@ -56,6 +56,14 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	return true
 }
 
+// cancelKeyBytes is the length of a cancel key: 32 bytes, as PostgreSQL has it, from protocol 3.2 on.
+func cancelKeyBytes(protocol uint32) int {
+	if protocol >= pgwire.Protocol32 {
+		return 32
+	}
+	return 4
+}
+
 // loginOf is who a client says it is; like in PostgreSQL the database is named as the user if the
 // client names none.
 func loginOf(st *pgwire.Startup) login {
@@ -93,6 +101,7 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	s := &session{
 		proxy: p, client: conn, login: st.Params, conf: true,
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
+		key: make([]byte, cancelKeyBytes(st.Protocol)),
 	}
 	return s, p.add(s)
 }

@@ -17,7 +17,9 @@ const (
 
 // Config is what a Proxy needs to know. The zero value is not usable; start from DefaultConfig.
 type Config struct {
-	// Listen are the addresses that clients connect to, host:port.
+	// NodeName is this node's name in the group, which Peers know it by; empty if there are none.
+	NodeName string
+	// Listen are the addresses that clients connect to: host:port, or the path of a Unix socket.
 	Listen []string
 	// SourceAddr is the local address that backend connections are made from; empty lets the
 	// kernel choose. PostgreSQL's rules admit proxies by this address.

@@ -24,6 +24,8 @@ type Deps struct {
 	// Secrets checks clients' passwords; nil asks the primary.
 	Secrets Secrets
 	Log     *zap.Logger
+	// Peers reaches the other nodes' proxies; nil if there are none.
+	Peers Peers
 	// Registerer gets the metrics; nil keeps them to the proxy.
 	Registerer prometheus.Registerer
 	// Listeners are used beside those of Config.Listen, for tests and socket activation.
@@ -63,6 +65,10 @@ type Proxy struct {
 	watch     leaseWatch
 	watchDone chan struct{}
 
+	tag      uint32 // of the node, in the ids of its sessions
+	peers    Peers
+	relaying chan struct{}
+
 	hba      []hbaRule
 	userMaps []userMap
 	guesses  *guesses
@@ -89,6 +95,8 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		ramp:      semaphore.NewWeighted(int64(cfg.RestoreConcurrency)),
 		sessions:  make(map[uint32]*session),
 		listeners: deps.Listeners,
+		tag:       nodeTag(cfg.NodeName), peers: deps.Peers,
+		relaying: make(chan struct{}, relayedCancels),
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()
@@ -131,7 +139,7 @@ func (p *Proxy) prepareAuth() (err error) {
 func (p *Proxy) Start(ctx context.Context) error {
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	for _, addr := range p.cfg.Listen {
-		l, err := net.Listen("tcp", addr)
+		l, err := listen(addr)
 		if err != nil {
 			p.closeListeners()
 			p.cancel()
@@ -243,7 +251,6 @@ func (p *Proxy) clientDone() {
 
 // add registers a session and gives it an id and a cancel key.
 func (p *Proxy) add(s *session) error {
-	s.key = make([]byte, 4)
 	if _, err := rand.Read(s.key); err != nil {
 		return fmt.Errorf("make cancel key: %w", err)
 	}
@@ -259,15 +266,15 @@ func (p *Proxy) add(s *session) error {
 	if p.nextID == 0 {
 		var b [4]byte
 		_, _ = rand.Read(b[:])
-		p.nextID = binary.BigEndian.Uint32(b[:]) >> 1
+		p.nextID = binary.BigEndian.Uint32(b[:]) & sessionIDMask
 	}
 	for {
-		p.nextID++
-		if _, taken := p.sessions[p.nextID]; !taken && p.nextID != 0 {
+		p.nextID = (p.nextID + 1) & sessionIDMask
+		s.id = p.tag<<sessionIDBits | p.nextID
+		if _, taken := p.sessions[s.id]; !taken && p.nextID != 0 {
 			break
 		}
 	}
-	s.id = p.nextID
 	p.sessions[s.id] = s
 	p.logins.Add(1)
 	p.metrics.sessions.Set(float64(len(p.sessions)))

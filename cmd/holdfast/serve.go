@@ -112,6 +112,7 @@ type node struct {
 	agent    *election.PostgresAgent // nil without the postgres role
 	proxy    *proxy.Proxy            // nil without the proxy role
 	election *election.Node
+	source   lateSource // election, once it is made
 	topology *topology
 	http     *httpServer
 
@@ -148,13 +149,12 @@ func (n *node) buildProxy() error {
 		return err
 	}
 	n.proxy, err = proxy.New(pc, proxy.Deps{
-		Topology: n.topology, Log: n.log.Named("proxy"), Registerer: n.registry,
+		Topology: n.topology, Peers: latePeers{&n.source}, Log: n.log.Named("proxy"), Registerer: n.registry,
 	})
 	return err
 }
 
 func (n *node) buildElection() error {
-	source := &lateSource{}
 	deps := election.Deps{Log: n.log.Named("election"), Registerer: n.registry}
 	if n.cfg.Postgres.Enabled {
 		ac, err := n.cfg.AgentConfig()
@@ -162,7 +162,7 @@ func (n *node) buildElection() error {
 			return err
 		}
 		n.agent, err = election.NewPostgresAgent(ac, election.AgentDeps{
-			Source: source, Log: n.log.Named("agent"),
+			Source: &n.source, Log: n.log.Named("agent"),
 		})
 		if err != nil {
 			return err
@@ -170,7 +170,7 @@ func (n *node) buildElection() error {
 		deps.Agent = n.agent
 	}
 	if n.proxy != nil {
-		deps.Gate, deps.Stats = n.proxy, n.proxy.Stats
+		deps.Gate, deps.Stats, deps.Cancel = n.proxy, n.proxy.Stats, n.proxy.CancelHere
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {
@@ -180,7 +180,7 @@ func (n *node) buildElection() error {
 	if err != nil {
 		return err
 	}
-	source.set(n.election)
+	n.source.set(n.election)
 	registerSyncMetrics(n.registry, func() *election.State {
 		s, _ := n.election.State()
 		return s
