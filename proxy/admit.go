@@ -26,7 +26,7 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	}
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
 	d := newDoor(p, conn, nc.RemoteAddr())
-	st, err := d.startup(ctx)
+	st, kind, err := d.startup(ctx)
 	if err != nil || st == nil {
 		p.turnAway(d.conn, err)
 		return false
@@ -38,12 +38,16 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	}
 	s.loop = on
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := d.authenticate(authCtx, loginOf(st))
+	cred, err := d.authenticate(authCtx, loginOf(st, kind))
 	cancel()
 	if err == nil {
 		s.cred = cred
 		_ = d.conn.SetDeadline(time.Time{})
 		s.in.attach(d.conn, d.r.Buffered())
+		if kind != notReplication {
+			s.passThrough(ctx, kind)
+			return true
+		}
 		err = s.begin(ctx)
 	}
 	if err != nil {
@@ -56,7 +60,7 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	return true
 }
 
-// cancelKeyBytes is the length of a cancel key: 32 bytes, as PostgreSQL has it, from protocol 3.2 on.
+// cancelKeyBytes is the length of a cancel key; PostgreSQL's have 32 bytes from protocol 3.2 on.
 func cancelKeyBytes(protocol uint32) int {
 	if protocol >= pgwire.Protocol32 {
 		return 32
@@ -66,8 +70,8 @@ func cancelKeyBytes(protocol uint32) int {
 
 // loginOf is who a client says it is; like in PostgreSQL the database is named as the user if the
 // client names none.
-func loginOf(st *pgwire.Startup) login {
-	who := login{}
+func loginOf(st *pgwire.Startup, kind replication) login {
+	who := login{replication: kind == physicalReplication}
 	who.user, _ = st.Get("user")
 	if who.database, _ = st.Get("database"); who.database == "" {
 		who.database = who.user
@@ -89,10 +93,6 @@ func (p *Proxy) turnAway(conn net.Conn, err error) {
 // newSession registers a session within the limits.
 func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	user, _ := st.Get("user")
-	if repl, ok := st.Get("replication"); ok && repl != "false" && repl != "off" && repl != "0" {
-		return nil, pgwire.NewError(pgwire.CodeFeatureNotSupported,
-			"replication connections are not relayed")
-	}
 	if st.Negotiate != nil {
 		if _, err := conn.Write(st.Negotiate); err != nil {
 			return nil, errClientGone

@@ -36,9 +36,22 @@ func (d *door) isLocal() bool {
 	return ok
 }
 
-// startup reads up to the StartupMessage, TLS included. nil without an error is a connection that
-// is done.
-func (d *door) startup(ctx context.Context) (*pgwire.Startup, error) {
+// startup reads up to the StartupMessage, TLS included, and tells what kind of connection is asked
+// for. nil without an error is a connection that is done.
+func (d *door) startup(ctx context.Context) (*pgwire.Startup, replication, error) {
+	st, err := d.packets(ctx)
+	if err != nil || st == nil {
+		return nil, notReplication, err
+	}
+	if err := d.needsTLS(); err != nil {
+		return nil, notReplication, err
+	}
+	kind, err := replicationOf(st)
+	return st, kind, err
+}
+
+// packets reads what comes before authentication.
+func (d *door) packets(ctx context.Context) (*pgwire.Startup, error) {
 	first, err := d.r.Peek()
 	if err != nil {
 		return nil, errClientGone
@@ -62,7 +75,7 @@ func (d *door) startup(ctx context.Context) (*pgwire.Startup, error) {
 			d.proxy.cancelRequest(ctx, st.CancelPID, st.CancelKey)
 			return nil, nil
 		default:
-			return &st, d.needsTLS()
+			return &st, nil
 		}
 		if err != nil {
 			return nil, err

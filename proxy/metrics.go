@@ -21,6 +21,7 @@ type metrics struct {
 	tlsHandshakes    *prometheus.CounterVec
 	tlsReloads       *prometheus.CounterVec
 	authFailures     *prometheus.CounterVec
+	replication      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -74,12 +75,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"result", "ok", "failed"),
 		authFailures: vec("auth_failures_total", "Failed logins, by the method of the rule.",
 			"method", methodScram, methodMD5, methodPassword, methodCert),
+		replication: counter("replication_connections_total",
+			"Replication connections that were passed through."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.tlsHandshakes, m.tlsReloads,
-			m.authFailures)
+			m.authFailures, m.replication)
 	}
 	return m
 }
