@@ -29,7 +29,7 @@ var errTLSPending = errors.New("tls: the peer takes nothing")
 // tlsLink is a sock with TLS on it, for the relay as well as for goroutines that wait: the waiting
 // is the sock's, and tls.Conn is only ever used without. A read that is not ready leaves tls.Conn
 // as it was (notReady); a write that is not done would end it, so that ciphertext for which the
-// socket has no room waits here, and nothing more is encrypted until it is gone (DESIGN.md I17).
+// socket has no room waits here, and nothing more is encrypted until it is gone (DESIGN.md A1).
 //
 // One goroutine at a time reads, and one writes, as of a sock.
 type tlsLink struct {
