@@ -322,3 +322,21 @@ func TestTLSKeyUpdate(t *testing.T) {
 		t.Errorf("s_client says:\n%s", out)
 	}
 }
+
+// A peer that makes TLS answer and takes nothing does not make the answers pile up.
+func TestTLSPendingIsBounded(t *testing.T) {
+	link, _ := tlsPair(t)
+	if _, err := link.tryWrite(make([]byte, 4<<20)); !errors.Is(err, errAgain) {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 27) // a key update
+	var err error
+	for n := 0; err == nil; n++ {
+		if _, err = link.pipe.Write(answer); n > tlsPendingMax {
+			t.Fatal("no bound")
+		}
+	}
+	if !errors.Is(err, errTLSPending) || link.pipe.waiting() > tlsPendingMax {
+		t.Errorf("%v with %d bytes", err, link.pipe.waiting())
+	}
+}
