@@ -25,6 +25,7 @@ func (c Config) ProxyConfig() (proxy.Config, error) {
 func (c Config) proxyConfig() proxy.Config {
 	p := c.Proxy
 	return proxy.Config{
+		NodeName:           c.Name,
 		Listen:             p.Listen,
 		SourceAddr:         p.SourceAddr,
 		SessionsMax:        p.SessionsMax,
@@ -50,6 +51,12 @@ func (c Config) proxyConfig() proxy.Config {
 		ShutdownTimeout: p.ShutdownTimeout,
 
 		CatalogDatabasesMax: p.CatalogDatabasesMax,
+		TLS:                 proxy.ClientTLS(p.TLS),
+		ServerTLS:           proxy.ServerTLS(p.ServerTLS),
+		HBA:                 p.HBA,
+		UserMaps:            p.UserMaps,
+		ServerUsersFile:     p.ServerUsersFile,
+		AuthFailuresMax:     p.AuthFailuresMax,
 	}
 }
 

@@ -25,7 +25,7 @@ func TestDefaultsComeBackToTheirOwners(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantProxy := proxy.DefaultConfig()
-	wantProxy.LookupPassword = "pw"
+	wantProxy.LookupPassword, wantProxy.NodeName = "pw", "node1"
 	if !reflect.DeepEqual(pc, wantProxy) {
 		t.Errorf("proxy gets\n%+v\nwant\n%+v", pc, wantProxy)
 	}

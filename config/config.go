@@ -166,5 +166,29 @@ type Proxy struct {
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
 	LookupPasswordFile string `mapstructure:"lookup_password_file"`
 
-	CatalogDatabasesMax int `mapstructure:"catalog_databases_max" min:"1" max:"1000"`
+	CatalogDatabasesMax int       `mapstructure:"catalog_databases_max" min:"1" max:"1000"`
+	TLS                 ClientTLS `mapstructure:"tls"`
+	ServerTLS           ServerTLS `mapstructure:"server_tls"`
+
+	HBA             []string `mapstructure:"hba"`
+	UserMaps        []string `mapstructure:"user_maps"`
+	ServerUsersFile string   `mapstructure:"server_users_file"`
+	AuthFailuresMax int      `mapstructure:"auth_failures_max" min:"0"`
+}
+
+// ClientTLS is TLS to clients.
+type ClientTLS struct {
+	Mode         string `mapstructure:"mode" oneof:"off|allow|require"`
+	CertFile     string `mapstructure:"cert_file"`
+	KeyFile      string `mapstructure:"key_file"`
+	ClientCAFile string `mapstructure:"client_ca_file"`
+	MinVersion   string `mapstructure:"min_version" oneof:"1.2|1.3"`
+}
+
+// ServerTLS is TLS to PostgreSQL; the modes are those of libpq's sslmode.
+type ServerTLS struct {
+	Mode     string `mapstructure:"mode" oneof:"disable|prefer|require|verify-ca|verify-full"`
+	CAFile   string `mapstructure:"ca_file"`
+	CertFile string `mapstructure:"cert_file"`
+	KeyFile  string `mapstructure:"key_file"`
 }

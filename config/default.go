@@ -62,6 +62,12 @@ func Default() Config {
 			LookupUser:       px.LookupUser,
 
 			CatalogDatabasesMax: px.CatalogDatabasesMax,
+			TLS:                 ClientTLS(px.TLS),
+			ServerTLS:           ServerTLS(px.ServerTLS),
+			HBA:                 px.HBA,
+			UserMaps:            px.UserMaps,
+			ServerUsersFile:     px.ServerUsersFile,
+			AuthFailuresMax:     px.AuthFailuresMax,
 		},
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},

@@ -75,7 +75,7 @@ func (k *checker) proxy() {
 		k.bad("proxy.listen", "is empty; at least one host:port is needed")
 	}
 	for i, a := range p.Listen {
-		k.hostPort(item("proxy.listen", i), a)
+		k.clientListener(item("proxy.listen", i), a)
 	}
 	if p.SourceAddr != "" {
 		if _, err := netip.ParseAddr(p.SourceAddr); err != nil {
@@ -117,6 +117,22 @@ func (k *checker) proxy() {
 	if !k.c.Postgres.Enabled && !strings.HasPrefix(p.LookupPasswordFile, "/") {
 		k.bad("proxy.lookup_password_file", "%q is not an absolute path",
 			clip(p.LookupPasswordFile))
+	}
+}
+
+// socketPathMax is the length of a Unix socket's path (unix(7)).
+const socketPathMax = 107
+
+// clientListener checks an entry of proxy.listen: host:port, or the path of a Unix socket, which
+// libpq looks for as .s.PGSQL.PORT in the directory that it is given as the host.
+func (k *checker) clientListener(key, address string) {
+	switch {
+	case !strings.HasPrefix(address, "/"):
+		k.hostPort(key, address)
+	case len(address) > socketPathMax:
+		k.bad(key, "%q has more than %d bytes", clip(address), socketPathMax)
+	case strings.HasSuffix(address, "/"):
+		k.bad(key, "%q is no path of a socket, such as /run/holdfast/.s.PGSQL.6432", clip(address))
 	}
 }
 
@@ -166,6 +182,9 @@ func loopback(host string) bool {
 // clash tells whether two addresses cannot be listened on at once, as far as can be seen without
 // asking the network.
 func clash(a, b string) bool {
+	if strings.HasPrefix(a, "/") {
+		return a == b
+	}
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
 	if errA != nil || errB != nil || portA != portB {

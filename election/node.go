@@ -24,6 +24,9 @@ type Deps struct {
 	Gate Gate
 	// Stats tells the proxy's sessions and held ones for reports; nil reports none.
 	Stats func() (sessions, held int)
+	// Cancel carries out a client's cancel request that another node has passed on; nil if there is
+	// no proxy.
+	Cancel func(ctx context.Context, pid uint32, key []byte)
 	// Loop makes what runs on the Raft leader; nil is the controller.
 	Loop func(c Coordinator) LeaderLoop
 	// Registerer gets the metrics; nil keeps them to the node.

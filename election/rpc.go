@@ -131,6 +131,7 @@ func (n *Node) handler() http.Handler {
 		}
 		return requestAnswer{V: Version, Checks: checks}, err
 	})))
+	on("/v1/cancel", voters(rpc(n.serveCancel)))
 	on("/v1/member", voters(rpc(n.serveMember)))
 	on("/v1/observations", voters(rpc(func(context.Context, empty,
 	) (observationsAnswer, error) {

@@ -11,6 +11,9 @@ type Param struct {
 // Protocol3 is protocol version 3.0 as a StartupMessage carries it.
 const Protocol3 uint32 = 3 << 16
 
+// Protocol32 is version 3.2, whose cancel keys may have up to 256 bytes. It is the newest here.
+const Protocol32 uint32 = 3<<16 | 2
+
 // Request codes that stand in place of a protocol version (protocol-message-formats).
 const (
 	codeSSL    uint32 = 80877103

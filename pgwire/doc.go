@@ -1,4 +1,4 @@
-// Package pgwire speaks PostgreSQL's wire protocol 3.0 and reads SQL as far as a proxy must:
+// Package pgwire speaks PostgreSQL's wire protocol 3.0 to 3.2 and reads SQL as far as a proxy must:
 // bytes and messages, no policy.
 //
 // Promise. Whatever bytes a peer sends, a function here returns an error and never panics, never
@@ -14,7 +14,7 @@
 // the kind of a statement (classify.go): no names of tables, no volatility of functions.
 //
 //	client                                   server
-//	  | SSLRequest, GSSENCRequest  ------->  |  ReadStartup; one byte: 'N' here, see below
+//	  | SSLRequest, GSSENCRequest  ------->  |  ReadStartup; one byte: 'S' or 'N'
 //	  | StartupMessage             ------->  |  ReadStartup
 //	  | <-- NegotiateProtocolVersion 'v'     |  only if Startup.Negotiate is set
 //	  | <-- AuthenticationSASL 'R'           |
@@ -43,8 +43,8 @@
 // A connection belongs to the caller, who sets its deadlines; Login and SimpleQuery never close
 // it. SendCancel dials and closes its own.
 //
-// Not supported yet: protocol 3.2 (a client that asks for it is offered 3.0), TLS and direct TLS,
-// GSSAPI encryption, SCRAM-SHA-256-PLUS (channel binding).
+// TLS itself is the caller's: what depends on it here is the data of the channel binding
+// (EndPointBinding, ScramServer.Bind, LoginOptions). Not supported: GSSAPI.
 //
 // The package imports github.com/jackc/pgproto3/v2 only to decode a message in full for traces
 // and tests (codec.go), behind a check of its layout. DESIGN.md has the invariants I1.. and the

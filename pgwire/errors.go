@@ -18,6 +18,8 @@ const (
 	CodeFeatureNotSupported  = "0A000"
 	CodeInFailedTransaction  = "25P02"
 	CodeProgramLimit         = "54000"
+
+	CodeInvalidParameterValue = "22023"
 )
 
 // Error is an ErrorResponse or a NoticeResponse (protocol-error-fields). Message is one

@@ -3,10 +3,13 @@ package pgwire
 import (
 	"bytes"
 	"crypto/md5" //nolint:gosec // the protocol's own
+	"crypto/subtle"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 )
 
 // Kinds of authentication requests (protocol-message-formats).
@@ -19,11 +22,24 @@ const (
 	authSASLFinal    uint32 = 12
 )
 
-// Credentials prove who logs in: a password, or the keys that a client's own proof gave away.
+// Credentials prove who logs in: a password, the keys that a client's own proof gave away, or the
+// hash that a server stores for the method md5.
 type Credentials struct {
 	Password  string
 	ClientKey []byte
 	ServerKey []byte
+	// MD5 is md5 and 32 hexadecimal digits, as in pg_authid.
+	MD5 string
+}
+
+// LoginOptions are what a login may be besides its parameters and credentials.
+type LoginOptions struct {
+	// Protocol is the version to ask for; a server that speaks an older one says so, and is taken.
+	Protocol uint32
+	// TLS tells that the connection is encrypted; Binding is the data of tls-server-end-point, nil
+	// if the server's certificate has none.
+	TLS     bool
+	Binding []byte
 }
 
 // ServerInfo is what a server tells at login.
@@ -48,8 +64,14 @@ var errNoPassword = fmt.Errorf("%w: it asks for a password that is not known", E
 // Login logs in as a client on a fresh connection. The caller owns conn and sets its deadline. A
 // server's ErrorResponse is returned as *Error.
 func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerInfo, error) {
+	return LoginWith(conn, r, params, cred, LoginOptions{Protocol: Protocol3})
+}
+
+// LoginWith is Login with options.
+func LoginWith(conn net.Conn, r *Reader, params []Param, cred Credentials, opts LoginOptions,
+) (ServerInfo, error) {
 	var info ServerInfo
-	if _, err := conn.Write(AppendStartup(nil, Protocol3, params)); err != nil {
+	if _, err := conn.Write(AppendStartup(nil, opts.Protocol, params)); err != nil {
 		return info, fmt.Errorf("log in: %w", err)
 	}
 	user := ""
@@ -58,7 +80,7 @@ func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerIn
 			user = p.Value
 		}
 	}
-	a := authenticator{conn: conn, user: user, cred: cred}
+	a := authenticator{conn: conn, user: user, cred: cred, opts: opts}
 	for {
 		typ, b, err := r.ReadMessage()
 		if err != nil {
@@ -73,7 +95,9 @@ func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerIn
 				return info, perr
 			}
 			return info, e
-		case SrvNotice, SrvNegotiateProtocol:
+		case SrvNotice:
+		case SrvNegotiateProtocol:
+			err = checkNegotiated(b, opts.Protocol)
 		case SrvParameterStatus:
 			var p Param
 			p.Name, p.Value, err = ParseParameterStatus(b)
@@ -98,11 +122,25 @@ func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerIn
 	}
 }
 
+// checkNegotiated takes an older minor version than was asked for, and nothing else: no options
+// were asked for.
+func checkNegotiated(b []byte, asked uint32) error {
+	version, opts, err := ParseNegotiateProtocol(b)
+	if err != nil {
+		return err
+	}
+	if version>>16 != 3 || version > asked || len(opts) > 0 {
+		return protocolError("server negotiates what was not asked for")
+	}
+	return nil
+}
+
 // authenticator answers the server's authentication requests.
 type authenticator struct {
 	conn  net.Conn
 	user  string
 	cred  Credentials
+	opts  LoginOptions
 	scram *ScramClient
 	sent  bool // a proof was sent; AuthenticationOk may come only after its check
 	ok    bool
@@ -127,14 +165,17 @@ func (a *authenticator) answer(b []byte) error {
 		}
 		return a.send(cstring(nil, a.cred.Password))
 	case authMD5:
-		if a.cred.Password == "" {
-			return errNoPassword
-		}
 		salt := r.bytes(4)
 		if salt == nil {
 			return protocolError("malformed authentication request")
 		}
-		return a.send(cstring(nil, md5Response(a.user, a.cred.Password, salt)))
+		switch {
+		case a.cred.Password != "":
+			return a.send(cstring(nil, MD5Response(MD5Secret(a.user, a.cred.Password), salt)))
+		case a.cred.MD5 != "":
+			return a.send(cstring(nil, MD5Response(a.cred.MD5, salt)))
+		}
+		return errNoPassword
 	case authSASL:
 		return a.start(r.b)
 	case authSASLContinue:
@@ -164,21 +205,37 @@ func (a *authenticator) start(mechs []byte) error {
 	if a.cred.Password == "" && a.cred.ClientKey == nil {
 		return errNoPassword
 	}
-	for m := range bytes.SplitSeq(mechs, []byte{0}) {
-		if string(m) != "SCRAM-SHA-256" {
-			continue
-		}
-		c, first, err := NewScramClient(a.cred)
-		if err != nil {
-			return err
-		}
-		a.scram, a.sent = c, true
-		out := cstring(nil, "SCRAM-SHA-256")
-		n := uint32(len(first))
-		out = append(out, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-		return a.send(append(out, first...))
+	mech, gs2, data := a.choose(mechs)
+	if mech == "" {
+		return fmt.Errorf("%w: it does not offer SCRAM-SHA-256", ErrAuthMethod)
 	}
-	return fmt.Errorf("%w: it does not offer SCRAM-SHA-256", ErrAuthMethod)
+	c, first, err := newScramClient(a.cred, gs2, data)
+	if err != nil {
+		return err
+	}
+	a.scram, a.sent = c, true
+	out := cstring(nil, mech)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(first)))
+	return a.send(append(out, first...))
+}
+
+// choose picks the strongest mechanism on offer. A server without the one with channel binding is
+// told that we could have: if somebody in between took it out of the offer, that server refuses.
+func (a *authenticator) choose(mechs []byte) (mech, gs2 string, data []byte) {
+	plain := false
+	for m := range bytes.SplitSeq(mechs, []byte{0}) {
+		if string(m) == scramPlus && a.opts.Binding != nil {
+			return scramPlus, "p=tls-server-end-point,,", a.opts.Binding
+		}
+		plain = plain || string(m) == scramPlain
+	}
+	switch {
+	case !plain:
+		return "", "", nil
+	case a.opts.Binding != nil:
+		return scramPlain, "y,,", nil
+	}
+	return scramPlain, "n,,", nil
 }
 
 func (a *authenticator) send(body []byte) error {
@@ -188,9 +245,31 @@ func (a *authenticator) send(body []byte) error {
 	return nil
 }
 
-// md5Response is "md5" and md5(md5(password user) salt) (protocol-flow, Start-up).
-func md5Response(user, password string, salt []byte) string {
-	inner := md5.Sum([]byte(password + user))
-	outer := md5.Sum(append([]byte(hex.EncodeToString(inner[:])), salt...))
-	return "md5" + hex.EncodeToString(outer[:])
+// MD5Secret is what a server stores for the method md5.
+func MD5Secret(user, password string) string {
+	sum := md5.Sum([]byte(password + user))
+	return "md5" + hex.EncodeToString(sum[:])
+}
+
+// CheckMD5Secret tells whether a stored secret of the method md5 is that of the password.
+func CheckMD5Secret(secret, user string, password []byte) bool {
+	want := MD5Secret(user, string(password))
+	return subtle.ConstantTimeCompare([]byte(want), []byte(secret)) == 1
+}
+
+// MD5Response is the answer to AuthenticationMD5Password by who has the stored secret
+// (protocol-flow, Start-up).
+func MD5Response(secret string, salt []byte) string {
+	sum := md5.Sum(append([]byte(strings.TrimPrefix(secret, "md5")), salt...))
+	return "md5" + hex.EncodeToString(sum[:])
+}
+
+// IsMD5Secret tells whether a stored secret is one of the method md5.
+func IsMD5Secret(s string) bool {
+	digits, ok := strings.CutPrefix(s, "md5")
+	if !ok || len(digits) != 2*md5.Size {
+		return false
+	}
+	_, err := hex.DecodeString(digits)
+	return err == nil
 }

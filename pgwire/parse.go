@@ -234,3 +234,16 @@ func ParseSASLInitial(b []byte) (mech string, data []byte, err error) {
 	}
 	return string(m), data, r.err("SASLInitialResponse")
 }
+
+// ParsePassword reads a PasswordMessage, which must not be empty; the password aliases b.
+func ParsePassword(b []byte) ([]byte, error) {
+	r := body{b: b}
+	password := r.cstring()
+	if r.bad || len(r.b) > 0 {
+		return nil, protocolError("invalid password packet size")
+	}
+	if len(password) == 0 {
+		return nil, NewError(CodeInvalidPassword, "empty password returned by client")
+	}
+	return password, nil
+}

@@ -68,3 +68,15 @@ func (r *Reader) Buffered() []byte {
 	b, _ := r.r.Peek(r.r.Buffered())
 	return b
 }
+
+// TLSHandshakeByte begins every connection that starts with TLS: the type of a handshake record.
+const TLSHandshakeByte = 0x16
+
+// Peek waits for the next byte and leaves it there.
+func (r *Reader) Peek() (byte, error) {
+	b, err := r.r.Peek(1)
+	if err != nil {
+		return 0, fmt.Errorf("read message: %w", err)
+	}
+	return b[0], nil
+}

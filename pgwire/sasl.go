@@ -116,10 +116,36 @@ var mockKey = func() []byte {
 	return k
 }()
 
+// MockScramSecret is the secret of a user that does not exist: no password fits it.
+func MockScramSecret(user string) ScramSecret {
+	return ScramSecret{
+		Iterations: scramIterations, Salt: mac(mockKey, user)[:16],
+		StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
+	}
+}
+
+// CheckPassword tells by ErrScramFailed that it is another password; it returns the ClientKey, with
+// which one can log in wherever the secret is stored.
+func (s ScramSecret) CheckPassword(password []byte) (clientKey []byte, err error) {
+	salted, err := saltPassword(string(password), s.Salt, s.Iterations)
+	if err != nil {
+		return nil, err
+	}
+	key := mac(salted, "Client Key")
+	sum := sha256.Sum256(key)
+	if subtle.ConstantTimeCompare(sum[:], s.StoredKey) != 1 {
+		return nil, ErrScramFailed
+	}
+	return key, nil
+}
+
 // ScramServer is the server's side of one SCRAM-SHA-256 exchange (RFC 5802, RFC 7677).
 type ScramServer struct {
 	secret ScramSecret
 	ok     bool
+
+	binding []byte // of tls-server-end-point; nil: not offered
+	bound   bool   // the client chose SCRAM-SHA-256-PLUS
 
 	stage     int // how many messages were taken (I7)
 	firstBare string
@@ -135,13 +161,61 @@ var errScramOrder = errors.New("scram: message out of order")
 // fails at the end, as with a wrong password.
 func NewScramServer(user string, secret ScramSecret, ok bool) *ScramServer {
 	if !ok {
-		salt := mac(mockKey, user)[:16]
-		secret = ScramSecret{
-			Iterations: scramIterations, Salt: salt,
-			StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
-		}
+		secret = MockScramSecret(user)
 	}
 	return &ScramServer{secret: secret, ok: ok}
+}
+
+// Mechanisms of SASL (RFC 7677).
+const (
+	scramPlain = "SCRAM-SHA-256"
+	scramPlus  = "SCRAM-SHA-256-PLUS"
+)
+
+// Bind offers channel binding with that data of tls-server-end-point; nil offers none.
+func (s *ScramServer) Bind(data []byte) { s.binding = data }
+
+// Mechanisms are those on offer, the strongest first.
+func (s *ScramServer) Mechanisms() []string {
+	if s.binding != nil {
+		return []string{scramPlus, scramPlain}
+	}
+	return []string{scramPlain}
+}
+
+// Choose takes the mechanism that the client named.
+func (s *ScramServer) Choose(mech string) error {
+	if mech != scramPlain && (mech != scramPlus || s.binding == nil) {
+		return protocolError("client selected an invalid SASL authentication mechanism")
+	}
+	s.bound = mech == scramPlus
+	return nil
+}
+
+// checkFlag judges the channel binding flag of the gs2 header (RFC 5802, section 6): what a client
+// says that it believes of us must be what we offered, or somebody in between has changed it.
+func (s *ScramServer) checkFlag(flag string) error {
+	name, binds := strings.CutPrefix(flag, "p=")
+	switch {
+	case s.bound && !binds:
+		return protocolError("malformed SCRAM message: the client selected SCRAM-SHA-256-PLUS, " +
+			"but the message does not include channel binding data")
+	case s.bound && name != "tls-server-end-point":
+		return protocolError("unsupported SCRAM channel-binding type %q", name)
+	case s.bound, flag == "n":
+		return nil
+	case flag == "y" && s.binding != nil:
+		e := NewError(CodeInvalidAuth, "SCRAM channel binding negotiation error")
+		e.Detail = "The client supports SCRAM channel binding but thinks the server does not. " +
+			"However, this server does support channel binding."
+		return e
+	case flag == "y":
+		return nil
+	case binds:
+		return protocolError("malformed SCRAM message: the client selected SCRAM-SHA-256 without " +
+			"channel binding, but the message includes channel binding data")
+	}
+	return protocolError("malformed SCRAM message")
 }
 
 // First takes the client-first-message and returns the server-first-message.
@@ -155,12 +229,8 @@ func (s *ScramServer) First(msg []byte) ([]byte, error) {
 	if len(parts) != 3 {
 		return nil, protocolError("malformed SCRAM message")
 	}
-	switch {
-	case parts[0] == "n" || parts[0] == "y":
-	case strings.HasPrefix(parts[0], "p="):
-		return nil, protocolError("channel binding was not offered")
-	default:
-		return nil, protocolError("malformed SCRAM message")
+	if err := s.checkFlag(parts[0]); err != nil {
+		return nil, err
 	}
 	if parts[1] != "" {
 		return nil, NewError(CodeFeatureNotSupported,
@@ -200,8 +270,15 @@ func (s *ScramServer) Final(msg []byte) (reply, clientKey []byte, err error) {
 	if err != nil || len(proof) != sha256.Size {
 		return nil, nil, protocolError("malformed SCRAM message")
 	}
-	want := "c=" + base64.StdEncoding.EncodeToString([]byte(s.gs2)) + ",r=" + s.nonce
+	bound := []byte(s.gs2)
+	if s.bound {
+		bound = append(bound, s.binding...)
+	}
+	want := "c=" + base64.StdEncoding.EncodeToString(bound) + ",r=" + s.nonce
 	if without != want {
+		if c, _, _ := strings.Cut(without, ","); s.bound && !strings.HasPrefix(want, c+",") {
+			return nil, nil, NewError(CodeInvalidAuth, "SCRAM channel binding check failed")
+		}
 		return nil, nil, protocolError("malformed SCRAM message: channel binding or nonce")
 	}
 	auth := s.firstBare + "," + s.first + "," + without
@@ -217,6 +294,7 @@ func (s *ScramServer) Final(msg []byte) (reply, clientKey []byte, err error) {
 // ScramClient is the client's side of one exchange, by password or by ClientKey.
 type ScramClient struct {
 	cred      Credentials
+	bound     string // the attribute c, in base64
 	firstBare string
 	nonce     string
 	sig       []byte
@@ -227,13 +305,19 @@ type ScramClient struct {
 //
 // A ClientKey needs the ServerKey beside it: HMAC under an empty key is no proof of a server (I9).
 func NewScramClient(cred Credentials) (*ScramClient, []byte, error) {
+	return newScramClient(cred, "n,,", nil)
+}
+
+// newScramClient starts an exchange with that gs2 header, and data of a channel binding behind it.
+func newScramClient(cred Credentials, gs2 string, data []byte) (*ScramClient, []byte, error) {
 	if cred.ClientKey != nil &&
 		(len(cred.ClientKey) != sha256.Size || len(cred.ServerKey) != sha256.Size) {
 		return nil, nil, errors.New("scram: client key and server key must have 32 bytes each")
 	}
 	c := &ScramClient{cred: cred, nonce: newNonce()}
+	c.bound = base64.StdEncoding.EncodeToString(append([]byte(gs2), data...))
 	c.firstBare = "n=,r=" + c.nonce
-	return c, []byte("n,," + c.firstBare), nil
+	return c, []byte(gs2 + c.firstBare), nil
 }
 
 // Continue takes the server-first-message and returns the client-final-message.
@@ -260,7 +344,7 @@ func (c *ScramClient) Continue(msg []byte) ([]byte, error) {
 		}
 		clientKey, serverKey = mac(salted, "Client Key"), mac(salted, "Server Key")
 	}
-	without := "c=biws," + attrs[0]
+	without := "c=" + c.bound + "," + attrs[0]
 	auth := c.firstBare + "," + string(msg) + "," + without
 	stored := sha256.Sum256(clientKey)
 	proof := xor(clientKey, mac(stored[:], auth))

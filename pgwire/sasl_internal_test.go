@@ -1,6 +1,10 @@
 package pgwire
 
-import "testing"
+import (
+	"errors"
+	"strings"
+	"testing"
+)
 
 // TestScramClientVector is the example of RFC 7677, section 3. Its user name is in the message,
 // where PostgreSQL's clients leave it out, so the client is set up by hand.
@@ -8,6 +12,7 @@ func TestScramClientVector(t *testing.T) {
 	const nonce = "rOprNGfwEbeRWgbNEkqO"
 	c := &ScramClient{
 		cred: Credentials{Password: "pencil"}, nonce: nonce, firstBare: "n=user,r=" + nonce,
+		bound: "biws",
 	}
 	const serverFirst = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0," +
 		"s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -55,9 +60,71 @@ func TestScramServerVector(t *testing.T) {
 
 // TestMD5Response is what PostgreSQL's libpq sends for these.
 func TestMD5Response(t *testing.T) {
-	got := md5Response("joe", "secret", []byte{1, 2, 3, 4})
+	got := MD5Response(MD5Secret("joe", "secret"), []byte{1, 2, 3, 4})
 	// echo -n secretjoe | md5sum, then echo -ne '<that>\1\2\3\4' | md5sum
 	if want := "md5850be429f1fe77df3f603ac424abb440"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestScramBinding: both sides must have the same certificate before them, and nobody in between
+// may take the stronger mechanism out of the offer.
+func TestScramBinding(t *testing.T) {
+	text, err := BuildScramSecret("pencil", []byte("salt"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := ParseScramSecret(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, other := []byte("hash of the certificate"), []byte("hash of another one")
+	for _, c := range []struct {
+		name           string
+		server, client []byte
+		offer          string // what arrives at the client, if it is another list
+		code           string
+	}{
+		{"both", mine, mine, "", ""},
+		{"server alone", mine, nil, "", ""},
+		{"client alone", nil, mine, "", ""},
+		{"neither", nil, nil, "", ""},
+		{"another certificate", mine, other, "", CodeInvalidAuth},
+		{"taken out of the offer", mine, mine, "SCRAM-SHA-256\x00", CodeInvalidAuth},
+		{"put into the offer", nil, mine, "SCRAM-SHA-256-PLUS\x00", CodeProtocolViolation},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := NewScramServer("u", secret, true)
+			s.Bind(c.server)
+			offer := c.offer
+			if offer == "" {
+				offer = strings.Join(s.Mechanisms(), "\x00") + "\x00"
+			}
+			a := authenticator{opts: LoginOptions{Binding: c.client}}
+			mech, gs2, data := a.choose([]byte(offer))
+			client, first, err := newScramClient(Credentials{Password: "pencil"}, gs2, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.Choose(mech)
+			var reply []byte
+			if err == nil {
+				reply, err = s.First(first)
+			}
+			if err == nil {
+				reply, err = client.Continue(reply)
+			}
+			if err == nil {
+				reply, _, err = s.Final(reply)
+			}
+			if err == nil {
+				err = client.Finish(reply)
+			}
+			var pe *Error
+			errors.As(err, &pe)
+			if c.code == "" && err != nil || c.code != "" && (pe == nil || pe.Code != c.code) {
+				t.Errorf("ends with %v, want %q", err, c.code)
+			}
+		})
 	}
 }

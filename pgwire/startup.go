@@ -21,13 +21,14 @@ const (
 
 // Startup is the first packet of a connection.
 type Startup struct {
-	Kind      StartupKind
+	Kind StartupKind
+	// Protocol is the version that is spoken from here on, at most Protocol32.
 	Protocol  uint32
 	Params    []Param // without _pq_. options
 	CancelPID uint32
 	CancelKey []byte
 	// Negotiate is the NegotiateProtocolVersion that has to be sent before authentication; nil
-	// if the client asked for nothing but protocol 3.0.
+	// if the client asked for nothing that is newer than 3.2 or not known.
 	Negotiate []byte
 }
 
@@ -78,7 +79,7 @@ func parseStartup(code uint32, b []byte) (Startup, error) {
 	st := Startup{Kind: StartupNormal, Protocol: code}
 	if code>>16 != 3 {
 		e := NewError(CodeFeatureNotSupported, fmt.Sprintf(
-			"unsupported frontend protocol %d.%d: server supports 3.0", code>>16, code&0xffff))
+			"unsupported frontend protocol %d.%d: server supports 3.0 to 3.2", code>>16, code&0xffff))
 		return st, e
 	}
 	r := body{b: b}
@@ -104,8 +105,9 @@ func parseStartup(code uint32, b []byte) (Startup, error) {
 	if len(r.b) > 0 {
 		return st, protocolError("invalid startup packet layout: bytes behind the terminator")
 	}
-	if code&0xffff > 0 || len(unknown) > 0 {
-		st.Negotiate = AppendNegotiateProtocol(nil, Protocol3, unknown)
+	if code > Protocol32 || len(unknown) > 0 {
+		st.Protocol = min(code, Protocol32)
+		st.Negotiate = AppendNegotiateProtocol(nil, st.Protocol, unknown)
 	}
 	if user, ok := st.Get("user"); !ok || user == "" {
 		return st, NewError(CodeInvalidAuth,

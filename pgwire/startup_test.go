@@ -29,8 +29,8 @@ const (
 
 func TestReadStartup(t *testing.T) {
 	user := []pgwire.Param{{Name: "user", Value: "joe"}}
-	negotiate := func(opts ...string) []byte {
-		return pgwire.AppendNegotiateProtocol(nil, pgwire.Protocol3, opts)
+	negotiate := func(version uint32, opts ...string) []byte {
+		return pgwire.AppendNegotiateProtocol(nil, version, opts)
 	}
 	for _, c := range []struct {
 		name   string
@@ -45,16 +45,19 @@ func TestReadStartup(t *testing.T) {
 		},
 		{
 			"3.2", packet(3<<16|2, "user\x00joe\x00\x00"),
-			pgwire.Startup{Protocol: 3<<16 | 2, Params: user, Negotiate: negotiate()},
+			pgwire.Startup{Protocol: 3<<16 | 2, Params: user},
 		},
 		{
 			"3.9999", packet(3<<16|9999, "user\x00joe\x00\x00"),
-			pgwire.Startup{Protocol: 3<<16 | 9999, Params: user, Negotiate: negotiate()},
+			pgwire.Startup{
+				Protocol: 3<<16 | 2, Params: user, Negotiate: negotiate(pgwire.Protocol32),
+			},
 		},
 		{
 			"options", packet(3<<16, "_pq_.a\x001\x00user\x00joe\x00_pq_.b\x00\x00\x00"),
 			pgwire.Startup{
-				Protocol: 3 << 16, Params: user, Negotiate: negotiate("_pq_.a", "_pq_.b"),
+				Protocol: 3 << 16, Params: user,
+				Negotiate: negotiate(pgwire.Protocol3, "_pq_.a", "_pq_.b"),
 			},
 		},
 		{

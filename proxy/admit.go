@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -26,25 +25,29 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		return false
 	}
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
-	r := pgwire.NewReader(conn, loginMessageMax)
-	st, err := p.startup(ctx, conn, r)
+	d := newDoor(p, conn, nc.RemoteAddr())
+	st, kind, err := d.startup(ctx)
 	if err != nil || st == nil {
-		p.turnAway(conn, err)
+		p.turnAway(d.conn, err)
 		return false
 	}
-	s, err := p.newSession(conn, st)
+	s, err := p.newSession(d.conn, st)
 	if err != nil {
-		p.turnAway(conn, err)
+		p.turnAway(d.conn, err)
 		return false
 	}
 	s.loop = on
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := p.authenticate(authCtx, conn, r, s.track.loginUser)
+	cred, err := d.authenticate(authCtx, loginOf(st, kind))
 	cancel()
 	if err == nil {
 		s.cred = cred
-		_ = conn.SetDeadline(time.Time{})
-		s.in.attach(conn, r.Buffered())
+		_ = d.conn.SetDeadline(time.Time{})
+		s.in.attach(d.conn, d.r.Buffered())
+		if kind != notReplication {
+			s.passThrough(ctx, kind)
+			return true
+		}
 		err = s.begin(ctx)
 	}
 	if err != nil {
@@ -52,33 +55,28 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		s.finish()
 		return true
 	}
-	conn.handle((*clientSide)(s))
+	d.conn.handle((*clientSide)(s))
 	s.serve(ctx)
 	return true
 }
 
-// startup reads up to the StartupMessage. nil without an error is a connection that is done.
-func (p *Proxy) startup(ctx context.Context, conn net.Conn, r *pgwire.Reader,
-) (*pgwire.Startup, error) {
-	for range 3 {
-		st, err := pgwire.ReadStartup(r)
-		if err != nil {
-			return nil, err
-		}
-		switch st.Kind {
-		case pgwire.StartupSSL, pgwire.StartupGSS:
-			if _, err := conn.Write([]byte{'N'}); err != nil {
-				return nil, errClientGone
-			}
-		case pgwire.StartupCancel:
-			p.cancelRequest(ctx, st.CancelPID, st.CancelKey)
-			return nil, nil
-		default:
-			return &st, nil
-		}
+// cancelKeyBytes is the length of a cancel key; PostgreSQL's have 32 bytes from protocol 3.2 on.
+func cancelKeyBytes(protocol uint32) int {
+	if protocol >= pgwire.Protocol32 {
+		return 32
 	}
-	return nil, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-		"too many encryption requests"))
+	return 4
+}
+
+// loginOf is who a client says it is; like in PostgreSQL the database is named as the user if the
+// client names none.
+func loginOf(st *pgwire.Startup, kind replication) login {
+	who := login{replication: kind == physicalReplication}
+	who.user, _ = st.Get("user")
+	if who.database, _ = st.Get("database"); who.database == "" {
+		who.database = who.user
+	}
+	return who
 }
 
 // turnAway ends a connection that never became a session.
@@ -95,10 +93,6 @@ func (p *Proxy) turnAway(conn net.Conn, err error) {
 // newSession registers a session within the limits.
 func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	user, _ := st.Get("user")
-	if repl, ok := st.Get("replication"); ok && repl != "false" && repl != "off" && repl != "0" {
-		return nil, pgwire.NewError(pgwire.CodeFeatureNotSupported,
-			"replication connections are not relayed")
-	}
 	if st.Negotiate != nil {
 		if _, err := conn.Write(st.Negotiate); err != nil {
 			return nil, errClientGone
@@ -107,97 +101,9 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	s := &session{
 		proxy: p, client: conn, login: st.Params, conf: true,
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
+		key: make([]byte, cancelKeyBytes(st.Protocol)),
 	}
 	return s, p.add(s)
-}
-
-// authenticate checks the client with SCRAM-SHA-256 against the secret that PostgreSQL itself
-// has, and keeps the ClientKey of the proof: with it the proxy can log in as this user.
-func (p *Proxy) authenticate(ctx context.Context, conn net.Conn, r *pgwire.Reader, user string,
-) (pgwire.Credentials, error) {
-	var cred pgwire.Credentials
-	stored, ok, err := p.secrets.UserSecret(ctx, user)
-	if err != nil {
-		p.log.Info("secret could not be looked up", zap.Error(err))
-		return cred, errNoPrimaryLogin()
-	}
-	var secret pgwire.ScramSecret
-	if ok {
-		secret, err = pgwire.ParseScramSecret(stored)
-		if err != nil {
-			p.log.Warn("role has no scram-sha-256 secret", zap.String("user", user))
-			ok = false
-		}
-	}
-	sc := pgwire.NewScramServer(user, secret, ok)
-	cred, err = scramExchange(conn, r, sc)
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) || errors.Is(err, errClientGone) {
-			return cred, err
-		}
-		p.log.Debug("authentication failed", zap.String("user", user), zap.Error(err))
-		return cred, fatal(pgwire.NewError(pgwire.CodeInvalidPassword,
-			fmt.Sprintf("password authentication failed for user %q", user)))
-	}
-	cred.ServerKey = secret.ServerKey
-	return cred, nil
-}
-
-func scramExchange(conn net.Conn, r *pgwire.Reader, sc *pgwire.ScramServer,
-) (pgwire.Credentials, error) {
-	var cred pgwire.Credentials
-	out := pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")
-	if _, err := conn.Write(out); err != nil {
-		return cred, errClientGone
-	}
-	body, err := readPassword(r)
-	if err != nil {
-		return cred, err
-	}
-	mech, first, err := pgwire.ParseSASLInitial(body)
-	if err != nil {
-		return cred, err
-	}
-	if mech != "SCRAM-SHA-256" {
-		return cred, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-			"client selected an invalid SASL authentication mechanism"))
-	}
-	reply, err := sc.First(first)
-	if err != nil {
-		return cred, err
-	}
-	if _, err := conn.Write(pgwire.AppendAuthSASLContinue(nil, reply)); err != nil {
-		return cred, errClientGone
-	}
-	if body, err = readPassword(r); err != nil {
-		return cred, err
-	}
-	reply, key, err := sc.Final(body)
-	if err != nil {
-		return cred, err
-	}
-	cred.ClientKey = key
-	if _, err := conn.Write(pgwire.AppendAuthSASLFinal(nil, reply)); err != nil {
-		return cred, errClientGone
-	}
-	return cred, nil
-}
-
-func readPassword(r *pgwire.Reader) ([]byte, error) {
-	typ, body, err := r.ReadMessage()
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) {
-			return nil, fatal(pe)
-		}
-		return nil, errClientGone
-	}
-	if typ != pgwire.CliPassword {
-		return nil, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-			fmt.Sprintf("expected a password message, got message type %q", typ)))
-	}
-	return body, nil
 }
 
 // begin gives an authenticated client its first backend; it waits for a primary if there is

@@ -47,17 +47,13 @@ func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwi
 ) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	nc, err := p.dialer.DialContext(ctx, "tcp", pr.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("dial backend %s: %w", pr.Addr, err)
-	}
-	conn, err := newSock(on, nc)
+	conn, opts, err := p.dialServer(ctx, on, pr.Addr)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	b := &backend{primary: pr, conn: conn}
-	err = b.login(login, cred)
+	err = b.login(login, cred, opts)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
@@ -69,9 +65,10 @@ func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwi
 }
 
 // login authenticates and checks the server's incarnation (DESIGN.md I2).
-func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials) error {
+func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwire.LoginOptions,
+) error {
 	b.reader = pgwire.NewReader(b.conn, loginBodyMax)
-	info, err := pgwire.Login(b.conn, b.reader, login, cred)
+	info, err := pgwire.LoginWith(b.conn, b.reader, login, cred, opts)
 	if err != nil {
 		return fmt.Errorf("log in to backend: %w", err)
 	}

@@ -13,12 +13,18 @@ import (
 // cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether
 // the key was right.
 func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
+	if !p.cancelSession(ctx, pid, key) {
+		p.relayCancel(ctx, pid, key)
+	}
+}
+
+// cancelSession is cancelRequest for the sessions of this node; false: it is none of them.
+func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool {
 	p.mu.Lock()
 	s := p.sessions[pid]
 	p.mu.Unlock()
 	if s == nil || subtle.ConstantTimeCompare(s.key, key) != 1 {
-		p.metrics.cancels.WithLabelValues("unknown").Inc()
-		return
+		return false
 	}
 	s.mu.Lock()
 	b, inDoubt := s.backend, s.inDoubt || s.noCancel
@@ -48,7 +54,7 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 	default:
 		ctx, done := context.WithTimeout(ctx, 10*time.Second)
 		defer done()
-		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialer.DialContext)
+		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialCancel)
 		if err != nil {
 			p.log.Info("cancel request could not be passed on", zap.Error(err))
 		}
@@ -58,4 +64,5 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 		s.mu.Unlock()
 		s.notify()
 	}
+	return true
 }

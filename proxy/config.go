@@ -20,7 +20,9 @@ const (
 
 // Config is what a Proxy needs to know. The zero value is not usable; start from DefaultConfig.
 type Config struct {
-	// Listen are the addresses that clients connect to, host:port.
+	// NodeName is this node's name in the group, which Peers know it by; empty if there are none.
+	NodeName string
+	// Listen are the addresses that clients connect to: host:port, or the path of a Unix socket.
 	Listen []string
 	// SourceAddr is the local address that backend connections are made from; empty lets the
 	// kernel choose. PostgreSQL's rules admit proxies by this address.
@@ -78,6 +80,19 @@ type Config struct {
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
 	ShutdownTimeout time.Duration
+
+	TLS       ClientTLS
+	ServerTLS ServerTLS
+
+	// HBA are rules like lines of pg_hba.conf; none is scram-sha-256 for everybody.
+	HBA []string
+	// UserMaps are lines like those of pg_ident.conf, for certificates.
+	UserMaps []string
+	// ServerUsersFile has role:password or role:md5hash, one a line, with which the proxy logs in
+	// to servers for clients that have given it nothing (trust, cert). Empty is none.
+	ServerUsersFile string
+	// AuthFailuresMax bounds failed logins in a minute from one address; 0 does not.
+	AuthFailuresMax int
 }
 
 // DefaultConfig returns the defaults.
@@ -104,6 +119,9 @@ func DefaultConfig() Config {
 		JournalTotalBytesMax: 256 << 20,
 		ReplayAttemptsMax:    2,
 		CatalogDatabasesMax:  8,
+		TLS:                  ClientTLS{Mode: TLSOff, MinVersion: "1.2"},
+		ServerTLS:            ServerTLS{Mode: SSLDisable},
+		AuthFailuresMax:      600,
 	}
 }
 
@@ -156,5 +174,26 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("proxy.commit_guard: %q is not one of all, explicit, off",
 			c.CommitGuard))
 	}
+	errs = append(errs, c.TLS.validate()...)
+	errs = append(errs, c.ServerTLS.validate()...)
+	errs = append(errs, c.validateAuth()...)
 	return errors.Join(errs...)
+}
+
+// validateAuth checks the rules about who may log in and how.
+func (c *Config) validateAuth() []error {
+	rules, err := parseHBA(c.HBA)
+	_, merr := parseUserMaps(c.UserMaps)
+	errs := []error{err, merr}
+	for _, r := range rules {
+		if r.needsCertificate() && (c.TLS.Mode == TLSOff || c.TLS.ClientCAFile == "") {
+			errs = append(errs, errors.New("proxy.tls.client_ca_file: needed by a rule of proxy.hba "+
+				"that asks for certificates"))
+			break
+		}
+	}
+	if c.AuthFailuresMax < 0 {
+		errs = append(errs, errors.New("proxy.auth_failures_max: must not be negative"))
+	}
+	return errs
 }

@@ -325,9 +325,6 @@ func TestLoginsAreChecked(t *testing.T) {
 	if _, err := pgconn.Connect(ctx, r.dsn("")); code(err) != "53300" {
 		t.Errorf("third session: %v", err)
 	}
-	if _, err := pgconn.Connect(ctx, r.dsn("replication=database")); err == nil {
-		t.Error("a replication connection was taken")
-	}
 }
 
 func TestDiscardAllForgets(t *testing.T) {

@@ -20,6 +20,10 @@ type metrics struct {
 	journalOverflows prometheus.Counter
 	journalBytes     prometheus.Gauge
 	replays          *prometheus.CounterVec
+	tlsHandshakes    *prometheus.CounterVec
+	tlsReloads       *prometheus.CounterVec
+	authFailures     *prometheus.CounterVec
+	replication      prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -44,7 +48,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Client sessions.",
 		}),
 		refused: vec("refused_total", "Connections refused by a limit.", "limit",
-			"sessions_max", "connections"),
+			"sessions_max", "connections", "auth_failures"),
 		sessionErrors: vec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
 		losses: vec("backend_losses_total", "Backends lost under a session.", "state",
@@ -56,7 +60,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evictions: vec("hold_evictions_total", "Holds that ended with an error, by reason.",
 			"reason", "timeout", "canceled", "sessions"),
 		cancels: vec("cancels_total", "Cancel requests, by what was done.", "what",
-			"relayed", "held", "commit", "unknown"),
+			"relayed", "held", "commit", "unknown", "passed_on", "dropped"),
 		holdSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "holdfast", Subsystem: "proxy", Name: "hold_seconds",
 			Help:    "How long clients waited for a primary.",
@@ -74,11 +78,20 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		replays: vec("replays_total", "Units of work that were run again, by what became of it.",
 			"result", "begun", "same", "different", "canceled", "given_up", "timeout", "sessions"),
+		tlsHandshakes: vec("tls_handshakes_total", "TLS handshakes with clients.", "result",
+			"ok", "failed"),
+		tlsReloads: vec("tls_reloads_total", "Times that files of TLS were read again.",
+			"result", "ok", "failed"),
+		authFailures: vec("auth_failures_total", "Failed logins, by the method of the rule.",
+			"method", methodScram, methodMD5, methodPassword, methodCert),
+		replication: counter("replication_connections_total",
+			"Replication connections that were passed through."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows, m.journalBytes, m.replays)
+			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
+			m.authFailures, m.replication)
 	}
 	return m
 }

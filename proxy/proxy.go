@@ -24,6 +24,8 @@ type Deps struct {
 	// Secrets checks clients' passwords; nil asks the primary.
 	Secrets Secrets
 	Log     *zap.Logger
+	// Peers reaches the other nodes' proxies; nil if there are none.
+	Peers Peers
 	// Registerer gets the metrics; nil keeps them to the proxy.
 	Registerer prometheus.Registerer
 	// Listeners are used beside those of Config.Listen, for tests and socket activation.
@@ -65,6 +67,16 @@ type Proxy struct {
 	watch     leaseWatch
 	watchDone chan struct{}
 
+	tag      uint32 // of the node, in the ids of its sessions
+	peers    Peers
+	relaying chan struct{}
+
+	hba      []hbaRule
+	userMaps []userMap
+	guesses  *guesses
+	tls      *tlsStore
+	tlsWatch sync.WaitGroup
+
 	loops    []*loop
 	nextLoop atomic.Uint32
 	looping  sync.WaitGroup
@@ -85,6 +97,8 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		ramp:      semaphore.NewWeighted(int64(cfg.RestoreConcurrency)),
 		sessions:  make(map[uint32]*session),
 		listeners: deps.Listeners,
+		tag:       nodeTag(cfg.NodeName), peers: deps.Peers,
+		relaying: make(chan struct{}, relayedCancels),
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()
@@ -95,6 +109,9 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	p.cache = newSecretCache(p)
 	if p.secrets == nil {
 		p.secrets = p.cache
+	}
+	if err := p.prepareAuth(); err != nil {
+		return nil, err
 	}
 	if cfg.SourceAddr != "" {
 		ip := net.ParseIP(cfg.SourceAddr)
@@ -108,11 +125,24 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	return p, nil
 }
 
+// prepareAuth reads the rules, and the files that handshakes and logins need.
+func (p *Proxy) prepareAuth() (err error) {
+	if p.hba, err = parseHBA(p.cfg.HBA); err != nil {
+		return err
+	}
+	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
+		return err
+	}
+	p.guesses = newGuesses(p.cfg.AuthFailuresMax)
+	p.tls, err = newTLSStore(p)
+	return err
+}
+
 // Start listens and serves until Close. ctx ending has the effect of Close without waiting.
 func (p *Proxy) Start(ctx context.Context) error {
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	for _, addr := range p.cfg.Listen {
-		l, err := net.Listen("tcp", addr)
+		l, err := listen(addr)
 		if err != nil {
 			p.closeListeners()
 			p.cancel()
@@ -127,6 +157,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	p.watchDone = make(chan struct{})
 	go p.runWatch()
+	p.tlsWatch.Go(func() { p.tls.run(p.ctx.Done()) })
 	for _, l := range p.listeners {
 		p.work.Add(1)
 		go p.runAccept(l)
@@ -223,7 +254,6 @@ func (p *Proxy) clientDone() {
 
 // add registers a session and gives it an id and a cancel key.
 func (p *Proxy) add(s *session) error {
-	s.key = make([]byte, 4)
 	if _, err := rand.Read(s.key); err != nil {
 		return fmt.Errorf("make cancel key: %w", err)
 	}
@@ -239,15 +269,15 @@ func (p *Proxy) add(s *session) error {
 	if p.nextID == 0 {
 		var b [4]byte
 		_, _ = rand.Read(b[:])
-		p.nextID = binary.BigEndian.Uint32(b[:]) >> 1
+		p.nextID = binary.BigEndian.Uint32(b[:]) & sessionIDMask
 	}
 	for {
-		p.nextID++
-		if _, taken := p.sessions[p.nextID]; !taken && p.nextID != 0 {
+		p.nextID = (p.nextID + 1) & sessionIDMask
+		s.id = p.tag<<sessionIDBits | p.nextID
+		if _, taken := p.sessions[s.id]; !taken && p.nextID != 0 {
 			break
 		}
 	}
-	s.id = p.nextID
 	p.sessions[s.id] = s
 	p.logins.Add(1)
 	p.metrics.sessions.Set(float64(len(p.sessions)))
@@ -270,6 +300,10 @@ func (p *Proxy) journaled(grown int) bool {
 	p.metrics.journalBytes.Set(float64(n))
 	return grown < 0 || n <= int64(p.cfg.JournalTotalBytesMax)
 }
+
+// Reload reads the files of TLS again. Connections keep what they began with; if the files are bad
+// nothing changes, and the error says why.
+func (p *Proxy) Reload() error { return p.tls.reload(true) }
 
 // Stats returns how many sessions there are, and how many of them wait for a primary.
 func (p *Proxy) Stats() (sessions, held int) {
@@ -347,6 +381,7 @@ func (p *Proxy) Close() error {
 	if p.watchDone != nil {
 		<-p.watchDone
 	}
+	p.tlsWatch.Wait()
 	p.stopLoops()
 	return nil
 }

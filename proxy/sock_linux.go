@@ -15,7 +15,15 @@ import (
 )
 
 // errAgain tells that a socket is not ready; its loop will call the handler when it is.
-var errAgain = errors.New("not ready")
+var errAgain error = notReady{}
+
+// notReady is a net.Error that passes: crypto/tls goes on after one where any other error of a
+// read would end the connection.
+type notReady struct{}
+
+func (notReady) Error() string   { return "not ready" }
+func (notReady) Timeout() bool   { return true }
+func (notReady) Temporary() bool { return true }
 
 // sock is a connected socket on a loop. The relay uses tryRead and tryWrite, which never wait;
 // what is rare (login, restore) uses it as a net.Conn and waits. One goroutine at a time reads, and

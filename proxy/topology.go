@@ -50,3 +50,10 @@ type Secrets interface {
 	// ok is false if there is no such role. It may answer from a cache.
 	UserSecret(ctx context.Context, user string) (secret string, ok bool, err error)
 }
+
+// Peers reaches the proxies of the group's other nodes.
+type Peers interface {
+	// RelayCancel passes a cancel request on to the nodes of which isNode is true, and waits until
+	// they have dealt with it. Whether the key was right is not told.
+	RelayCancel(ctx context.Context, isNode func(name string) bool, pid uint32, key []byte) error
+}

@@ -184,10 +184,12 @@ func (p *Proxy) resetSilent() {
 			s.client.reset()
 			s.notify()
 		}
+		trimTLS(s.client)
 		for _, b := range s.backends() {
 			if b == nil {
 				continue
 			}
+			trimTLS(b.conn)
 			st, ok := b.conn.sendState()
 			if ok && b.quiet.isOver(st, time.Now(), bound) {
 				p.giveUp(s, b, "backend_silent")

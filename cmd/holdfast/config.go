@@ -89,8 +89,12 @@ func checkSurroundings(cfg config.Config, path string) config.Problems {
 			add("postgres."+key, found[key])
 		}
 	}
-	if _, err := cfg.ProxyConfig(); cfg.Proxy.Enabled {
+	if pc, err := cfg.ProxyConfig(); cfg.Proxy.Enabled {
 		add("proxy.lookup_password_file", err)
+		client, server, users := pc.CheckFiles()
+		add("proxy.tls", client)
+		add("proxy.server_tls", server)
+		add("proxy.server_users_file", users)
 	}
 	return problems
 }

@@ -49,12 +49,14 @@ func (c ServeCommand) Run(ctx context.Context) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", zap.String("warning", w))
 	}
-	ctx, stop := catchSignals(ctx, log)
+	var built atomic.Pointer[node]
+	ctx, stop := catchSignals(ctx, log, func() { built.Load().reloadTLS() })
 	defer stop()
 	n, err := newNode(cfg, log)
 	if err != nil {
 		return err
 	}
+	built.Store(n)
 	if err := n.start(ctx); err != nil {
 		n.close()
 		return err
@@ -72,7 +74,9 @@ func (c ServeCommand) Run(ctx context.Context) error {
 // catchSignals ends the context with the first SIGTERM or SIGINT and gives the next its usual
 // effect, so that somebody who cannot wait for the sessions need not find SIGKILL. SIGHUP, which a
 // closed terminal or a rotation of logs sends, must not end a node and cut all its sessions.
-func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()) {
+// It makes the node read its certificates again, and nothing else.
+func catchSignals(ctx context.Context, log *zap.Logger, reload func(),
+) (context.Context, func()) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	context.AfterFunc(ctx, stop)
 	hangup, done := make(chan os.Signal, 1), make(chan struct{})
@@ -82,8 +86,9 @@ func catchSignals(ctx context.Context, log *zap.Logger) (context.Context, func()
 		for {
 			select {
 			case <-hangup:
-				log.Warn("SIGHUP does nothing: the configuration is read at the start only, " +
-					"restart to change it")
+				log.Warn("SIGHUP reads the files of TLS to clients and to PostgreSQL again: the " +
+					"configuration is read at the start only, restart to change it")
+				reload()
 			case <-done:
 				return
 			}
@@ -107,6 +112,7 @@ type node struct {
 	agent    *election.PostgresAgent // nil without the postgres role
 	proxy    *proxy.Proxy            // nil without the proxy role
 	election *election.Node
+	source   lateSource // election, once it is made
 	topology *topology
 	http     *httpServer
 
@@ -143,13 +149,13 @@ func (n *node) buildProxy() error {
 		return err
 	}
 	n.proxy, err = proxy.New(pc, proxy.Deps{
-		Topology: n.topology, Log: n.log.Named("proxy"), Registerer: n.registry,
+		Topology: n.topology, Peers: latePeers{&n.source},
+		Log: n.log.Named("proxy"), Registerer: n.registry,
 	})
 	return err
 }
 
 func (n *node) buildElection() error {
-	source := &lateSource{}
 	deps := election.Deps{Log: n.log.Named("election"), Registerer: n.registry}
 	if n.cfg.Postgres.Enabled {
 		ac, err := n.cfg.AgentConfig()
@@ -157,7 +163,7 @@ func (n *node) buildElection() error {
 			return err
 		}
 		n.agent, err = election.NewPostgresAgent(ac, election.AgentDeps{
-			Source: source, Log: n.log.Named("agent"),
+			Source: &n.source, Log: n.log.Named("agent"),
 		})
 		if err != nil {
 			return err
@@ -165,7 +171,7 @@ func (n *node) buildElection() error {
 		deps.Agent = n.agent
 	}
 	if n.proxy != nil {
-		deps.Gate, deps.Stats = n.proxy, n.proxy.Stats
+		deps.Gate, deps.Stats, deps.Cancel = n.proxy, n.proxy.Stats, n.proxy.CancelHere
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {
@@ -175,12 +181,19 @@ func (n *node) buildElection() error {
 	if err != nil {
 		return err
 	}
-	source.set(n.election)
+	n.source.set(n.election)
 	registerSyncMetrics(n.registry, func() *election.State {
 		s, _ := n.election.State()
 		return s
 	}, n.cfg.Synchronous)
 	return nil
+}
+
+// reloadTLS reads the proxy's files of TLS again; it logs what is wrong with them.
+func (n *node) reloadTLS() {
+	if n != nil && n.proxy != nil {
+		_ = n.proxy.Reload()
+	}
 }
 
 // start launches the roles in the order in which they need each other.

@@ -126,3 +126,18 @@ func (l epochLease) read(deadline func() int64) int64 {
 	}
 	return v
 }
+
+// latePeers lets the proxy be made before the node through which it reaches the others.
+type latePeers struct{ node *lateSource }
+
+var _ proxy.Peers = latePeers{}
+
+// RelayCancel implements proxy.Peers.
+func (l latePeers) RelayCancel(ctx context.Context, isNode func(string) bool, pid uint32,
+	key []byte,
+) error {
+	if n := l.node.node.Load(); n != nil {
+		return n.RelayCancel(ctx, isNode, pid, key)
+	}
+	return nil
+}
