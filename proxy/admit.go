@@ -108,6 +108,7 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		proxy: p, client: conn, login: st.Params, conf: true,
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 	}
+	s.track.locks.mode, s.track.locks.max = p.cfg.AdvisoryLocks, p.cfg.AdvisoryLocksMax
 	return s, p.add(s)
 }
 

@@ -18,6 +18,7 @@ type metrics struct {
 	gateClosed       prometheus.Counter
 	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
+	locks            *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -65,11 +66,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max."),
+		locks: vec("advisory_locks_total", "Session advisory locks at a change of the primary: "+
+			"taken again, or sessions that ended because one was lost to another session or "+
+			"nobody knows how often it was taken.", "what", "retaken", "lost", "unknown"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows)
+			m.resets, m.journalOverflows, m.locks)
 	}
 	return m
 }

@@ -102,6 +102,7 @@ func (s *session) takeLoss() *loss {
 		}
 	}
 	s.track.rolledBack()
+	s.track.unmovable |= s.track.locks.reason()
 	s.journaled = false
 	return l
 }
