@@ -51,7 +51,7 @@ type lockTable struct {
 	calls []lockCall
 	// vague tells that it called a function of these in a way that is not followed.
 	vague bool
-	many  bool // there were more than are kept
+	many  bool // there are more than are taken again
 }
 
 // mayHold tells that there are locks, or may be.
@@ -169,9 +169,6 @@ func (t *lockTable) verify(now map[lockKey]struct{}) {
 		total += c.n
 	}
 	t.many = total > t.max
-	if t.many {
-		held = nil
-	}
 	t.held, t.calls, t.vague = held, nil, false
 }
 
