@@ -44,6 +44,12 @@ type lessee struct {
 	log         *zap.Logger
 	now         func() int64
 	view        LeaseView
+	// locks is the local proxy's, nil if there is none; lockBarrier is Config.LockBarrier.
+	locks       LockBook
+	lockBarrier time.Duration
+	poked       chan struct{} // capacity 1: run is to look
+	// onBarrier is told how a barrier ended that somebody waited at; nil tells nobody.
+	onBarrier func(end string)
 	// clients are whom to ask in a state, with the version of the voter set; nil keeps to voters.
 	clients func(*State) (set uint64, voters []voterClient)
 
@@ -59,6 +65,8 @@ type lessee struct {
 	given   uint64                 // epochs up to this one are given up for good
 	granted uint64                 // newest epoch that a majority granted
 	changed chan struct{}          // closed when granted changes
+	// gateOfLocks is the barrier of the epoch that is asked for.
+	gateOfLocks lockGate
 
 	work sync.WaitGroup
 }
@@ -70,7 +78,8 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 		name: name, incarnation: rand.Uint64(), timing: t, drain: drain, voters: voters,
 		source: source, gate: gate, log: log, now: now,
 		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
-		relay: NewRelay(t), free: make(chan struct{}),
+		relay: NewRelay(t), free: make(chan struct{}), poked: make(chan struct{}, 1),
+		gateOfLocks: newLockGate(0),
 	}
 }
 
@@ -133,6 +142,8 @@ func (l *lessee) run(ctx context.Context) {
 			return
 		case <-newer:
 		case <-t.C:
+		case <-l.poked:
+		case <-l.tendLocks():
 		}
 	}
 }
@@ -263,9 +274,12 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 
 // renewAll sends one renewal to every voter, or to the relay; it does not wait for the answers.
 func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
+	holds, behind := l.locksBehind(epoch+1), l.locksBehind(epoch)
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
 		l.tally.Begin(epoch)
+		l.relay.Begin(l.now(), epoch)
+		l.gateOfLocks = newLockGate(epoch)
 		l.view.until.Store(0)
 		l.view.doubt.Store(0)
 		l.view.epoch.Store(int64(epoch))
@@ -274,6 +288,7 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 	voters := l.voters
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch, Set: l.set,
+		Holds: holds, Retakes: behind || l.relay.Retakes(l.now(), epoch),
 	}
 	l.mu.Unlock()
 	if l.tally.isBorrower {
@@ -327,6 +342,7 @@ func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	}
 	l.view.doubt.Store(doubt)
 	l.view.until.Store(until)
+	l.noteLocksLocked(r.Epoch)
 	if l.granted != r.Epoch {
 		l.granted = r.Epoch
 		close(l.changed)

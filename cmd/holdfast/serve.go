@@ -165,7 +165,7 @@ func (n *node) buildElection() error {
 		deps.Agent = n.agent
 	}
 	if n.proxy != nil {
-		deps.Gate, deps.Stats = n.proxy, n.proxy.Stats
+		deps.Gate, deps.Stats, deps.Locks = n.proxy, n.proxy.Stats, n.proxy
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {
