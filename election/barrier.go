@@ -97,6 +97,18 @@ func (t *Tally) open(r *round) {
 // IsOpen tells that units of work may begin under the epoch, as far as locks of other lessees go.
 func (t *Tally) IsOpen() bool { return t.isOpen }
 
+// note takes what a lessee says of its locks, of a renewal that is not granted.
+func (p *Promises) note(r Renewal) {
+	key := lesseeKey{r.Lessee, r.Incarnation}
+	if pr, known := p.byLessee[key]; known && r.Seq > max(pr.seq, pr.released) {
+		pr.retakes = r.Retakes
+		p.byLessee[key] = pr
+	}
+}
+
+// Note takes what a borrower says of its locks, of a request that is refused.
+func (r *Relay) Note(req Renewal) { r.lent.note(req) }
+
 // Begin turns to another epoch of the lessee that lends.
 func (r *Relay) Begin(now int64, epoch uint64) { r.lent.begin(now, epoch) }
 

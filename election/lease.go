@@ -169,6 +169,7 @@ func (p *Promises) Release(now int64, r Renewal) RenewalAnswer {
 	pr.released = max(pr.released, r.Seq)
 	if pr.seq <= r.Seq {
 		pr.until, pr.retakes = min(pr.until, now), r.Retakes
+		pr.epoch = max(pr.epoch, r.Epoch) // its renewals may all have been lost
 	}
 	if _, known := p.byLessee[key]; known || len(p.byLessee) < lesseesMax || p.expire(now) {
 		p.byLessee[key] = pr

@@ -12,6 +12,7 @@ func (l *lessee) lend(r Renewal) RenewalAnswer {
 	isShut := l.isShutLocked(r.Epoch)
 	if isShut && !r.Retakes {
 		// Its sessions may run units of work as soon as it has a lease.
+		l.relay.Note(r)
 		return RenewalAnswer{V: Version, Seq: r.Seq, Reason: "advisory locks are waited for"}
 	}
 	doubt, until := l.tally.Deadlines()

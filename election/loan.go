@@ -27,8 +27,8 @@ const (
 )
 
 const (
-	// loanRequestLen is version, what is asked for, incarnation, sequence number and epoch; a
-	// byte with what is to be said of advisory locks follows, but not from older releases.
+	// loanRequestLen is version, what is asked for, incarnation, sequence number and epoch; if
+	// there is something to be said of advisory locks, a byte with that follows.
 	loanRequestLen = 1 + 1 + 8 + 8 + 8
 	// loanAnswerLen is version, whether it is granted, sequence number, endorsed epoch and what
 	// is left of the lease and until its doubt; the reason of a refusal follows, or of a grant
@@ -44,11 +44,6 @@ var errLoanMessage = errors.New("loan: malformed message")
 
 // appendLoanRequest encodes a request; r's lessee does not travel.
 func appendLoanRequest(b []byte, what byte, r Renewal) []byte {
-	b = binary.BigEndian.AppendUint16(b, loanRequestLen+1)
-	b = append(b, byte(Version), what)
-	b = binary.BigEndian.AppendUint64(b, r.Incarnation)
-	b = binary.BigEndian.AppendUint64(b, r.Seq)
-	b = binary.BigEndian.AppendUint64(b, r.Epoch)
 	flags := byte(0)
 	if r.Retakes {
 		flags |= loanRetakes
@@ -56,7 +51,19 @@ func appendLoanRequest(b []byte, what byte, r Renewal) []byte {
 	if r.Holds {
 		flags |= loanHolds
 	}
-	return append(b, flags)
+	n := loanRequestLen
+	if flags != 0 {
+		n++
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = append(b, byte(Version), what)
+	b = binary.BigEndian.AppendUint64(b, r.Incarnation)
+	b = binary.BigEndian.AppendUint64(b, r.Seq)
+	b = binary.BigEndian.AppendUint64(b, r.Epoch)
+	if flags != 0 {
+		b = append(b, flags)
+	}
+	return b
 }
 
 // What a request says of advisory locks.
