@@ -337,13 +337,13 @@ func (r *rig) direct() *pgconn.PgConn {
 }
 
 // newProxy is another proxy before the same server, of another node of the group.
-func (r *rig) newProxy() *proxy.Proxy {
+func (r *rig) newProxy(topo proxy.Topology) *proxy.Proxy {
 	r.t.Helper()
 	cfg := proxy.DefaultConfig()
 	cfg.Listen = []string{"127.0.0.1:0"}
 	cfg.LookupPassword = proxytest.Password
 	cfg.ShutdownTimeout = time.Second
-	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(r.t)})
+	p, err := proxy.New(cfg, proxy.Deps{Topology: topo, Log: zaptest.NewLogger(r.t)})
 	if err != nil {
 		r.t.Fatal(err)
 	}
