@@ -144,8 +144,20 @@ func (g *lockGate) open() {
 	}
 }
 
-// lockGateLook is how often a lessee asks while its barrier is shut: so many times an interval.
-const lockGateLook = 25
+// lockGateLook is how often a lessee asks while its barrier is shut: so many times an interval, and
+// no voter that has not answered yet.
+const lockGateLook = 10
+
+// idleLocked are the voters that owe no answer.
+func (l *lessee) idleLocked() []voterClient {
+	var out []voterClient
+	for _, v := range l.voters {
+		if l.flying[v.name()] == 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
 
 // locksBehind asks the local proxy.
 func (l *lessee) locksBehind(epoch uint64) bool {

@@ -29,9 +29,10 @@ func (l *lessee) isShut(epoch uint64) (bool, <-chan struct{}) {
 	return l.isShutLocked(epoch), l.gateOfLocks.opened
 }
 
-// lendSoon is lend, but waits for the lease of an epoch that is new, and for its barrier. Borrowers hear of the lock at
-// the same moment as this lessee; if they were refused until a majority has answered it, thousands
-// would turn to the next node at once. What they get counts from when they asked all the same.
+// lendSoon is lend, but waits for the lease of an epoch that is new, and for its barrier.
+// Borrowers hear of the lock at the same moment as this lessee; if they were refused until a
+// majority has answered it, thousands would turn to the next node at once. What they get counts
+// from when they asked all the same.
 func (l *lessee) lendSoon(ctx context.Context, r Renewal) RenewalAnswer {
 	var late <-chan time.Time
 	for {

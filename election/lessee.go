@@ -67,6 +67,7 @@ type lessee struct {
 	changed chan struct{}          // closed when granted changes
 	// gateOfLocks is the barrier of the epoch that is asked for.
 	gateOfLocks lockGate
+	flying      map[string]int // renewals that are not answered yet, by voter
 
 	work sync.WaitGroup
 }
@@ -79,7 +80,7 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 		source: source, gate: gate, log: log, now: now,
 		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
 		relay: NewRelay(t), free: make(chan struct{}), poked: make(chan struct{}, 1),
-		gateOfLocks: newLockGate(0),
+		gateOfLocks: newLockGate(0), flying: make(map[string]int),
 	}
 }
 
@@ -128,6 +129,7 @@ func (l *lessee) run(ctx context.Context) {
 	defer l.work.Wait()
 	t := time.NewTicker(l.timing.Interval)
 	defer t.Stop()
+	looks := false
 	for {
 		s, newer := l.source.State()
 		l.follow(s)
@@ -135,15 +137,18 @@ func (l *lessee) run(ctx context.Context) {
 			l.giveUp(ctx, s, end)
 		}
 		if e := lockEpoch(s); e > 0 && e > l.given && intentFrom(s) != e {
-			l.renewAll(ctx, e)
+			l.renewAll(ctx, e, looks)
 		}
+		looks = false
 		select {
 		case <-ctx.Done():
 			return
 		case <-newer:
 		case <-t.C:
 		case <-l.poked:
+			looks = true
 		case <-l.tendLocks():
+			looks = true
 		}
 	}
 }
@@ -233,7 +238,7 @@ func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
 		} else {
 			cancel()
 		}
-		l.renewAll(ctx, epoch)
+		l.renewAll(ctx, epoch, false)
 		if !isDone {
 			select {
 			case <-done:
@@ -273,7 +278,8 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 }
 
 // renewAll sends one renewal to every voter, or to the relay; it does not wait for the answers.
-func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
+// One that only looks whether the barrier is open spares those that still have to answer.
+func (l *lessee) renewAll(ctx context.Context, epoch uint64, looks bool) {
 	holds, behind := l.locksBehind(epoch+1), l.locksBehind(epoch)
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
@@ -284,8 +290,14 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 		l.view.doubt.Store(0)
 		l.view.epoch.Store(int64(epoch))
 	}
-	seq, _ := l.tally.Send(l.now())
 	voters := l.voters
+	if looks && !l.tally.isBorrower {
+		if voters = l.idleLocked(); len(voters) < l.tally.majority {
+			l.mu.Unlock()
+			return
+		}
+	}
+	seq, _ := l.tally.Send(l.now())
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch, Set: l.set,
 		Holds: holds, Retakes: behind || l.relay.Retakes(l.now(), epoch),
@@ -305,6 +317,11 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 		}
 		voters = voters[i : i+1]
 	}
+	l.mu.Lock()
+	for _, v := range voters {
+		l.flying[v.name()]++
+	}
+	l.mu.Unlock()
 	for _, v := range voters {
 		l.work.Add(1)
 		go l.runRenew(ctx, v, r)
@@ -325,6 +342,9 @@ func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asking = false
+	if l.flying[v.name()]--; l.flying[v.name()] <= 0 {
+		delete(l.flying, v.name())
+	}
 	if i := l.asks % len(l.voters); (err != nil || !a.Granted) && l.tally.isBorrower &&
 		l.voters[i] == v {
 		l.asks++

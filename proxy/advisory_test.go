@@ -26,8 +26,8 @@ func unlockSQL(lock string) string {
 // lockList asks a client's own backend for its locks, in order.
 const lockList = `SELECT coalesce(string_agg(l, ';' ORDER BY l), '') FROM (
  SELECT CASE objsubid WHEN 1 THEN ((classid::int8 << 32) | objid::int8)::text
-  ELSE classid::int8::bit(32)::int4 || ', ' || objid::int8::bit(32)::int4 END || CASE mode WHEN 'ShareLock' THEN ' shared'
-  ELSE '' END AS l FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
+  ELSE classid::int8::bit(32)::int4 || ', ' || objid::int8::bit(32)::int4 END ||
+  CASE mode WHEN 'ShareLock' THEN ' shared' ELSE '' END AS l FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
 
 // counts releases all that the session has and tells how often each could be released.
 func counts(t *testing.T, c *pgconn.PgConn) string {
@@ -174,7 +174,8 @@ func TestAdvisoryLocksThatAreTold(t *testing.T) {
 		"in EXECUTE":  {"PREPARE p AS SELECT pg_advisory_lock(3)", "EXECUTE p"},
 		"in an error": {"SELECT pg_advisory_lock(4), 1/(oid::int8 - oid::int8) FROM pg_class"},
 		"unknown of two": {
-			"SELECT pg_advisory_lock(5)", "SELECT pg_advisory_lock(6)", "SELECT pg_advisory_lock(length('12345'))",
+			"SELECT pg_advisory_lock(5)", "SELECT pg_advisory_lock(6)",
+			"SELECT pg_advisory_lock(length('12345'))",
 		},
 	}
 	for _, mode := range []string{proxy.LocksRestore, proxy.LocksAssume} {
@@ -305,7 +306,8 @@ func TestAdvisoryLocksOfABackendThatLives(t *testing.T) {
 	exec(t, c, "SELECT pg_advisory_lock(1)")
 	old := exec(t, c, "SELECT pg_backend_pid()")
 	done := start(c, "SELECT pg_sleep(30)") // meanwhile it does not notice that its client is gone
-	for r.server.Exec("SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = " + old)[0][0] != "t" {
+	sleeps := "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = " + old
+	for r.server.Exec(sleeps)[0][0] != "t" {
 		time.Sleep(5 * time.Millisecond)
 	}
 	r.proxy.Cut(r.epoch)

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,8 +13,8 @@ import (
 	"holdfast/proxy/proxytest"
 )
 
-// twoProxies is what the proxies of two nodes see of one server: the rig's own through its line, the
-// other one directly.
+// twoProxies is two nodes' proxies before one server: the rig's own goes through its line, the
+// other one goes there directly.
 type twoProxies struct {
 	*rig
 	topo2  *proxytest.Topology
@@ -82,6 +83,8 @@ func TestBarrierKeepsALockForItsHolder(t *testing.T) {
 			w.killServer()
 			// The holder's proxy is slow to reach the new primary.
 			isSlow := make(chan struct{})
+			hurry := sync.OnceFunc(func() { close(isSlow) })
+			defer hurry()
 			w.line.Watch(func(byte, []byte) bool { <-isSlow; return true }, nil)
 			var barrier chan struct{}
 			if hasBarrier {
@@ -92,7 +95,7 @@ func TestBarrierKeepsALockForItsHolder(t *testing.T) {
 				if exec(t, rival, try) != "t" {
 					t.Error("the rival does not get a lock that is free")
 				}
-				close(isSlow)
+				hurry()
 				if _, err := tryExec(holder, "SELECT 1"); code(err) != "57P01" {
 					t.Errorf("the holder is not told: %v", err)
 				}
@@ -112,7 +115,7 @@ func TestBarrierKeepsALockForItsHolder(t *testing.T) {
 				login <- err
 			}()
 			mustWait(t, login, 300*time.Millisecond)
-			close(isSlow)
+			hurry()
 			for w.proxy.LocksBehind(w.epoch) {
 				time.Sleep(time.Millisecond)
 			}

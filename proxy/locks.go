@@ -39,8 +39,8 @@ func (c *lockCall) isLike(k lockKey) bool {
 const lockCallsMax = 1024
 
 // lockTable knows the session advisory locks of a session, with their counts (DESIGN.md I17). At
-// a safe point the server tells which locks there are, since those of transactions are gone, but not how
-// often each was taken: that follows from the calls, which have to explain what the server tells.
+// a safe point, where those of transactions are gone, the server tells which locks there are, but
+// not how often each was taken: that follows from the calls, which have to explain what it tells.
 // It does no I/O; the session's lock guards it.
 type lockTable struct {
 	mode string // Config.AdvisoryLocks
