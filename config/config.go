@@ -161,6 +161,10 @@ type Proxy struct {
 
 	CommitGuard string `mapstructure:"commit_guard" oneof:"all|explicit|off"`
 
+	AdvisoryLocks      string        `mapstructure:"advisory_locks" oneof:"restore|assume|end"`
+	AdvisoryLocksMax   int           `mapstructure:"advisory_locks_max" min:"1" max:"2000"`
+	LockBarrierTimeout time.Duration `mapstructure:"lock_barrier_timeout"`
+
 	SecretTTL  time.Duration `mapstructure:"secret_ttl"`
 	LookupUser string        `mapstructure:"lookup_user"`
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.

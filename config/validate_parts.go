@@ -98,6 +98,10 @@ func (k *checker) proxy() {
 		k.bad("group.drain_timeout", "%s must be less than proxy.hold_timeout (%s): who waits "+
 			"for the drain of others is held", d, p.HoldTimeout)
 	}
+	if d := p.LockBarrierTimeout; d < 0 || d >= p.HoldTimeout {
+		k.bad("proxy.lock_barrier_timeout", "%s must be less than proxy.hold_timeout (%s), and not "+
+			"below zero: who waits for others' locks is held", d, p.HoldTimeout)
+	}
 	t, err := election.TimingOf(k.c.Group.Profile)
 	if err != nil {
 		return // the walk refuses other profiles

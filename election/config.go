@@ -48,6 +48,9 @@ type Config struct {
 	SyncDegradeAfter time.Duration
 	// Fence is one of Fences.
 	Fence string
+	// LockBarrier bounds how long units of work wait, after a change of the lock, until sessions
+	// of all proxies have their advisory locks again; 0 does not wait.
+	LockBarrier time.Duration
 	// DrainTimeout bounds how long open units of work may delay a switchover.
 	DrainTimeout time.Duration
 }
@@ -57,7 +60,7 @@ func DefaultConfig() Config {
 	return Config{
 		Cluster: "main", Dir: "/var/lib/holdfast/raft", Voter: true, Profile: ProfileCloud,
 		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
-		Fence: FenceLease, DrainTimeout: 10 * time.Second,
+		Fence: FenceLease, DrainTimeout: 10 * time.Second, LockBarrier: 2 * time.Second,
 	}
 }
 
@@ -143,6 +146,9 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.validateSync()...)
 	errs = append(errs, c.validateFence()...)
+	if c.LockBarrier < 0 {
+		add("proxy.lock_barrier_timeout: must not be less than zero")
+	}
 	if c.DrainTimeout <= 0 {
 		add("group.drain_timeout: must be greater than zero")
 	}

@@ -17,6 +17,11 @@ type Renewal struct {
 	Epoch uint64 `json:"epoch"`
 	// Set is the version of the voter set that is asked; 0 is the first one.
 	Set uint64 `json:"set,omitempty"`
+	// Retakes tells that sessions of the lessee have lost advisory locks with an older epoch, or
+	// with this one in a release, and do not have them again (barrier.go).
+	Retakes bool `json:"retakes,omitempty"`
+	// Holds tells that sessions of the lessee have advisory locks.
+	Holds bool `json:"holds,omitempty"`
 }
 
 // RenewalAnswer is a voter's answer to a Renewal or a release.
@@ -27,6 +32,8 @@ type RenewalAnswer struct {
 	// Endorsed is the highest epoch that the voter has endorsed.
 	Endorsed uint64 `json:"endorsed"`
 	Reason   string `json:"reason,omitempty"`
+	// Shut tells that other lessees may have locks to take again first (barrier.go).
+	Shut bool `json:"shut,omitempty"`
 	// Left and DoubtLeft are of a relay only (Relay): how long, in nanoseconds, its own lease
 	// lasts, and until it is in doubt, which may be over.
 	Left      int64 `json:"left,omitempty"`
@@ -39,6 +46,8 @@ type promise struct {
 	until    int64
 	seq      uint64 // of the newest renewal
 	released uint64 // renewals up to this one are void
+	retakes  bool   // as its newest message has it, and holds too
+	holds    bool
 }
 
 type lesseeKey struct {
@@ -58,6 +67,7 @@ type Promises struct {
 	floor    uint64 // promises nothing below this epoch
 	set      uint64 // version of the voter set that was taken
 	oldEnd   int64  // until then promises under older versions may stand
+	barrier  barrier
 	byLessee map[lesseeKey]promise
 }
 
@@ -97,7 +107,9 @@ func (p *Promises) OldSetsEnd(now int64) time.Duration {
 
 // Renew promises for T_P from now, which is when the message was received.
 func (p *Promises) Renew(now int64, r Renewal) RenewalAnswer {
-	return p.renewFor(now, r, int64(p.timing.Promise))
+	a := p.renewFor(now, r, int64(p.timing.Promise))
+	a.Shut = a.Granted && p.isShut(now, r.Epoch)
+	return a
 }
 
 // renewFor promises for that long, in nanoseconds.
@@ -123,7 +135,12 @@ func (p *Promises) renewFor(now int64, r Renewal, long int64) RenewalAnswer {
 		// (Tally.Begin), so one promise to it is enough.
 		next := promise{
 			epoch: r.Epoch, until: now + long, seq: max(r.Seq, old.seq), released: old.released,
+			retakes: r.Retakes, holds: r.Holds,
 		}
+		if r.Seq < old.seq {
+			next.retakes, next.holds = old.retakes, old.holds
+		}
+		p.begin(now, r.Epoch)
 		if r.Epoch == old.epoch {
 			next.until = max(next.until, old.until)
 		}
@@ -151,7 +168,8 @@ func (p *Promises) Release(now int64, r Renewal) RenewalAnswer {
 	pr := p.byLessee[key]
 	pr.released = max(pr.released, r.Seq)
 	if pr.seq <= r.Seq {
-		pr.until = min(pr.until, now)
+		pr.until, pr.retakes = min(pr.until, now), r.Retakes
+		pr.epoch = max(pr.epoch, r.Epoch) // its renewals may all have been lost
 	}
 	if _, known := p.byLessee[key]; known || len(p.byLessee) < lesseesMax || p.expire(now) {
 		p.byLessee[key] = pr
@@ -193,6 +211,7 @@ type Tally struct {
 	released uint64 // renewals up to this one are void
 	pending  []round
 	sent     int64 // when the newest renewal that a majority granted was sent; 0 if none
+	isOpen   bool  // a majority has granted one renewal and knew of no locks to be waited for
 
 	// Of a borrower only: it asks one relay at a time, and has what that one says is left.
 	isBorrower   bool
@@ -201,8 +220,10 @@ type Tally struct {
 
 // round is one renewal that was sent to all voters.
 type round struct {
-	seq     uint64
-	sent    int64
+	seq  uint64
+	sent int64
+	// granted has the voters that granted it; true are those that know of no locks to be waited
+	// for.
 	granted map[string]bool
 	// majority is that of the voter set that was asked.
 	majority int
@@ -230,6 +251,7 @@ func (t *Tally) Begin(epoch uint64) {
 	if epoch != t.epoch {
 		t.epoch, t.sent, t.pending = epoch, 0, nil
 		t.doubt, t.until = 0, 0
+		t.isOpen = false
 		t.released = t.seq
 	}
 }
@@ -256,7 +278,8 @@ func (t *Tally) Answer(voter string, a RenewalAnswer) {
 		if r.seq != a.Seq {
 			continue
 		}
-		r.granted[voter] = true
+		r.granted[voter] = !a.Shut
+		t.open(r)
 		if len(r.granted) >= r.majority {
 			t.sent = max(t.sent, r.sent)
 			t.borrow(r.sent, a)

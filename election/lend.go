@@ -9,20 +9,48 @@ import (
 func (l *lessee) lend(r Renewal) RenewalAnswer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	isShut := l.isShutLocked(r.Epoch)
+	if isShut && !r.Retakes {
+		// Its sessions may run units of work as soon as it has a lease.
+		l.relay.Note(r)
+		return RenewalAnswer{V: Version, Seq: r.Seq, Reason: "advisory locks are waited for"}
+	}
 	doubt, until := l.tally.Deadlines()
-	return l.relay.Renew(l.now(), r, l.tally.epoch, doubt, until)
+	a := l.relay.Renew(l.now(), r, l.tally.epoch, doubt, until)
+	a.Shut = a.Granted && isShut
+	return a
 }
 
-// lendSoon is lend, but waits for the lease of an epoch that is new. Borrowers hear of the lock at
-// the same moment as this lessee; if they were refused until a majority has answered it, thousands
-// would turn to the next node at once. What they get counts from when they asked all the same.
+// isShut tells that units of work must not begin under the epoch yet, and returns a channel that is
+// closed when they may.
+func (l *lessee) isShut(epoch uint64) (bool, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.isShutLocked(epoch), l.gateOfLocks.opened
+}
+
+// lendSoon is lend, but waits for the lease of an epoch that is new, and for its barrier.
+// Borrowers hear of the lock at the same moment as this lessee; if they were refused until a
+// majority has answered it, thousands would turn to the next node at once. What they get counts
+// from when they asked all the same.
 func (l *lessee) lendSoon(ctx context.Context, r Renewal) RenewalAnswer {
 	var late <-chan time.Time
 	for {
 		granted, changed := l.state()
+		isShut, opened := l.isShut(r.Epoch)
 		a := l.lend(r)
-		if a.Granted || r.Epoch <= granted {
+		switch {
+		case a.Granted:
 			return a
+		case r.Epoch <= granted && !isShut:
+			return a
+		case r.Epoch <= granted: // it has an end
+			select {
+			case <-ctx.Done():
+				return a
+			case <-opened:
+				continue
+			}
 		}
 		if late == nil {
 			t := time.NewTimer(l.timing.Interval)
@@ -103,6 +131,7 @@ func (l *lessee) runReleases(ctx context.Context, r Renewal) {
 		}
 		t.Stop()
 	}
+	r = l.withRetakes(r)
 	for _, v := range l.lenders() {
 		l.work.Add(1)
 		go l.runRelease(ctx, v, r)

@@ -44,6 +44,12 @@ type lessee struct {
 	log         *zap.Logger
 	now         func() int64
 	view        LeaseView
+	// locks is the local proxy's, nil if there is none; lockBarrier is Config.LockBarrier.
+	locks       LockBook
+	lockBarrier time.Duration
+	poked       chan struct{} // capacity 1: run is to look
+	// onBarrier is told how a barrier ended that somebody waited at; nil tells nobody.
+	onBarrier func(end string)
 	// clients are whom to ask in a state, with the version of the voter set; nil keeps to voters.
 	clients func(*State) (set uint64, voters []voterClient)
 
@@ -59,6 +65,9 @@ type lessee struct {
 	given   uint64                 // epochs up to this one are given up for good
 	granted uint64                 // newest epoch that a majority granted
 	changed chan struct{}          // closed when granted changes
+	// gateOfLocks is the barrier of the epoch that is asked for.
+	gateOfLocks lockGate
+	flying      map[string]int // renewals that are not answered yet, by voter
 
 	work sync.WaitGroup
 }
@@ -70,7 +79,8 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 		name: name, incarnation: rand.Uint64(), timing: t, drain: drain, voters: voters,
 		source: source, gate: gate, log: log, now: now,
 		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
-		relay: NewRelay(t), free: make(chan struct{}),
+		relay: NewRelay(t), free: make(chan struct{}), poked: make(chan struct{}, 1),
+		gateOfLocks: newLockGate(0), flying: make(map[string]int),
 	}
 }
 
@@ -119,6 +129,7 @@ func (l *lessee) run(ctx context.Context) {
 	defer l.work.Wait()
 	t := time.NewTicker(l.timing.Interval)
 	defer t.Stop()
+	looks := false
 	for {
 		s, newer := l.source.State()
 		l.follow(s)
@@ -126,13 +137,18 @@ func (l *lessee) run(ctx context.Context) {
 			l.giveUp(ctx, s, end)
 		}
 		if e := lockEpoch(s); e > 0 && e > l.given && intentFrom(s) != e {
-			l.renewAll(ctx, e)
+			l.renewAll(ctx, e, looks)
 		}
+		looks = false
 		select {
 		case <-ctx.Done():
 			return
 		case <-newer:
 		case <-t.C:
+		case <-l.poked:
+			looks = true
+		case <-l.tendLocks():
+			looks = true
 		}
 	}
 }
@@ -222,7 +238,7 @@ func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
 		} else {
 			cancel()
 		}
-		l.renewAll(ctx, epoch)
+		l.renewAll(ctx, epoch, false)
 		if !isDone {
 			select {
 			case <-done:
@@ -262,18 +278,29 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 }
 
 // renewAll sends one renewal to every voter, or to the relay; it does not wait for the answers.
-func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
+// One that only looks whether the barrier is open spares those that still have to answer.
+func (l *lessee) renewAll(ctx context.Context, epoch uint64, looks bool) {
+	holds, behind := l.locksBehind(epoch+1), l.locksBehind(epoch)
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
 		l.tally.Begin(epoch)
+		l.relay.Begin(l.now(), epoch)
+		l.gateOfLocks = newLockGate(epoch)
 		l.view.until.Store(0)
 		l.view.doubt.Store(0)
 		l.view.epoch.Store(int64(epoch))
 	}
-	seq, _ := l.tally.Send(l.now())
 	voters := l.voters
+	if looks && !l.tally.isBorrower {
+		if voters = l.idleLocked(); len(voters) < l.tally.majority {
+			l.mu.Unlock()
+			return
+		}
+	}
+	seq, _ := l.tally.Send(l.now())
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch, Set: l.set,
+		Holds: holds, Retakes: behind || l.relay.Retakes(l.now(), epoch),
 	}
 	l.mu.Unlock()
 	if l.tally.isBorrower {
@@ -290,6 +317,11 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64) {
 		}
 		voters = voters[i : i+1]
 	}
+	l.mu.Lock()
+	for _, v := range voters {
+		l.flying[v.name()]++
+	}
+	l.mu.Unlock()
 	for _, v := range voters {
 		l.work.Add(1)
 		go l.runRenew(ctx, v, r)
@@ -310,6 +342,9 @@ func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asking = false
+	if l.flying[v.name()]--; l.flying[v.name()] <= 0 {
+		delete(l.flying, v.name())
+	}
 	if i := l.asks % len(l.voters); (err != nil || !a.Granted) && l.tally.isBorrower &&
 		l.voters[i] == v {
 		l.asks++
@@ -327,6 +362,7 @@ func (l *lessee) runRenew(ctx context.Context, v voterClient, r Renewal) {
 	}
 	l.view.doubt.Store(doubt)
 	l.view.until.Store(until)
+	l.noteLocksLocked(r.Epoch)
 	if l.granted != r.Epoch {
 		l.granted = r.Epoch
 		close(l.changed)

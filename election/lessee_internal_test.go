@@ -424,7 +424,7 @@ func TestLeaseViewNeverMixesEpochs(t *testing.T) {
 	}()
 	for e := range uint64(20000) {
 		clock = int64(e+1) * int64(time.Hour)
-		l.renewAll(t.Context(), e+1)
+		l.renewAll(t.Context(), e+1, false)
 		l.work.Wait()
 		if l.view.Until() == 0 {
 			t.Fatal("not granted")

@@ -27,10 +27,12 @@ const (
 )
 
 const (
-	// loanRequestLen is version, what is asked for, incarnation, sequence number and epoch.
+	// loanRequestLen is version, what is asked for, incarnation, sequence number and epoch; if
+	// there is something to be said of advisory locks, a byte with that follows.
 	loanRequestLen = 1 + 1 + 8 + 8 + 8
 	// loanAnswerLen is version, whether it is granted, sequence number, endorsed epoch and what
-	// is left of the lease and until its doubt; the reason of a refusal follows.
+	// is left of the lease and until its doubt; the reason of a refusal follows, or of a grant
+	// under which nothing may begin yet.
 	loanAnswerLen = 1 + 1 + 8 + 8 + 8 + 8
 	// loanMax bounds a message, either way.
 	loanMax = 512
@@ -42,12 +44,36 @@ var errLoanMessage = errors.New("loan: malformed message")
 
 // appendLoanRequest encodes a request; r's lessee does not travel.
 func appendLoanRequest(b []byte, what byte, r Renewal) []byte {
-	b = binary.BigEndian.AppendUint16(b, loanRequestLen)
+	flags := byte(0)
+	if r.Retakes {
+		flags |= loanRetakes
+	}
+	if r.Holds {
+		flags |= loanHolds
+	}
+	n := loanRequestLen
+	if flags != 0 {
+		n++
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
 	b = append(b, byte(Version), what)
 	b = binary.BigEndian.AppendUint64(b, r.Incarnation)
 	b = binary.BigEndian.AppendUint64(b, r.Seq)
-	return binary.BigEndian.AppendUint64(b, r.Epoch)
+	b = binary.BigEndian.AppendUint64(b, r.Epoch)
+	if flags != 0 {
+		b = append(b, flags)
+	}
+	return b
 }
+
+// What a request says of advisory locks.
+const (
+	loanRetakes = 1 << iota
+	loanHolds
+)
+
+// loanShut is the reason that comes with a loan whose barrier is shut.
+const loanShut = "shut"
 
 // parseLoanRequest decodes what follows a request's length.
 func parseLoanRequest(p []byte) (what byte, r Renewal, err error) {
@@ -57,13 +83,21 @@ func parseLoanRequest(p []byte) (what byte, r Renewal, err error) {
 	if err := checkLoanVersion(p[0]); err != nil {
 		return 0, r, err
 	}
-	return p[1], Renewal{V: int(p[0]), Incarnation: binary.BigEndian.Uint64(p[2:]),
-		Seq: binary.BigEndian.Uint64(p[10:]), Epoch: binary.BigEndian.Uint64(p[18:])}, nil
+	r = Renewal{V: int(p[0]), Incarnation: binary.BigEndian.Uint64(p[2:]),
+		Seq: binary.BigEndian.Uint64(p[10:]), Epoch: binary.BigEndian.Uint64(p[18:])}
+	if len(p) > loanRequestLen {
+		flags := p[loanRequestLen]
+		r.Retakes, r.Holds = flags&loanRetakes != 0, flags&loanHolds != 0
+	}
+	return p[1], r, nil
 }
 
 // appendLoanAnswer encodes an answer.
 func appendLoanAnswer(b []byte, a RenewalAnswer) []byte {
 	reason := a.Reason[:min(len(a.Reason), loanMax-loanAnswerLen)]
+	if a.Shut {
+		reason = loanShut
+	}
 	granted := byte(0)
 	if a.Granted {
 		granted = 1
@@ -85,10 +119,14 @@ func parseLoanAnswer(p []byte) (RenewalAnswer, error) {
 	if err := checkLoanVersion(p[0]); err != nil {
 		return RenewalAnswer{}, err
 	}
-	return RenewalAnswer{V: int(p[0]), Granted: p[1] == 1, Seq: binary.BigEndian.Uint64(p[2:]),
+	a := RenewalAnswer{V: int(p[0]), Granted: p[1] == 1, Seq: binary.BigEndian.Uint64(p[2:]),
 		Endorsed:  binary.BigEndian.Uint64(p[10:]),
 		Left:      int64(binary.BigEndian.Uint64(p[18:])),
-		DoubtLeft: int64(binary.BigEndian.Uint64(p[26:])), Reason: string(p[34:])}, nil
+		DoubtLeft: int64(binary.BigEndian.Uint64(p[26:])), Reason: string(p[34:])}
+	if a.Granted && a.Reason == loanShut {
+		a.Shut, a.Reason = true, ""
+	}
+	return a, nil
 }
 
 func checkLoanVersion(v byte) error {

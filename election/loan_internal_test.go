@@ -22,11 +22,21 @@ func TestLoanMessages(t *testing.T) {
 		"001a01721122334455667788000000000000000901020304050607"+"08" {
 		t.Errorf("request: %s", got)
 	}
-	for _, p := range [][]byte{b[2:], append(b[2:len(b):len(b)], 1, 2, 3)} {
+	for _, p := range [][]byte{b[2:], append(b[2:len(b):len(b)], 0, 2, 3)} {
 		what, got, err := parseLoanRequest(p)
 		if err != nil || what != loanReturn || got != r {
 			t.Errorf("read %c %+v, %v", what, got, err)
 		}
+	}
+	locks := r
+	locks.Retakes, locks.Holds = true, true
+	if _, got, err := parseLoanRequest(appendLoanRequest(nil, loanReturn, locks)[2:]); err != nil ||
+		got != locks {
+		t.Errorf("read %+v, %v", got, err)
+	}
+	shut := RenewalAnswer{V: 1, Granted: true, Shut: true}
+	if got, err := parseLoanAnswer(appendLoanAnswer(nil, shut)[2:]); err != nil || got != shut {
+		t.Errorf("read %+v, %v", got, err)
 	}
 	a := RenewalAnswer{V: 1, Granted: true, Seq: 9, Endorsed: 3, Left: -5, DoubtLeft: 1 << 40,
 		Reason: "why"}

@@ -6,6 +6,24 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	orders   *prometheus.CounterVec
 	requests *prometheus.CounterVec
+	barriers *prometheus.CounterVec
+}
+
+// watchBarrier counts how barriers of advisory locks ended for this node, and how many ran out of
+// time.
+func (m *metrics) watchBarrier(reg prometheus.Registerer, l *lessee) {
+	m.barriers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "holdfast", Subsystem: "election", Name: "lock_barriers_total",
+		Help: "Changes of the lock after which units of work waited for session advisory locks " +
+			"of other proxies, by how the wait ended.",
+	}, []string{"end"})
+	for _, end := range []string{"retaken", "timeout"} {
+		m.barriers.WithLabelValues(end)
+	}
+	l.onBarrier = func(end string) { m.barriers.WithLabelValues(end).Inc() }
+	if reg != nil {
+		reg.MustRegister(m.barriers)
+	}
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {

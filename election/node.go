@@ -22,6 +22,8 @@ type Deps struct {
 	Agent Agent
 	// Gate is closed before a lease is released; nil if there is none.
 	Gate Gate
+	// Locks tells of the proxy's session advisory locks; nil if there are none.
+	Locks LockBook
 	// Stats tells the proxy's sessions and held ones for reports; nil reports none.
 	Stats func() (sessions, held int)
 	// Cancel carries out a client's cancel request that another node has passed on; nil if there is
@@ -112,6 +114,8 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	_, voters := n.lesseeClients(&State{})
 	n.lessee = newLessee(cfg.Name, timing, cfg.DrainTimeout, voters, n, deps.Gate, n.log, n.now)
 	n.lessee.clients = n.lesseeClients
+	n.lessee.locks, n.lessee.lockBarrier = deps.Locks, cfg.LockBarrier
+	n.metrics.watchBarrier(deps.Registerer, n.lessee)
 	if !cfg.Voter {
 		n.lessee.borrow()
 		n.remote.trusted, n.remote.first = n.lessee.lender, n.lessee.asks

@@ -14,6 +14,9 @@ func (n *Node) Problems() []string {
 		out = append(out, fmt.Sprintf("the disk of %s fails or hangs: this node takes no part in "+
 			"Raft until it can write again; its proxy serves on", n.cfg.Dir))
 	}
+	if late := n.lessee.lateLocks(); late != "" {
+		out = append(out, late)
+	}
 	if n.fsm == nil {
 		return out
 	}

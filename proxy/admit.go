@@ -103,6 +103,7 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 		key: make([]byte, cancelKeyBytes(st.Protocol)),
 	}
+	s.track.locks.mode, s.track.locks.max = p.cfg.AdvisoryLocks, p.cfg.AdvisoryLocksMax
 	return s, p.add(s)
 }
 

@@ -81,8 +81,9 @@ func TestStateThatIsTold(t *testing.T) {
 			"SET standard_conforming_strings = off", `PREPARE p AS SELECT 'a\nb'`,
 			"SET standard_conforming_strings = on",
 		},
-		"lock, then a temporary table that goes": {
-			"SELECT pg_advisory_lock(7)", "CREATE TEMP TABLE tt (a int)", "DISCARD TEMP",
+		"locks, then a temporary table that goes": {
+			"SELECT pg_advisory_lock(g) FROM generate_series(1, 2) g",
+			"CREATE TEMP TABLE tt (a int)", "DISCARD TEMP",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

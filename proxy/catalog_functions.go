@@ -14,6 +14,11 @@ var harmlessVolatile = setOf(
 	// The session and its query.
 	"current_query pg_current_xact_id pg_is_in_recovery pg_jit_available "+
 		"pg_get_backend_memory_contexts",
+	// Advisory locks end with their session, or transaction, which is gone.
+	"pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all "+
+		"pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared "+
+		"pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock "+
+		"pg_try_advisory_xact_lock_shared",
 	// Transactions, locks and notifications, looked at.
 	"pg_xact_status txid_status pg_xact_commit_timestamp pg_xact_commit_timestamp_origin "+
 		"pg_last_committed_xact pg_blocking_pids pg_safe_snapshot_blocking_pids pg_lock_status "+

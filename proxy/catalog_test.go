@@ -152,7 +152,7 @@ func TestOnlyReads(t *testing.T) {
 		"COPY orders TO '/tmp/x'", "COPY orders TO PROGRAM 'cat'", "EXPLAIN SELECT writes()",
 		"EXPLAIN ANALYZE INSERT INTO orders VALUES (1)", "DECLARE c CURSOR FOR SELECT writes()",
 		"DECLARE c CURSOR WITH HOLD FOR SELECT 1", "SELECT set_config('a.b', 'c', false)",
-		"SELECT pg_advisory_lock(1)", "SELECT lo_creat(-1)", "SELECT pg_notify('a', 'b')",
+		"SELECT lo_creat(-1)", "SELECT pg_notify('a', 'b')",
 		"SELECT table_to_xml('v_calls', false, false, '')", "SELECT query_to_xml('a', true, true, '')",
 		"SELECT pg_terminate_backend(1)", "SELECT domain_in('1', 'logged'::regtype, -1)",
 		"SELECT 1; SELECT writes()", "LISTEN a", "NOTIFY a", "EXECUTE p", "VACUUM", "SELECT 'no end",
@@ -193,10 +193,7 @@ func TestBuiltinsAreHarmless(t *testing.T) {
 var writesVolatile = map[string]string{
 	"sequences": "nextval setval",
 	"what a session had, and another one has not": "currval lastval setseed set_config " +
-		"pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_all " +
-		"pg_advisory_unlock_shared pg_advisory_xact_lock pg_advisory_xact_lock_shared " +
-		"pg_try_advisory_lock pg_try_advisory_lock_shared pg_try_advisory_xact_lock " +
-		"pg_try_advisory_xact_lock_shared pg_stat_clear_snapshot pg_stat_force_next_flush " +
+		"pg_stat_clear_snapshot pg_stat_force_next_flush " +
 		"pg_replication_origin_session_is_setup pg_replication_origin_session_progress " +
 		"pg_replication_origin_session_reset pg_replication_origin_session_setup " +
 		"pg_replication_origin_xact_reset pg_replication_origin_xact_setup " +

@@ -91,8 +91,10 @@ type effect struct {
 	all   bool
 	local bool
 	cls   class
-	at    int  // which statement of its string it is
-	conf  bool // standard_conforming_strings when it was read
+	// lock is a call of an advisory lock function that is all of the statement.
+	lock *pgwire.AdvisoryCall
+	at   int  // which statement of its string it is
+	conf bool // standard_conforming_strings when it was read
 	// names are settings that set_config names; other tells that it may be any.
 	names []string
 	other bool
@@ -117,8 +119,14 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 			continue
 		}
 		c := classOf(s)
+		if s.Kind == pgwire.KindDo && mentionsAdvisory(sql[s.Start:s.End]) {
+			c |= clsAdvisory
+		}
 		if e, ok := effectOf(s, sql, c); ok {
 			e.at, e.conf = n, conforming
+			if s.Kind == pgwire.KindSelect && c.has(clsAdvisory) {
+				e.lock = pgwire.ParseAdvisory(sql[s.Start:s.End], conforming)
+			}
 			p.effects = append(p.effects, e)
 		}
 		n++

@@ -18,6 +18,20 @@ const (
 	GuardOff = "off"
 )
 
+// What becomes of session advisory locks when the primary changes.
+const (
+	// LocksRestore takes them again as often as they were held; where that is not known for sure
+	// the session is told.
+	LocksRestore = "restore"
+	// LocksAssume takes one whose count is not known once.
+	LocksAssume = "assume"
+	// LocksEnd tells every session that holds one.
+	LocksEnd = "end"
+)
+
+// advisoryLocksMax is the default of Config.AdvisoryLocksMax.
+const advisoryLocksMax = 1000
+
 // Config is what a Proxy needs to know. The zero value is not usable; start from DefaultConfig.
 type Config struct {
 	// NodeName is this node's name in the group, which Peers know it by; empty if there are none.
@@ -66,6 +80,12 @@ type Config struct {
 	// PreparedBytesMax bounds the text of a session's prepared statements that is kept.
 	PreparedBytesMax int
 
+	// AdvisoryLocks is LocksRestore, LocksAssume or LocksEnd.
+	AdvisoryLocks string
+	// AdvisoryLocksMax bounds the session advisory locks of a session, each counted as often as
+	// it was taken; one with more is told when the primary changes.
+	AdvisoryLocksMax int
+
 	// CommitGuard is GuardAll, GuardExplicit or GuardOff.
 	CommitGuard string
 	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
@@ -111,6 +131,8 @@ func DefaultConfig() Config {
 		InspectBytesMax:    64 << 10,
 		JournalBytesMax:    1 << 20,
 		PreparedBytesMax:   1 << 20,
+		AdvisoryLocks:      LocksRestore,
+		AdvisoryLocksMax:   advisoryLocksMax,
 		CommitGuard:        GuardAll,
 		SecretTTL:          10 * time.Second,
 		LookupUser:         "holdfast_lookup",
@@ -152,6 +174,7 @@ func (c Config) Validate() error {
 		{"journal_bytes_max", c.JournalBytesMax > 0},
 		{"journal_total_bytes_max", c.JournalTotalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
+		{"advisory_locks_max", c.AdvisoryLocksMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
 		{"catalog_databases_max", c.CatalogDatabasesMax > 0},
 		{"lease_grace", c.LeaseGrace > 0},
@@ -177,6 +200,12 @@ func (c Config) Validate() error {
 	errs = append(errs, c.TLS.validate()...)
 	errs = append(errs, c.ServerTLS.validate()...)
 	errs = append(errs, c.validateAuth()...)
+	switch c.AdvisoryLocks {
+	case LocksRestore, LocksAssume, LocksEnd:
+	default:
+		errs = append(errs, fmt.Errorf("proxy.advisory_locks: %q is not one of restore, assume, end",
+			c.AdvisoryLocks))
+	}
 	return errors.Join(errs...)
 }
 

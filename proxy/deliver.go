@@ -193,6 +193,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	if typ == pgwire.SrvError && size == n && b.isFatal(s, body) {
 		return 0, true, errBackendLost
 	}
+	s.watchLocks(typ, body)
 	a, err := s.flow.serverMessage(typ, body)
 	if err != nil {
 		return 0, true, err
@@ -386,6 +387,7 @@ func (s *session) ended(a answer, hide bool) bool {
 	if a.done.snapshot {
 		if s.inner == nil {
 			s.track.applySnapshot(s.rows, s.rowsCut)
+			s.bookLocks()
 		} else {
 			s.track.unmovable |= reasonSettings // the server could not say what there is
 		}

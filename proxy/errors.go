@@ -89,6 +89,14 @@ func errUnmovable(why string) *pgwire.Error {
 	return e
 }
 
+func errLockLost(name string) *pgwire.Error {
+	e := fatal(pgwire.NewError(pgwire.CodeAdminShutdown,
+		"terminating connection because the primary changed"))
+	e.Detail = "Session advisory lock " + name + " was taken by another session meanwhile."
+	e.Hint = "Reconnect; what the lock protected may have been done by somebody else."
+	return e
+}
+
 func errCutMessage() error {
 	return errors.New("backend lost in the middle of a message larger than the relay's buffer")
 }

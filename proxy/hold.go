@@ -61,7 +61,13 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 		if s.isUsable(pr) {
 			b, err := s.open(ctx, pr, l)
 			if err == nil {
-				return b, nil
+				if err = h.passBarrier(ctx, b); err == nil {
+					return b, nil
+				}
+				b.close(false)
+				if !errors.Is(err, errOvertaken) {
+					return nil, err
+				}
 			}
 			if h.isAnswer(err) {
 				return nil, asRefusal(err)

@@ -237,7 +237,7 @@ func TestUnmovableSessionIsTold(t *testing.T) {
 	r := newRig(t, nil)
 	for what, sql := range map[string]string{
 		"temporary table": "CREATE TEMP TABLE x (a int)",
-		"advisory lock":   "SELECT pg_advisory_lock(1)",
+		"advisory locks":  "SELECT pg_advisory_lock(g) FROM generate_series(1, 2) g",
 		"WITH HOLD":       "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
 	} {
 		c := r.connect("")

@@ -83,7 +83,11 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		}
 		s.push(op{kind: opSync, start: at})
 	case pgwire.CliFunctionCall:
-		s.push(op{kind: opFunctionCall, cls: clsMayWrite, start: at})
+		o := op{kind: opFunctionCall, cls: clsMayWrite, start: at}
+		if isAdvisoryFunction(body) {
+			o.cls |= clsAdvisory
+		}
+		s.push(o)
 	case pgwire.CliCopyDone, pgwire.CliCopyFail:
 		s.flow.copyEnd()
 	case pgwire.CliCopyData, pgwire.CliFlush:
@@ -125,7 +129,10 @@ func (s *session) resolveExecute(p *parsed) {
 		}
 		ps := s.statementNamed(st.Name)
 		p.cls |= ps.cls
-		p.effects = append(p.effects, ps.effects...)
+		for _, e := range ps.effects {
+			e.lock = nil // its arguments are not read here
+			p.effects = append(p.effects, e)
+		}
 	}
 }
 
@@ -137,7 +144,12 @@ func (s *session) statementNamed(name string) parsed {
 		p, known = ps.parsed, true
 		if ps.bySQL {
 			p.cls |= clsMayWrite | clsState // what it does was not read
-			p.effects = []effect{{kind: pgwire.KindExecute, cls: clsState}}
+			e := effect{kind: pgwire.KindExecute, cls: clsState}
+			if mentionsAdvisory(ps.sql) {
+				e.cls |= clsAdvisory
+			}
+			p.cls |= e.cls
+			p.effects = []effect{e}
 		}
 	}
 	left := s.flow.renaming // none, nearly always; else they are near the head of a long pipeline
@@ -228,6 +240,7 @@ func (s *session) inspectBind(body []byte, at int) error {
 	} else {
 		s.unit.usedUnnamed = true
 	}
+	p = s.bindLocks(p, stmt, body)
 	switch {
 	case len(portal) == 0:
 		s.portal = p

@@ -51,7 +51,7 @@ func (r *rig) commitInFlight(before ...string) (c *pgconn.PgConn, done <-chan er
 // COMMIT that was in flight is answered before.
 func TestCommitOfAnUnmovableSessionIsAnswered(t *testing.T) {
 	r := newRig(t, nil)
-	c, done := r.commitInFlight("SELECT pg_advisory_lock(1)")
+	c, done := r.commitInFlight("SELECT pg_advisory_lock(g) FROM generate_series(1, 2) g")
 	r.change()
 	if err := <-done; err != nil {
 		t.Fatalf("COMMIT: %v", err)

@@ -24,6 +24,7 @@ type metrics struct {
 	tlsReloads       *prometheus.CounterVec
 	authFailures     *prometheus.CounterVec
 	replication      prometheus.Counter
+	locks            *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -86,12 +87,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"method", methodScram, methodMD5, methodPassword, methodCert),
 		replication: counter("replication_connections_total",
 			"Replication connections that were passed through."),
+		locks: vec("advisory_locks_total", "Session advisory locks at a change of the primary: "+
+			"taken again, or sessions that ended because one was lost to another session or "+
+			"nobody knows how often it was taken.", "what", "retaken", "lost", "unknown"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
-			m.authFailures, m.replication)
+			m.authFailures, m.replication, m.locks)
 	}
 	return m
 }

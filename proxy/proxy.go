@@ -48,6 +48,8 @@ type Proxy struct {
 	dialer     net.Dialer
 	ramp       *semaphore.Weighted
 
+	lockBook lockBook
+
 	cutEpoch   atomic.Uint64 // epochs up to this one are closed for good
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
@@ -103,7 +105,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
-	p.watch = newLeaseWatch()
+	p.watch, p.lockBook = newLeaseWatch(), newLockBook()
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
 	p.catalogues = newCatalogues(p)
 	p.cache = newSecretCache(p)
@@ -285,6 +287,7 @@ func (p *Proxy) add(s *session) error {
 }
 
 func (p *Proxy) remove(s *session) {
+	p.lockBook.drop(s)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, s.id)

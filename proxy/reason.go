@@ -17,7 +17,7 @@ const (
 var reasonTexts = []string{
 	"temporary table",
 	"cursor WITH HOLD",
-	"session advisory lock",
+	"session advisory lock that was taken nobody knows how often, or too many of them",
 	"prepared statements larger than prepared_bytes_max, or one of unknown text",
 	"settings whose names are not known, or too many of them",
 	"a statement too large to be inspected, or that could not be read",

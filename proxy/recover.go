@@ -97,6 +97,9 @@ func (s *session) rewind(b *backend, l *loss) error {
 			return errBackendLost
 		}
 	}
+	if err := s.rewindLocks(b, l); err != nil {
+		return err
+	}
 	return s.align(b, pgwire.TxIdle)
 }
 
@@ -168,6 +171,7 @@ func (s *session) takeLoss() *loss {
 		canGoOn: s.flow.canGoOn, names: maps.Clone(s.track.statements),
 		unnamed: unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)},
 		conf:    s.conf,
+		locks:   s.track.locks,
 	}
 	l.redo.before = l.redo.unnamed
 	if s.unit.unnamed != nil {
@@ -226,6 +230,7 @@ func (s *session) endRedo(l *loss, why string) {
 		s.proxy.metrics.replays.WithLabelValues(why).Inc()
 		s.track.believe(maps.Clone(l.redo.names))
 		s.unnamed, s.unnamedQ = l.redo.unnamed.parsed, l.redo.unnamed.body
+		s.track.locks = l.redo.locks
 	}
 }
 
@@ -235,6 +240,9 @@ func (s *session) afterLoss(l *loss) {
 	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
 	s.noCancel = false
 	s.track.rolledBack()
+	if !l.redo.isPossible() || s.track.locks.mode == LocksEnd {
+		s.track.unmovable |= s.track.locks.reason()
+	}
 	s.proxy.journaled(-s.unit.grown)
 	s.unit.drop()
 	s.discard = s.passing > 0
@@ -308,6 +316,9 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 func (s *session) settled(b *backend, l *loss) error {
 	if s.mid {
 		return errCutMessage()
+	}
+	if l.redo.locksVague {
+		return notCarried(errUnmovable(reasonAdvisory.String()))
 	}
 	if err := s.align(b, l.status); err != nil {
 		return err

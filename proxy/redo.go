@@ -19,6 +19,12 @@ type redo struct {
 	isBegun bool          // it was run again at least in part
 	why     *pgwire.Error // what it ends with if it is not run again; nil is 40001
 
+	// locks are the session advisory locks as they were known when the backend was lost;
+	// locksVague tells that those of the start of the unit were taken again, and not known which
+	// else there were.
+	locks      lockTable
+	locksVague bool
+
 	// What the client believes that its prepared statements are.
 	names   map[string]*prepared
 	unnamed unnamedStatement

@@ -20,6 +20,9 @@ const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of pri
 func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
 	ctx, end := s.proxy.while(ctx, pr)
 	defer end()
+	if err := s.yieldToHolders(ctx, pr); err != nil {
+		return nil, err
+	}
 	if err := s.proxy.enterRamp(ctx); err != nil {
 		return nil, err
 	}
@@ -41,7 +44,10 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 		return nil, fmt.Errorf("%w: %w", errOrdered, l.fatal)
 	}
 	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
-	err = s.restore(b)
+	err = s.retakeLocks(ctx, b, l)
+	if err == nil {
+		err = s.restore(b)
+	}
 	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
 		err = s.proxy.endBackend(ctx, pr, l)
 	}

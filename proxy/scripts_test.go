@@ -126,6 +126,12 @@ var scripts = []script{
 		q("BEGIN"), {send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},
 		{send: copyData("1\ta", "2\tb", "3\tc"), ends: 1}, q("SELECT count(*) FROM t"), q("COMMIT"),
 	}},
+	{name: "advisory locks", steps: []scriptStep{
+		q("SELECT pg_advisory_lock(7)"), q("BEGIN"), q("SELECT pg_advisory_lock(7)"),
+		q("SELECT pg_try_advisory_lock(8)"), q("INSERT INTO t VALUES (1, 'a')"), q("COMMIT"),
+		q("SELECT pg_advisory_unlock(7)"), q("SELECT pg_advisory_unlock(7)"),
+		q("SELECT pg_advisory_unlock(7)"), q("SELECT pg_advisory_unlock(8)"),
+	}},
 	{name: "wide rows", steps: []scriptStep{
 		q("BEGIN"), q("SELECT i, repeat(i::text, 30000) FROM generate_series(1, 3) AS i"),
 		q("COMMIT"),

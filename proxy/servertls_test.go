@@ -14,7 +14,7 @@ import (
 )
 
 // direct begins a new epoch at the server without the line, which cannot read what is encrypted.
-func (r *rig) direct() {
+func (r *rig) leadDirect() {
 	r.t.Helper()
 	r.epoch++
 	r.lease = proxytest.NewLease(time.Hour)
@@ -62,7 +62,7 @@ func TestServerTLSModes(t *testing.T) {
 					cert, key := foreign.Issue("server", "127.0.0.1")
 					r.server.UseTLS(cert, key, ca.File())
 				}
-				r.direct()
+				r.leadDirect()
 				conn, err := pgconn.Connect(context.Background(), r.dsn(""))
 				defer closeConn(conn)
 				if len(want) > 1 {
@@ -96,7 +96,7 @@ func TestTLSOnBothSides(t *testing.T) {
 	r.server.UseTLS(cert, key, ca.File())
 	r.server.SetHBA("local all all trust\nhostnossl all postgres all scram-sha-256\n" +
 		"hostssl all all all scram-sha-256\n")
-	r.direct()
+	r.leadDirect()
 	c := r.connectTo(r.secure(front, "channel_binding=require"))
 	exec(t, c, "SET statement_timeout = '1h'")
 	for range 3 {
@@ -112,7 +112,7 @@ func TestTLSOnBothSides(t *testing.T) {
 		r.proxy.Cut(r.epoch)
 		r.server.Kill()
 		r.server.Start()
-		r.direct()
+		r.leadDirect()
 	}
 	if v := exec(t, c, "SHOW statement_timeout"); v != "1h" {
 		t.Error(v)
@@ -129,7 +129,7 @@ func TestCancelOverTLS(t *testing.T) {
 	r.topo.Set(nil)
 	r.proxy.Cut(r.epoch)
 	r.server.UseTLS(cert, key, ca.File())
-	r.direct()
+	r.leadDirect()
 	c := r.connectTo(r.secure(front, ""))
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

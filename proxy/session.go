@@ -61,6 +61,7 @@ type session struct {
 	fatal       *pgwire.Error // a FATAL of the server that was not passed on yet
 	clientQuiet silence       // Proxy.runWatch's own
 
+	hasLocks   bool      // it is in the proxy's lockBook
 	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
 	lostStatus byte      // the transaction status that the client believes in, if lostTx
 	lostTx     bool      // the client's transaction is gone and it was not told yet

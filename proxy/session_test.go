@@ -121,8 +121,10 @@ func (r *rig) connect(options string) *pgconn.PgConn {
 	return c
 }
 
-func (r *rig) dsn(options string) string {
-	_, port, _ := net.SplitHostPort(r.proxy.Addrs()[0].String())
+func (r *rig) dsn(options string) string { return r.dsnOf(r.proxy, options) }
+
+func (r *rig) dsnOf(p *proxy.Proxy, options string) string {
+	_, port, _ := net.SplitHostPort(p.Addrs()[0].String())
 	return fmt.Sprintf("host=127.0.0.1 port=%s user=app dbname=app password='%s' "+
 		"sslmode=disable %s", port, proxytest.Password, options)
 }

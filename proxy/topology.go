@@ -35,6 +35,9 @@ type Primary struct {
 	Lease      Lease
 	// Boundaries are those of the epochs up to this one, oldest first.
 	Boundaries []Boundary
+	// Barrier is closed once the sessions of all proxies have their advisory locks again, or are
+	// not waited for any more: no unit of work starts before. nil is one that is closed.
+	Barrier <-chan struct{}
 }
 
 // Topology tells the proxy which primary to use. Implementations are safe for concurrent use.

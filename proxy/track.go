@@ -53,10 +53,14 @@ type tracker struct {
 	// renamed are the named prepared statements that the open unit of work has changed, as they
 	// were before; nil for one that was not there. No rollback undoes what they became.
 	renamed map[string]*prepared
+	locks   lockTable
 }
 
 func newTracker(user string, preparedMax int) tracker {
-	return tracker{role: "none", authUser: user, loginUser: user, preparedMax: preparedMax}
+	return tracker{
+		role: "none", authUser: user, loginUser: user, preparedMax: preparedMax,
+		locks: lockTable{mode: LocksRestore, max: advisoryLocksMax},
+	}
 }
 
 const (
@@ -99,9 +103,9 @@ func (t *tracker) succeeded(e *effect) {
 		r = reasonTemp
 	case e.cls.has(clsHold):
 		r = reasonHold
-	case e.cls.has(clsAdvisory):
-		r = reasonAdvisory
-		t.unmovable |= r // locks of the session outlive a rollback
+	}
+	if e.cls.has(clsAdvisory) && e.lock == nil {
+		t.lostSight()
 	}
 	if r != 0 {
 		t.txUnmovable |= r
@@ -193,7 +197,11 @@ func (t *tracker) discard(e *effect) {
 	case "all": // never in a transaction block
 		*t = tracker{
 			role: "none", authUser: t.loginUser, loginUser: t.loginUser,
-			preparedMax: t.preparedMax, dirty: true,
+			preparedMax: t.preparedMax, dirty: true, locks: t.locks,
+		}
+		if t.locks.mayHold() {
+			t.locks.releasedAll()
+			t.suspectLocks()
 		}
 	case "temp", "temporary":
 		t.suspect |= reasonTemp // gone, if it commits
@@ -310,9 +318,7 @@ func (t *tracker) snapshotSQL() string {
 }
 
 // factsSQL asks for what only this backend has.
-const factsSQL = ` UNION ALL SELECT 'f', 'advisory', EXISTS (SELECT FROM pg_catalog.pg_locks` +
-	` WHERE locktype OPERATOR(pg_catalog.=) 'advisory'` +
-	` AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())::pg_catalog.text` +
+const factsSQL = lockSQL +
 	` UNION ALL SELECT 'f', 'temp', EXISTS (SELECT FROM pg_catalog.pg_class` +
 	` WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())::pg_catalog.text` +
 	` UNION ALL SELECT 'f', 'hold', EXISTS (SELECT FROM pg_catalog.pg_cursors` +
@@ -321,9 +327,11 @@ const factsSQL = ` UNION ALL SELECT 'f', 'advisory', EXISTS (SELECT FROM pg_cata
 // applySnapshot takes the rows of snapshotSQL; cut tells that there were more than are kept.
 func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	t.settings, t.channels = t.settings[:0], t.channels[:0]
-	if t.suspect != 0 {
+	asked := t.suspect != 0
+	if asked {
 		t.unmovable &^= reasonsAsked
 	}
+	locks := make(map[lockKey]struct{})
 	for _, r := range rows {
 		switch r[0] {
 		case "s":
@@ -334,10 +342,14 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 			t.role = r[2]
 		case "a":
 			t.authUser = r[2]
+		case "k":
+			if k, ok := parseLockRow(r[1], r[2]); ok {
+				locks[k] = struct{}{}
+			}
 		case "f":
 			if r[2] == "true" {
 				t.unmovable |= map[string]reason{
-					"advisory": reasonAdvisory, "temp": reasonTemp, "hold": reasonHold,
+					"temp": reasonTemp, "hold": reasonHold,
 				}[r[1]]
 			}
 		}
@@ -346,7 +358,14 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 		t.unmovable |= reasonSettings
 	}
 	t.overlay, t.unknown, t.dirty = nil, false, false
+	if asked {
+		t.locks.verify(locks)
+		t.unmovable |= t.locks.reason()
+	}
 	t.suspect = t.unmovable & reasonsAsked // once there, it is asked for until it is gone
+	if t.locks.mayHold() {
+		t.suspect |= reasonAdvisory
+	}
 }
 
 // restoreSQL lists the commands that make a fresh backend of the login user what this session

@@ -171,7 +171,8 @@ func (n *node) buildElection() error {
 		deps.Agent = n.agent
 	}
 	if n.proxy != nil {
-		deps.Gate, deps.Stats, deps.Cancel = n.proxy, n.proxy.Stats, n.proxy.CancelHere
+		deps.Gate, deps.Stats, deps.Locks = n.proxy, n.proxy.Stats, n.proxy
+		deps.Cancel = n.proxy.CancelHere
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {

@@ -58,6 +58,7 @@ func (t *topology) update(n *election.Node, state *election.State, granted uint6
 		next = primaryOf(state, t.syncMode)
 		if next != nil {
 			next.Lease = epochLease{view: n.Lease(), epoch: granted}
+			next.Barrier = n.LockBarrier(granted)
 		}
 	}
 	t.publish(next)
