@@ -256,12 +256,7 @@ func mentionsAdvisory[T string | []byte](sql T) bool {
 // there (DESIGN.md I17).
 func (s *session) retakeLocks(ctx context.Context, b *backend, l *loss) error {
 	s.mu.Lock()
-	held, ok := s.track.locks.end()
-	if !ok && l.redo.isPossible() {
-		// What the unit of work did to them is known once it was run again.
-		held, ok = s.track.locks.surelyStart()
-		l.redo.locksVague = true
-	}
+	held, ok := s.locksToTake(l)
 	s.mu.Unlock()
 	m := s.proxy.metrics.locks
 	if !ok {

@@ -1,28 +1,64 @@
 package proxy
 
 import (
+	"maps"
 	"slices"
 
 	"holdfast/pgwire"
 )
 
-// rewindLocks makes the session's advisory locks on a backend that is not attached those of the
-// start of the unit of work, which is run again and takes the others itself: they are taken at
-// first, lest another session takes them before, and given back here.
+// A unit of work that is run again begins with the session advisory locks of its start, and takes
+// and gives back the others itself. Whether it will be run again is known only once its outcome
+// was looked up; until then the session has those of the start and those of the end, so that
+// nobody else gets one of either.
+
+// locksToTake are the locks that a new backend is to have at first; false if they are not known.
+// The caller holds s.mu.
+func (s *session) locksToTake(l *loss) (map[lockKey]lockCount, bool) {
+	held, ok := s.track.locks.end()
+	if !l.redo.isPossible() {
+		return held, ok
+	}
+	start, sure := l.redo.locks.surelyStart()
+	if !ok {
+		l.redo.locksVague = true // what the unit did to them is known once it was run again
+		return start, sure
+	}
+	for k, c := range start {
+		if held[k].n < c.n {
+			held[k] = c
+		}
+	}
+	return held, sure
+}
+
+// rewindLocks leaves a backend that is not attached the locks of the start of what is run again.
 func (s *session) rewindLocks(b *backend, l *loss) error {
+	if l.redo.begun {
+		return s.settleLocks(b, l)
+	}
+	return s.keepLocks(b, l.redo.locks.start())
+}
+
+// settleLocks leaves it those of the unit's end.
+func (s *session) settleLocks(b *backend, l *loss) error {
+	if !l.redo.isPossible() {
+		return nil
+	}
+	end, _ := l.redo.locks.end()
+	return s.keepLocks(b, end)
+}
+
+// keepLocks gives back what the session has beyond those locks.
+func (s *session) keepLocks(b *backend, want map[lockKey]lockCount) error {
 	s.mu.Lock()
-	start := l.redo.locks.start()
-	more := beyond(s.track.locks.start(), start)
-	s.track.locks.retaken(start)
+	more := beyond(s.track.locks.start(), want)
+	s.track.locks.retaken(maps.Clone(want))
 	s.mu.Unlock()
 	if len(more) == 0 {
 		return nil
 	}
-	var keys []lockKey
-	for k := range more {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compareLocks)
+	keys := slices.SortedFunc(maps.Keys(more), compareLocks)
 	sql := callLocksSQL("pg_catalog.pg_advisory_unlock", keys, more)
 	if _, _, err := b.exchange(pgwire.AppendQuery(nil, sql), 1, b.note); err != nil {
 		return errBackendLost

@@ -69,10 +69,32 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	return nil
 }
 
-// rewind gives the session the prepared statements that it had when the unit of work began.
+// rewind gives the session what it had when the unit of work began that is run again: prepared
+// statements and advisory locks.
 func (s *session) rewind(b *backend, l *loss) error {
 	s.mu.Lock()
 	out, n := s.out[:0], 0
+	if !l.redo.begun { // else nothing was answered of it, so that it has changed nothing
+		out, n = s.rewindStatements(out)
+	}
+	s.track.renamed = nil
+	s.flow = newFlow(pgwire.TxIdle)
+	s.mu.Unlock()
+	if n > 0 {
+		if _, _, err := b.exchange(out, n, b.note); err != nil {
+			return errBackendLost
+		}
+	}
+	if err := s.rewindLocks(b, l); err != nil {
+		return err
+	}
+	return s.align(b, pgwire.TxIdle)
+}
+
+// rewindStatements makes the prepared statements those of the start of the unit, and appends what
+// makes a backend follow, which it answers with n ReadyForQuery. The caller holds s.mu.
+func (s *session) rewindStatements(out []byte) ([]byte, int) {
+	n := 0
 	for name, was := range s.track.rewindNames() {
 		out = pgwire.AppendClose(out, 'S', name)
 		out = pgwire.AppendSync(out)
@@ -90,17 +112,7 @@ func (s *session) rewind(b *backend, l *loss) error {
 			n++
 		}
 	}
-	s.flow = newFlow(pgwire.TxIdle)
-	s.mu.Unlock()
-	if n > 0 {
-		if _, _, err := b.exchange(out, n, b.note); err != nil {
-			return errBackendLost
-		}
-	}
-	if err := s.rewindLocks(b, l); err != nil {
-		return err
-	}
-	return s.align(b, pgwire.TxIdle)
+	return out, n
 }
 
 // runAgain begins to run a unit again on the backend that was just attached.
@@ -319,6 +331,9 @@ func (s *session) settled(b *backend, l *loss) error {
 	}
 	if l.redo.locksVague {
 		return notCarried(errUnmovable(reasonAdvisory.String()))
+	}
+	if err := s.settleLocks(b, l); err != nil {
+		return err
 	}
 	if err := s.align(b, l.status); err != nil {
 		return err
