@@ -1,0 +1,142 @@
+package proxy
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// lostAgain takes the loss of a backend on which a unit was run again, before it came to where it
+// had been: it can be begun once more, unless it came out differently. The caller holds s.mu.
+func (s *session) lostAgain(a *again) *loss {
+	l := a.loss
+	l.epoch, l.pid, l.started = s.lostEpoch, s.lostPID, s.lostStarted
+	l.fatal, l.planned, l.since = s.fatal, s.planned, s.heldFrom
+	s.heldFrom = time.Time{}
+	s.in.take(min(max(a.left, 0), len(s.in.bytes())))
+	s.track.rolledBack()
+	s.track.rewindNames()
+	switch {
+	case a.failed:
+		s.endRedo(l, "different")
+	case a.canceled:
+		l.redo.why = errHeldCanceled()
+		s.endRedo(l, "canceled")
+	case s.tries >= s.proxy.cfg.ReplayAttemptsMax:
+		s.endRedo(l, "given_up")
+	}
+	s.afterLoss(l)
+	return l
+}
+
+// endRedo gives up running a unit again. What the client believes of its prepared statements holds
+// again: no rollback undoes them. The caller holds s.mu.
+func (s *session) endRedo(l *loss, why string) {
+	if l.redo.isOff {
+		return
+	}
+	l.redo.isOff = true
+	if l.redo.isBegun {
+		s.proxy.metrics.replays.WithLabelValues(why).Inc()
+		s.track.believe(maps.Clone(l.redo.names))
+		s.unnamed, s.unnamedQ = l.redo.unnamed.parsed, l.redo.unnamed.body
+		s.track.locks = l.redo.locks
+	}
+}
+
+// rewind gives the session what it had when the unit of work began that is run again: prepared
+// statements and advisory locks.
+func (s *session) rewind(b *backend, l *loss) error {
+	s.mu.Lock()
+	out, n := s.out[:0], 0
+	if !l.redo.begun { // else nothing was answered of it, so that it has changed nothing
+		out, n = s.rewindStatements(out)
+	}
+	s.track.renamed = nil
+	s.flow = newFlow(pgwire.TxIdle)
+	s.mu.Unlock()
+	if n > 0 {
+		if _, _, err := b.exchange(out, n, b.note); err != nil {
+			return errBackendLost
+		}
+	}
+	if err := s.rewindLocks(b, l); err != nil {
+		return err
+	}
+	return s.align(b, pgwire.TxIdle)
+}
+
+// rewindStatements makes the prepared statements those of the start of the unit, and appends what
+// makes a backend follow, which it answers with n ReadyForQuery. The caller holds s.mu.
+func (s *session) rewindStatements(out []byte) ([]byte, int) {
+	n := 0
+	for name, was := range s.track.rewindNames() {
+		out = pgwire.AppendClose(out, 'S', name)
+		out = pgwire.AppendSync(out)
+		n++
+		if was != nil && was.sql != "" {
+			out = appendPrepare(out, name, was)
+			n++
+		}
+	}
+	if u := s.unit.unnamed; u != nil && u != noUnnamed {
+		s.unnamed, s.unnamedQ = u.parsed, u.body
+		if len(u.body) > 0 {
+			out = pgwire.AppendMessage(out, pgwire.CliParse, u.body)
+			out = pgwire.AppendSync(out)
+			n++
+		}
+	}
+	return out, n
+}
+
+// runAgain begins to run a unit again on the backend that was just attached.
+func (s *session) runAgain(l *loss, from int, want digest) {
+	messages := l.redo.messages[from-l.redo.from:]
+	l.redo.isBegun = true
+	s.proxy.metrics.replays.WithLabelValues("begun").Inc()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tries++
+	if want.n == 0 {
+		s.proxy.metrics.replays.WithLabelValues("same").Inc()
+	}
+	s.again = &again{loss: l, want: want, left: len(messages), verified: want.n == 0}
+	s.passing, s.discard, s.mid = 0, false, false
+	s.in.prepend(messages)
+}
+
+// onlyRead tells whether all of the unit of work up to the batch surely has only read, so that it
+// can be run again whatever became of it. The catalogue of the new primary is asked.
+func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending) (bool, error) {
+	if l.isHarmless() {
+		return true, nil
+	}
+	r := &l.redo
+	from := r.from
+	if r.begun {
+		from = p.batch.start
+	}
+	all := r.all | p.batch.cls | p.batch.before
+	if r.messages == nil || r.isOff || all.has(clsEnds|clsOpaque|clsSelfCommit|clsTemp|clsHold) {
+		return false, nil
+	}
+	to := len(r.messages)
+	if p.batch.end >= 0 {
+		to = p.batch.end - r.from
+	}
+	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf)
+	if !ok {
+		return false, nil
+	}
+	reads, err := s.proxy.onlyReads(ctx, b.primary, s.database(), sqls)
+	if err != nil {
+		s.log().Info("the catalogue could not be asked yet", zap.Error(err))
+		return false, errBackendLost
+	}
+	return reads, nil
+}
