@@ -12,8 +12,9 @@
 //	COMMIT of an explicit transaction    looked up: COMMIT, 40001, or 08007 if nobody can know
 //	statement in flight that may write   08007
 //	statement in flight that cannot      sent again, or 40001 if part of it was answered
-//	temporary table, WITH HOLD cursor,   told: the session ends with 57P01
-//	session advisory lock
+//	session advisory lock                taken again before anything else runs, as often as it
+//	                                     was held; told if it cannot
+//	temporary table, WITH HOLD cursor    told: the session ends with 57P01
 //
 // Bounds. Time held, sessions held, sessions, journal and prepared statements per session: see
 // Config. Non-goals here: deciding who is primary (package election), parsing SQL beyond what a
