@@ -27,7 +27,8 @@ func unlockSQL(lock string) string {
 const lockList = `SELECT coalesce(string_agg(l, ';' ORDER BY l), '') FROM (
  SELECT CASE objsubid WHEN 1 THEN ((classid::int8 << 32) | objid::int8)::text
   ELSE classid::int8::bit(32)::int4 || ', ' || objid::int8::bit(32)::int4 END ||
-  CASE mode WHEN 'ShareLock' THEN ' shared' ELSE '' END AS l FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
+  CASE mode WHEN 'ShareLock' THEN ' shared' ELSE '' END AS l FROM pg_locks
+ WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
 
 // counts releases all that the session has and tells how often each could be released.
 func counts(t *testing.T, c *pgconn.PgConn) string {

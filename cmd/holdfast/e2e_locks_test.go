@@ -27,8 +27,8 @@ func TestE2ELocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	endWithTest(t, c)
-	makeDatabase(t, c)
 	waitHealthy(t, c)
+	makeDatabase(t, c)
 	holder := connect(t, e2eDSN(c.Nodes[0]))
 	for range 2 {
 		exec1(t, holder, "SELECT pg_advisory_lock(7)")
