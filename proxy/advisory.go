@@ -253,7 +253,7 @@ func mentionsAdvisory[T string | []byte](sql T) bool {
 }
 
 // retakeLocks takes the session's advisory locks on a fresh backend, before anything else may run
-// there (DESIGN.md I17).
+// there (DESIGN.md I21).
 func (s *session) retakeLocks(ctx context.Context, b *backend, l *loss) error {
 	s.mu.Lock()
 	held, ok := s.locksToTake(l)
@@ -263,6 +263,7 @@ func (s *session) retakeLocks(ctx context.Context, b *backend, l *loss) error {
 		m.WithLabelValues("unknown").Inc()
 		return notCarried(errUnmovable(reasonAdvisory.String()))
 	}
+	s.endKept()
 	if len(held) > 0 {
 		if l.pid != 0 {
 			// It is the same server if the group went back to it: the old backend may have them.
@@ -294,6 +295,40 @@ func (s *session) retakeLocks(ctx context.Context, b *backend, l *loss) error {
 		s.proxy.lockBook.drop(s)
 	}
 	return nil
+}
+
+// loseKeepingLocks is lose for a session that holds locks: the old primary may live, and the
+// proxies of other nodes may still use it for a moment. The server is left with the connection, of
+// which nobody makes use, until the session takes its locks on the next primary or ends.
+func (s *session) loseKeepingLocks(b *backend) {
+	if b.isClosed.Swap(true) {
+		return
+	}
+	end := b.conn.closeKeeping()
+	s.mu.Lock()
+	isMine := s.backend == b
+	if isMine {
+		s.lost, s.planned = true, s.planned || s.flow.isSafePoint()
+		s.kept, end = end, s.kept
+	}
+	s.mu.Unlock()
+	if end != nil {
+		end()
+	}
+	if isMine {
+		s.interrupt()
+	}
+}
+
+// endKept lets the server have the end of a connection that was kept.
+func (s *session) endKept() {
+	s.mu.Lock()
+	end := s.kept
+	s.kept = nil
+	s.mu.Unlock()
+	if end != nil {
+		end()
+	}
 }
 
 // takeLocks takes locks on an idle backend that is not attached, and returns one that another

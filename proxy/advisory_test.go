@@ -27,7 +27,8 @@ func unlockSQL(lock string) string {
 const lockList = `SELECT coalesce(string_agg(l, ';' ORDER BY l), '') FROM (
  SELECT CASE objsubid WHEN 1 THEN ((classid::int8 << 32) | objid::int8)::text
   ELSE classid::int8::bit(32)::int4 || ', ' || objid::int8::bit(32)::int4 END ||
-  CASE mode WHEN 'ShareLock' THEN ' shared' ELSE '' END AS l FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
+  CASE mode WHEN 'ShareLock' THEN ' shared' ELSE '' END AS l FROM pg_locks
+ WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS x`
 
 // counts releases all that the session has and tells how often each could be released.
 func counts(t *testing.T, c *pgconn.PgConn) string {
@@ -55,7 +56,7 @@ func params(t *testing.T, c *pgconn.PgConn, sql, value string) {
 	}
 }
 
-// Session advisory locks are there again with their counts (DESIGN 7, DESIGN.md I17).
+// Session advisory locks are there again with their counts (DESIGN 7, DESIGN.md I21).
 func TestAdvisoryLocksAreKept(t *testing.T) {
 	r := newRig(t, nil)
 	holder := r.direct()

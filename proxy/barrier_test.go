@@ -133,6 +133,40 @@ func TestBarrierKeepsALockForItsHolder(t *testing.T) {
 	}
 }
 
+// A proxy that gives an epoch up before the others do leaves the locks of its sessions with them:
+// clients of the others do not get them on a primary that still lives, and that the group may even
+// go back to.
+func TestLocksOutliveTheCutOfTheirProxy(t *testing.T) {
+	w := newTwoProxies(t)
+	holder, open := w.connect(""), w.connect("")
+	exec(t, holder, "SELECT pg_advisory_lock(7)")
+	exec(t, open, "BEGIN")
+	exec(t, open, "SELECT pg_advisory_lock(8)")
+	rival, err := w.connect2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.proxy.Cut(w.epoch)
+	for _, key := range []string{"7", "8", "7"} {
+		if exec(t, rival, "SELECT pg_try_advisory_lock("+key+")") != "f" {
+			t.Errorf("the rival got lock %s on the old primary", key)
+		}
+	}
+	w.proxy2.Cut(w.epoch)
+	w.leadBoth(nil) // back to the same server
+	if got := counts(t, holder); got != "7: 1" {
+		t.Errorf("the holder has %q", got)
+	}
+	wantCode(t, open, "SELECT 1", "40001")
+	exec(t, open, "ROLLBACK")
+	if got := counts(t, open); got != "8: 1" {
+		t.Errorf("the other one has %q", got)
+	}
+	if exec(t, rival, "SELECT pg_try_advisory_lock(7)") != "t" {
+		t.Error("a lock that was released is held")
+	}
+}
+
 // Sessions with locks log in first, and wait at the barrier like all others; who waits there can
 // cancel, and ends with its hold's budget.
 func TestBarrierOrderAndBudget(t *testing.T) {

@@ -15,8 +15,9 @@
 //	statement that only reads            run again; it goes on at the row where it was
 //	CALL, DO, VACUUM, several statements 08007 if they may have been executed
 //	in one string, in flight
-//	temporary table, WITH HOLD cursor,   told: the session ends with 57P01
-//	session advisory lock
+//	session advisory lock                taken again before anything else runs, as often as it
+//	                                     was held; told if it cannot
+//	temporary table, WITH HOLD cursor    told: the session ends with 57P01
 //
 // Bounds. Time held, sessions held, sessions, journal and prepared statements per session: see
 // Config. Non-goals here: deciding who is primary (package election), parsing SQL beyond what a

@@ -42,12 +42,14 @@ func (p *Proxy) Cut(epoch uint64) {
 		b := s.backend
 		old := b != nil && b.primary.Epoch <= epoch
 		polite := old && s.flow.isSafePoint()
-		opening := s.opening
+		opening, hasLocks := s.opening, s.hasLocks
 		s.mu.Unlock()
 		if opening != nil && opening.primary.Epoch <= epoch {
 			opening.close(false)
 		}
-		if old {
+		if old && hasLocks {
+			s.loseKeepingLocks(b)
+		} else if old {
 			s.lose(b, polite)
 		}
 	}

@@ -23,6 +23,9 @@ type link interface {
 	reset()
 	probe() peerState
 	sendState() (st sendState, ok bool)
+	// closeKeeping closes for all uses, but leaves the peer without the end of the connection until
+	// the function that it returns is called; nil if there was something to send, which is reset.
+	closeKeeping() (end func())
 }
 
 const (

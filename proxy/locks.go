@@ -38,7 +38,7 @@ func (c *lockCall) isLike(k lockKey) bool {
 // lockCallsMax bounds the calls of one unit of work that are followed.
 const lockCallsMax = 1024
 
-// lockTable knows the session advisory locks of a session, with their counts (DESIGN.md I17). At
+// lockTable knows the session advisory locks of a session, with their counts (DESIGN.md I21). At
 // a safe point, where those of transactions are gone, the server tells which locks there are, but
 // not how often each was taken: that follows from the calls, which have to explain what it tells.
 // It does no I/O; the session's lock guards it.

@@ -62,6 +62,7 @@ type session struct {
 	clientQuiet silence       // Proxy.runWatch's own
 
 	hasLocks   bool      // it is in the proxy's lockBook
+	kept       func()    // ends the connection to a primary where it held locks; nil is none
 	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
 	lostStatus byte      // the transaction status that the client believes in, if lostTx
 	lostTx     bool      // the client's transaction is gone and it was not told yet
@@ -169,6 +170,7 @@ func (s *session) sayGoodbye(err error) {
 func (s *session) finish() {
 	_ = s.stopBackend()
 	s.proxy.journaled(-s.unit.rest())
+	s.endKept()
 	s.in.release()
 	_ = s.client.Close()
 	s.proxy.remove(s)

@@ -310,9 +310,33 @@ func (c *sock) Close() error { return c.close(false) }
 // peer any more.
 func (c *sock) reset() { _ = c.close(true) }
 
+// closeKeeping implements link: it keeps another descriptor of the same socket.
+func (c *sock) closeKeeping() (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return nil
+	}
+	kept, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0)
+	_ = c.closeLocked(true)
+	if err != nil {
+		return nil // out of descriptors: reset
+	}
+	// Nobody writes any more. What the host has not taken by now must not reach it later.
+	if n, err := unix.IoctlGetInt(kept, unix.SIOCOUTQ); err != nil || n > 0 {
+		_ = unix.Close(kept)
+		return nil
+	}
+	return func() { _ = unix.Close(kept) }
+}
+
 func (c *sock) close(hard bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.closeLocked(hard)
+}
+
+func (c *sock) closeLocked(hard bool) error {
 	if c.fd < 0 {
 		return net.ErrClosed
 	}

@@ -33,6 +33,8 @@ type ClusterConfig struct {
 	Profile string
 	// Fence is the group's; empty is lease.
 	Fence string
+	// LockBarrier is proxy.lock_barrier_timeout; 0 is the default.
+	LockBarrier time.Duration
 	// Keep leaves data and logs behind; the processes are ended all the same.
 	Keep bool
 	// Settings are PostgreSQL settings beside the cluster's own.

@@ -116,6 +116,9 @@ func (n *ClusterNode) config() config.Config {
 	cfg.DataDir = filepath.Join(n.Dir, "state")
 	cfg.Group.Cluster = "demo"
 	cfg.Group.Profile = c.cfg.Profile
+	if c.cfg.LockBarrier > 0 {
+		cfg.Proxy.LockBarrierTimeout = c.cfg.LockBarrier
+	}
 	if c.cfg.Fence != "" {
 		cfg.Group.Fence = c.cfg.Fence
 	}

@@ -18,11 +18,17 @@ import (
 func TestE2ELocks(t *testing.T) {
 	needCluster(t)
 	t.Cleanup(func() { goleak.VerifyNone(t) })
-	// A machine that is busy must not decide whether the holder was in time.
-	t.Setenv("HOLDFAST_PROXY_LOCK_BARRIER_TIMEOUT", "30s")
-	c := startCluster(t)
-	makeDatabase(t, c)
+	c, err := holdfast.StartCluster(t.Context(), holdfast.ClusterConfig{
+		Binary: buildBinary(t), Prefix: "holdfast-e2e",
+		// A machine that is busy must not decide whether the holder was in time.
+		LockBarrier: 30 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	endWithTest(t, c)
 	waitHealthy(t, c)
+	makeDatabase(t, c)
 	holder := connect(t, e2eDSN(c.Nodes[0]))
 	for range 2 {
 		exec1(t, holder, "SELECT pg_advisory_lock(7)")
