@@ -140,10 +140,41 @@ func (c *catalogues) ask(ctx context.Context, pr *Primary, database string, key 
 	if v, ok := c.answer(key); ok {
 		return v, nil
 	}
+	v := false
+	err := c.with(ctx, pr, database, func(query catalogQuery) (err error) {
+		var ok bool
+		if v, ok = c.answer(key); ok { // of whoever asked before
+			return nil
+		}
+		if v, err = decideCatalogue(want, query); err == nil {
+			c.keep(key, v)
+		}
+		return err
+	})
+	return v, err
+}
+
+// query asks one question of a database.
+func (c *catalogues) query(ctx context.Context, pr *Primary, database, sql string,
+) (rows [][][]byte, err error) {
+	err = c.with(ctx, pr, database, func(query catalogQuery) (err error) {
+		rows, err = query(sql)
+		return err
+	})
+	return rows, err
+}
+
+// catalogQuery asks one question of the database that it is for.
+type catalogQuery func(sql string) ([][][]byte, error)
+
+// with calls do when nobody else asks that database.
+func (c *catalogues) with(ctx context.Context, pr *Primary, database string,
+	do func(catalogQuery) error,
+) error {
 	ctx, end := c.proxy.while(ctx, pr)
 	defer end()
 	if err := c.turns.Acquire(ctx, 1); err != nil {
-		return false, err
+		return err
 	}
 	defer c.turns.Release(1)
 	db := c.acquire(database)
@@ -152,18 +183,9 @@ func (c *catalogues) ask(ctx context.Context, pr *Primary, database string, key 
 	case db.turn <- struct{}{}:
 		defer func() { <-db.turn }()
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
-	if v, ok := c.answer(key); ok { // of whoever asked before
-		return v, nil
-	}
-	query := func(sql string) ([][][]byte, error) { return db.lookup.query(ctx, pr, sql) }
-	v, err := decideCatalogue(want, query)
-	if err != nil {
-		return false, err
-	}
-	c.keep(key, v)
-	return v, nil
+	return do(func(sql string) ([][][]byte, error) { return db.lookup.query(ctx, pr, sql) })
 }
 
 func (c *catalogues) answer(key answerKey) (onlyReads, ok bool) {
