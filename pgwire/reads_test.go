@@ -66,7 +66,8 @@ func TestReadOnlyIfRefuses(t *testing.T) {
 		"COPY t TO PROGRAM 'x'", "COPY t TO '/x'", "COPY t FROM STDIN", "COPY t TO STDIN",
 		"SELECT pg_temp.f()", "SELECT * FROM pg_temp_3.t", `SELECT U&"f"()`, "SELECT é()",
 		"SELECT TREAT(1 AS nextval)", "SELECT 0x1f", "SELECT 1a", "SELECT \\gset", "SELECT {",
-		"SELECT 'no end", "SELECT (1", "PREPARE TRANSACTION 'x'", "VACUUM", "SET CONSTRAINTS ALL IMMEDIATE",
+		"SELECT 'no end", "SELECT (1", "PREPARE TRANSACTION 'x'", "VACUUM",
+		"SET CONSTRAINTS ALL IMMEDIATE",
 		"SELECT a.b.c.d.e.f.g.h.i", "SELECT " + strings.Repeat("f1(", 10) + manyNames(),
 	} {
 		if _, ok := pgwire.ReadOnlyIf(pgwire.Needs{}, []byte(sql), true); ok {
@@ -191,7 +192,8 @@ func TestSettingNames(t *testing.T) {
 
 // FuzzReads: the readers of names are total, and do not depend on a comment behind.
 func FuzzReads(f *testing.F) {
-	for _, s := range []string{"SELECT f(t.a)::b, (x).y + 1 FROM s.t FOR UPDATE", "EXPLAIN (A) (SELECT 1)",
+	for _, s := range []string{"SELECT f(t.a)::b, (x).y + 1 FROM s.t FOR UPDATE",
+		"EXPLAIN (A) (SELECT 1)",
 		"COPY (SELECT 1) TO STDOUT", "SET a.b = 1", "DO $$SELECT 'dblink('''$$", "a@-/*", "U&\"x\"("} {
 		f.Add([]byte(s), true)
 		f.Add([]byte(s), false)

@@ -92,7 +92,7 @@ func (p *Proxy) onlyReads(ctx context.Context, pr *Primary, database string, sql
 	if database == "" {
 		return false, nil
 	}
-	ok, err := p.catalogues.ask(ctx, pr, database, keyOf(pr, database, sqls), want)
+	ok, err := p.askCatalogue(ctx, pr, database, keyOf(pr, database, sqls), want)
 	if err == nil {
 		return ok, nil
 	}
@@ -102,6 +102,22 @@ func (p *Proxy) onlyReads(ctx context.Context, pr *Primary, database string, sql
 	// The role may not connect there, or the server has refused the question: for good.
 	p.log.Debug("the catalogue does not answer", zap.Error(err))
 	return false, nil
+}
+
+// askCatalogue asks, and counts the answers.
+func (p *Proxy) askCatalogue(ctx context.Context, pr *Primary, database string, key answerKey,
+	want catalogWant,
+) (bool, error) {
+	ok, err := p.catalogues.ask(ctx, pr, database, key, want)
+	label := "may_write"
+	switch {
+	case err != nil:
+		label = "error"
+	case ok:
+		label = "only_reads"
+	}
+	p.metrics.catalogAnswers.WithLabelValues(label).Inc()
+	return ok, err
 }
 
 // keyOf names a question for those who ask the same.

@@ -18,6 +18,7 @@ type metrics struct {
 	gateClosed       prometheus.Counter
 	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
+	catalogAnswers   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -65,11 +66,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max."),
+		catalogAnswers: vec("catalog_answers_total", "What catalogues said of lost statements.",
+			"answer", "only_reads", "may_write", "error"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows)
+			m.resets, m.journalOverflows, m.catalogAnswers)
 	}
 	return m
 }
