@@ -198,7 +198,10 @@ func (s *needsScan) operator(t token) {
 			break
 		}
 		allowsSign = allowsSign || isSignFriend(c)
-		end++
+		if end++; end-t.start > operatorMax {
+			s.bad = true
+			return
+		}
 	}
 	for end > t.start+1 && !allowsSign && (s.sql[end-1] == '+' || s.sql[end-1] == '-') {
 		end--
@@ -211,6 +214,9 @@ func (s *needsScan) operator(t token) {
 	s.needs.Operators = addOperator(s.needs.Operators, op)
 	s.bad = s.bad || s.needs.Len() > needsMax
 }
+
+// operatorMax bounds operators in a row. One operator has at most 63 characters.
+const operatorMax = 100
 
 func isSignFriend(c byte) bool {
 	switch c {

@@ -44,6 +44,8 @@ func reachOf(sql []byte, conforming bool, depth int) Reach {
 			r = max(r, s.reachOfFirst(t))
 		case isCopy && s.isCopyFile():
 			r = ReachOutside
+		case t.kind == tokQuoted && s.text(t)[0] != '"':
+			r = ReachOutside // U&"..." may be any name
 		case t.kind == tokString && depth > 0:
 			r = max(r, reachOf(constantText(s.text(t)), conforming, depth-1))
 		}
@@ -101,6 +103,8 @@ func reachOfFunction(name string) Reach {
 	switch name {
 	case "nextval", "setval":
 		return ReachSequence
+	case "treat":
+		return ReachOutside // TREAT(x AS f) calls f
 	case "lo_import", "lo_export":
 		return ReachOutside // files of the server
 	case "pg_file_write", "pg_file_sync", "pg_file_rename", "pg_file_unlink", "pg_logdir_ls":

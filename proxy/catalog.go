@@ -92,7 +92,7 @@ func (p *Proxy) onlyReads(ctx context.Context, pr *Primary, database string, sql
 	if database == "" {
 		return false, nil
 	}
-	ok, err := p.catalogues.ask(ctx, pr, database, keyOf(pr, database, sqls), want)
+	ok, err := p.askCatalogue(ctx, pr, database, keyOf(pr, database, sqls), want)
 	if err == nil {
 		return ok, nil
 	}
@@ -102,6 +102,22 @@ func (p *Proxy) onlyReads(ctx context.Context, pr *Primary, database string, sql
 	// The role may not connect there, or the server has refused the question: for good.
 	p.log.Debug("the catalogue does not answer", zap.Error(err))
 	return false, nil
+}
+
+// askCatalogue asks, and counts the answers.
+func (p *Proxy) askCatalogue(ctx context.Context, pr *Primary, database string, key answerKey,
+	want catalogWant,
+) (bool, error) {
+	ok, err := p.catalogues.ask(ctx, pr, database, key, want)
+	label := "may_write"
+	switch {
+	case err != nil:
+		label = "error"
+	case ok:
+		label = "only_reads"
+	}
+	p.metrics.catalogAnswers.WithLabelValues(label).Inc()
+	return ok, err
 }
 
 // keyOf names a question for those who ask the same.
@@ -140,10 +156,41 @@ func (c *catalogues) ask(ctx context.Context, pr *Primary, database string, key 
 	if v, ok := c.answer(key); ok {
 		return v, nil
 	}
+	v := false
+	err := c.with(ctx, pr, database, func(query catalogQuery) (err error) {
+		var ok bool
+		if v, ok = c.answer(key); ok { // of whoever asked before
+			return nil
+		}
+		if v, err = decideCatalogue(want, query); err == nil {
+			c.keep(key, v)
+		}
+		return err
+	})
+	return v, err
+}
+
+// query asks one question of a database.
+func (c *catalogues) query(ctx context.Context, pr *Primary, database, sql string,
+) (rows [][][]byte, err error) {
+	err = c.with(ctx, pr, database, func(query catalogQuery) (err error) {
+		rows, err = query(sql)
+		return err
+	})
+	return rows, err
+}
+
+// catalogQuery asks one question of the database that it is for.
+type catalogQuery func(sql string) ([][][]byte, error)
+
+// with calls do when nobody else asks that database.
+func (c *catalogues) with(ctx context.Context, pr *Primary, database string,
+	do func(catalogQuery) error,
+) error {
 	ctx, end := c.proxy.while(ctx, pr)
 	defer end()
 	if err := c.turns.Acquire(ctx, 1); err != nil {
-		return false, err
+		return err
 	}
 	defer c.turns.Release(1)
 	db := c.acquire(database)
@@ -152,18 +199,9 @@ func (c *catalogues) ask(ctx context.Context, pr *Primary, database string, key 
 	case db.turn <- struct{}{}:
 		defer func() { <-db.turn }()
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
-	if v, ok := c.answer(key); ok { // of whoever asked before
-		return v, nil
-	}
-	query := func(sql string) ([][][]byte, error) { return db.lookup.query(ctx, pr, sql) }
-	v, err := decideCatalogue(want, query)
-	if err != nil {
-		return false, err
-	}
-	c.keep(key, v)
-	return v, nil
+	return do(func(sql string) ([][][]byte, error) { return db.lookup.query(ctx, pr, sql) })
 }
 
 func (c *catalogues) answer(key answerKey) (onlyReads, ok bool) {

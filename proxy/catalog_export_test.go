@@ -40,3 +40,8 @@ func DropIdle(p *Proxy) { p.catalogues.dropIdle(0) }
 // IsHarmlessVolatile and RunsQueries show the lists.
 func IsHarmlessVolatile(name string) bool { return harmlessVolatile[name] }
 func RunsQueries(name string) bool        { return runsQueries[name] }
+
+// SettingNames is Proxy.settingNames for tests.
+func SettingNames(ctx context.Context, p *Proxy, pr *Primary, database string) ([]string, error) {
+	return p.settingNames(ctx, pr, database)
+}

@@ -72,7 +72,7 @@ func (w *catalogWant) body(body string) bool {
 
 // decideCatalogue asks for all that is wanted, and for all that this in its turn refers to, until
 // there is nothing new. It is true only if all of it was found harmless.
-func decideCatalogue(want catalogWant, query func(string) ([][][]byte, error)) (bool, error) {
+func decideCatalogue(want catalogWant, query catalogQuery) (bool, error) {
 	var asked catalogWant
 	for round := range catalogRounds {
 		fresh := asked.take(&want)

@@ -25,6 +25,7 @@ type metrics struct {
 	authFailures     *prometheus.CounterVec
 	replication      prometheus.Counter
 	locks            *prometheus.CounterVec
+	catalogAnswers   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -90,12 +91,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		locks: vec("advisory_locks_total", "Session advisory locks at a change of the primary: "+
 			"taken again, or sessions that ended because one was lost to another session or "+
 			"nobody knows how often it was taken.", "what", "retaken", "lost", "unknown"),
+		catalogAnswers: vec("catalog_answers_total", "What catalogues said of lost statements.",
+			"answer", "only_reads", "may_write", "error"),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
-			m.authFailures, m.replication, m.locks)
+			m.authFailures, m.replication, m.locks, m.catalogAnswers)
 	}
 	return m
 }

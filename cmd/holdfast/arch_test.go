@@ -70,6 +70,7 @@ var pureFiles = []string{
 	"election/adopt_decide.go", "election/checks.go", "election/logical.go",
 	"proxy/replay.go", "proxy/txn.go",
 	"pgwire/lexer.go", "pgwire/classify.go",
+	"pgwire/needs.go", "pgwire/reads.go", "pgwire/reach.go", "pgwire/settingnames.go",
 }
 
 // impureImports may not be imported by pure files, nor anything below them.

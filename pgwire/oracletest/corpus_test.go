@@ -39,7 +39,7 @@ func corpus(t testing.TB) []string {
 		"COPY (SELECT 1\n) TO\nSTDOUT", "SELECT ü, \"ü\", 'ü' FROM é", "SELECT a\v+\fb")
 }
 
-// TestCorpus: pgwire I11, I12, I15 and I16.
+// TestCorpus: pgwire I11, I12, I16 and I17.
 func TestCorpus(t *testing.T) {
 	var c tally
 	for _, sql := range corpus(t) {

@@ -2,7 +2,7 @@ package oracletest_test
 
 import "testing"
 
-// FuzzAgainstParser: pgwire I11, I12, I15 and I16 on any text.
+// FuzzAgainstParser: pgwire I11, I12, I16 and I17 on any text.
 func FuzzAgainstParser(f *testing.F) {
 	for _, sql := range corpus(f) {
 		f.Add(sql)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/wasilibs/go-pgquery/parser"
 
@@ -24,8 +25,8 @@ type parsed struct {
 
 // parse returns the statements of a text; false if PostgreSQL refuses it, so that nothing runs.
 func parse(sql string) ([]parsed, bool) {
-	if strings.IndexByte(sql, 0) >= 0 {
-		return nil, false
+	if strings.IndexByte(sql, 0) >= 0 || !utf8.ValidString(sql) {
+		return nil, false // the names of the tree would not be those of the text
 	}
 	text, err := parser.ParseToJSON(sql)
 	if err != nil {
