@@ -340,3 +340,29 @@ func TestTLSPendingIsBounded(t *testing.T) {
 		t.Errorf("%v with %d bytes", err, link.pipe.waiting())
 	}
 }
+
+// BenchmarkTLSLink is what a stream to a client costs, in the relay's pieces; the client decrypts
+// in the same process.
+func BenchmarkTLSLink(b *testing.B) {
+	link, client := tlsPair(b)
+	piece := make([]byte, bulkBufferBytes)
+	b.SetBytes(int64(len(piece)))
+	b.ReportAllocs()
+	done := make(chan error, 1)
+	go func() {
+		buf := make([]byte, bulkBufferBytes)
+		for {
+			if _, err := client.Read(buf); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	for b.Loop() {
+		if _, err := link.Write(piece); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = link.Close()
+	<-done
+}

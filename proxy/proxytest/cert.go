@@ -65,9 +65,9 @@ func (c *CA) template(name string) *x509.Certificate {
 	}
 }
 
-// Issue makes a certificate for a name, good for 127.0.0.1, under that file name; one of before is
-// replaced, as a new file is put in the place of an old one.
-func (c *CA) Issue(file, name string) (certFile, keyFile string) {
+// Issue makes a certificate for a name, good for 127.0.0.1 and these addresses, under that file name;
+// one of before is replaced, as a new file is put in the place of an old one.
+func (c *CA) Issue(file, name string, ips ...string) (certFile, keyFile string) {
 	c.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -75,6 +75,9 @@ func (c *CA) Issue(file, name string) (certFile, keyFile string) {
 	}
 	tmpl := c.template(name)
 	tmpl.DNSNames, tmpl.IPAddresses = []string{name}, []net.IP{net.IPv4(127, 0, 0, 1)}
+	for _, ip := range ips {
+		tmpl.IPAddresses = append(tmpl.IPAddresses, net.ParseIP(ip))
+	}
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth,
 		x509.ExtKeyUsageClientAuth}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, c.cert, key.Public(), c.key)
