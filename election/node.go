@@ -57,7 +57,9 @@ type Node struct {
 	// raft is nil until the group is joined, and on a node that is no voter.
 	raft      atomic.Pointer[raft.Raft]
 	transport *raft.NetworkTransport
-	notify    chan bool
+	// regain is set on a node that started without a Raft log.
+	regain atomic.Pointer[regain]
+	notify chan bool
 
 	mu      sync.Mutex
 	leading bool
@@ -134,7 +136,7 @@ func (n *Node) openVoter() error {
 	}
 	n.voter.drain, n.voter.name = n.cfg.DrainTimeout, n.cfg.Name
 	n.voter.fence = n.cfg.Fence
-	n.best = newBestSource(n.fsm, n.remote, n.store.isSilent)
+	n.best = newBestSource(n.fsm, n.remote, n.isOutOfRaft)
 	return nil
 }
 

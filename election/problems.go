@@ -14,6 +14,10 @@ func (n *Node) Problems() []string {
 		out = append(out, fmt.Sprintf("the disk of %s fails or hangs: this node takes no part in "+
 			"Raft until it can write again; its proxy serves on", n.cfg.Dir))
 	}
+	if why := n.regain.Load().waits(); why != "" {
+		out = append(out, "this node has no Raft log of its own yet, and no vote until it knows "+
+			"what the others have: "+why)
+	}
 	if n.fsm == nil {
 		return out
 	}
