@@ -299,6 +299,7 @@ func (n *Node) Close(ctx context.Context) error {
 
 func (n *Node) closeAll(ctx context.Context) error {
 	close(n.stopped)
+	n.lessee.leaves.Store(true)
 	if n.cancel != nil {
 		n.cancel()
 	}
