@@ -87,13 +87,16 @@ func (d *Adoption) undoFiles(files []*adoptFile) error {
 	return errors.Join(errs...)
 }
 
-// undoFile keeps what was changed in the file by others since an earlier run.
+// undoFile keeps what was changed in the file by others since an earlier run. What lies in the data
+// directory beside configuration that is elsewhere was not read by the server, and becomes what it
+// was.
 func (d *Adoption) undoFile(f *adoptFile) error {
 	kept, err := os.ReadFile(d.backupPath(f.path))
 	isKept := err == nil
 	isMade := f.old == nil || strings.HasPrefix(string(f.old), adoptMade)
+	isBeside := d.srv.isOutside(d.a.cfg.DataDir) && !d.isRead(f.path)
 	switch {
-	case isMade && isKept:
+	case isKept && (isMade || isBeside):
 		return d.a.writeFile(f.path, kept, f.mode)
 	case isMade:
 		if err := os.Remove(f.path); err != nil && !os.IsNotExist(err) {
@@ -102,6 +105,12 @@ func (d *Adoption) undoFile(f *adoptFile) error {
 		return nil
 	}
 	return d.a.writeFile(realPath(f.path), []byte(unadopted(string(f.old))), f.mode)
+}
+
+// isRead tells whether the running server reads a file of configuration.
+func (d *Adoption) isRead(path string) bool {
+	return slices.ContainsFunc([]string{"config_file", "hba_file", "ident_file"},
+		func(name string) bool { return d.srv.file(name) == path })
 }
 
 // unadopted is the text of a configuration file without what adopt puts there.

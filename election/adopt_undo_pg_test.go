@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -102,6 +103,54 @@ func TestAdoptRestartThatFailsIsUndone(t *testing.T) {
 	}
 	if got := c.admin2("n1", "SHOW cluster_name"); got != "n1" {
 		t.Errorf("cluster_name %q", got)
+	}
+}
+
+// TestAdoptRestartUndoesOutside: the same for a server whose configuration is outside of its data
+// directory, as Debian's packages have it, and that was adopted before as it ran.
+func TestAdoptRestartUndoesOutside(t *testing.T) {
+	c := newAdoptCluster(t, 2)
+	c.makePrimary("n1")
+	dir := c.cfgs["n1"].DataDir
+	adoptRun(t, "pg_ctl", "stop", "-s", "-w", "-m", "fast", "-D", dir)
+	etc := filepath.Join(c.parent("n1"), "etc")
+	if err := os.Mkdir(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"postgresql.conf", "pg_hba.conf", "pg_ident.conf"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(etc, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.append("n1", "pg_hba.conf", "# nobody reads this one\n")
+	c.startByHand("n1", "-c config_file="+etc+"/postgresql.conf", "-c hba_file="+etc+
+		"/pg_hba.conf", "-c ident_file="+etc+"/pg_ident.conf", "-c data_directory="+dir)
+	files := c.filesOf("n1")
+	c.adopt("n1")
+	c.mustStayDown("n1", true)
+	err := c.adoptRestart("n1")
+	if err == nil || !strings.Contains(err.Error(), "runs as before") {
+		t.Fatalf("a restart that cannot succeed: %v", err)
+	}
+	if got := c.admin("n1", "SHOW config_file"); got != etc+"/postgresql.conf" {
+		t.Errorf("it runs with %s", got)
+	}
+	after := c.filesOf("n1")
+	for path := range files {
+		if path != "data/postmaster.pid" && after[path] != files[path] {
+			t.Errorf("%s is not as before", path)
+		}
+	}
+	c.mustStayDown("n1", false)
+	if err := c.adoptRestart("n1"); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.admin2("n1", "SHOW config_file"); got != dir+"/postgresql.conf" {
+		t.Errorf("after the restart it runs with %s", got)
 	}
 }
 
