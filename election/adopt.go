@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -119,9 +120,14 @@ type adoptSource struct{ state State }
 
 func (s *adoptSource) State() (*State, <-chan struct{}) { return &s.state, nil }
 
+// adoptQueryMin is the least bound of a login and of a query: the agent's is short, since a slow
+// server is a problem of its own, but a busy host is no reason to end an operator's command.
+const adoptQueryMin = 15 * time.Second
+
 // NewAdoption checks the configuration and reads the secrets; it touches neither the server nor
 // its data.
 func NewAdoption(cfg AdoptConfig, log *zap.Logger) (*Adoption, error) {
+	cfg.Agent.QueryTimeout = max(cfg.Agent.QueryTimeout, adoptQueryMin)
 	src := &adoptSource{State{V: Version, Cluster: cfg.Agent.Cluster, Members: cfg.Members}}
 	a, err := NewPostgresAgent(cfg.Agent, AgentDeps{Source: src, Log: log})
 	if err != nil {

@@ -52,11 +52,14 @@ func (d *Adoption) planChanges(ctx context.Context, p *AdoptPlan) error {
 	}
 	d.planAccess(p, hba)
 	d.planConf(p, conf, files)
+	if err := d.checkStandbys(ctx, p); err != nil {
+		return err
+	}
 	d.planMark(p)
 	d.planLater(p)
 	if d.cfg.Restart && d.hasRestart(p) {
 		p.step("restart", []AdoptChange{{AdoptNow, "restart", "PostgreSQL", "", "stopped (fast) and " +
-			"started; its sessions end"}}, d.restart)
+			"started; its sessions end"}}, d.restartOrUndo(undoable(files, hba)))
 	}
 	if !d.srv.inRecovery && !d.mayMakeSlots() {
 		d.planSlots(p) // the restart gives them room

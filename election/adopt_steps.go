@@ -123,7 +123,7 @@ func (d *Adoption) planOutside() ([]*adoptFile, error) {
 func (d *Adoption) flatConf() string {
 	_, values := d.fileValues()
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Made by holdfast adopt from %s.\n", d.srv.file("config_file"))
+	fmt.Fprintf(&b, "%s%s.\n", adoptMade, d.srv.file("config_file"))
 	ours := filepath.Join(filepath.Clean(d.a.cfg.DataDir), pgConfName)
 	for _, name := range sortedKeys(values) {
 		i := slices.IndexFunc(d.srv.lines, func(l adoptLine) bool {
@@ -398,12 +398,4 @@ func (d *Adoption) waitStreams(ctx context.Context, up *Member) error {
 				pgReplicationRole, SlotName(d.a.cfg.Name), adoptStreamWait), err)
 		}
 	}
-}
-
-// restart is only done when it was asked for.
-func (d *Adoption) restart(ctx context.Context) error {
-	if _, err := d.a.stopServer(ctx, d.a.cfg.StopTimeout); err != nil {
-		return err
-	}
-	return d.a.startServer(ctx)
 }

@@ -24,7 +24,7 @@ const raftPoolMax = 3
 // configured nodes.
 func (n *Node) startRaft() error {
 	layer := &streamLayer{
-		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.store.isSilent,
+		handoff: n.port.raft, id: n.id, nameOf: n.nameOf, isSilent: n.isOutOfRaft,
 		outbound: &n.port.outbound,
 	}
 	// The address that others know, not the one that is listened on.
@@ -46,7 +46,7 @@ func (n *Node) startRaft() error {
 		return fmt.Errorf("read the Raft log: %w", err)
 	}
 	n.fsm.startAt(last)
-	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.transport)
+	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.regainedTransport())
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
@@ -108,6 +108,9 @@ func (n *Node) formGroup(snaps raft.SnapshotStore) error {
 	exists, err := raft.HasExistingState(n.store, n.store, snaps)
 	if err != nil {
 		return fmt.Errorf("read raft log in %s: %w", n.cfg.Dir, err)
+	}
+	if err := n.openRegain(exists, snaps); err != nil {
+		return err
 	}
 	if exists {
 		n.meetServers(snaps)
@@ -238,6 +241,7 @@ func (n *Node) hello() helloAnswer {
 		a.Members, a.SetVersion, a.Set = s.Members, setVersion(s), n.voter.takenSet()
 		a.SystemID = s.SystemID
 		a.Ready, a.Recovered = n.voter.isReady(s), s.Recovered
+		a.Raft = n.raftPosition()
 	}
 	return a
 }

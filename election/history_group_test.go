@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast/election"
+	"holdfast/election/electiontest"
 )
 
 // historyClient changes and reads the lock of a real group, through any of its nodes.
@@ -179,7 +180,11 @@ func groupHistory(t *testing.T, isStale bool) *history {
 			node := func() *election.Node { n := all(); return n[i%len(n)] }
 			work.Go(func() { useLease(h, 3+i, node, stop) })
 		}
+		before := h.changes()
 		time.Sleep(300 * time.Millisecond) // clients meet no fault
+		electiontest.Wait(t, "a change of the lock", 30*time.Second, func() bool {
+			return h.changes() > before
+		})
 		goOn := disks[waitLeader(t, g)].Hang()
 		time.Sleep(1200 * time.Millisecond) // clients meet a hanging disk
 		goOn()
@@ -204,6 +209,19 @@ func groupHistory(t *testing.T, isStale bool) *history {
 	return h
 }
 
+// changes is how many changes of the lock were done.
+func (h *history) changes() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	done := 0
+	for _, o := range h.lock {
+		if o.Input.(historyInput).kind == opCommit && o.Output.(historyOutput).epoch > 0 {
+			done++
+		}
+	}
+	return done
+}
+
 // TestHistoryOfGroup puts the history of three real nodes before the checker: the lock is one
 // register with compare-and-set, and no process uses an epoch once a later one is endorsed.
 func TestHistoryOfGroup(t *testing.T) {
@@ -214,12 +232,7 @@ func TestHistoryOfGroup(t *testing.T) {
 	if err := h.check(); err != nil {
 		t.Error(err)
 	}
-	done := 0
-	for _, o := range h.lock {
-		if o.Input.(historyInput).kind == opCommit && o.Output.(historyOutput).epoch > 0 {
-			done++
-		}
-	}
+	done := h.changes()
 	t.Logf("%d operations on the lock, %d changes, %d under the lease", len(h.lock), done,
 		len(h.lease))
 	if done < 3 {

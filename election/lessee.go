@@ -68,6 +68,8 @@ type lessee struct {
 	// gateOfLocks is the barrier of the epoch that is asked for.
 	gateOfLocks lockGate
 	flying      map[string]int // renewals that are not answered yet, by voter
+	// leaves is set before the end of a process that goes in order.
+	leaves atomic.Bool
 
 	work sync.WaitGroup
 }
@@ -142,6 +144,7 @@ func (l *lessee) run(ctx context.Context) {
 		looks = false
 		select {
 		case <-ctx.Done():
+			l.leave()
 			return
 		case <-newer:
 		case <-t.C:
@@ -176,25 +179,12 @@ func (l *lessee) mustEnd(s *State) uint64 {
 // giveUp closes the gate and releases: first what is open may finish if the change is planned,
 // then nothing of the epoch passes any more, and only then the voters are told.
 func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
-	if l.gate != nil {
-		if s.Intent != nil && s.Intent.drains() {
-			dctx, cancel := context.WithTimeout(ctx, l.drain)
-			l.drainGate(dctx, s.Intent.Epoch, epoch)
-			cancel()
-		}
-		l.gate.Cut(epoch)
+	if l.gate != nil && s.Intent != nil && s.Intent.drains() {
+		dctx, cancel := context.WithTimeout(ctx, l.drain)
+		l.drainGate(dctx, s.Intent.Epoch, epoch)
+		cancel()
 	}
-	l.mu.Lock()
-	l.given = epoch
-	l.relay.Close(epoch)
-	seq := l.tally.Release()
-	l.view.until.Store(0)
-	l.view.doubt.Store(0)
-	l.mu.Unlock()
-	l.log.Info("lease given up", zap.Uint64("epoch", epoch))
-	r := Renewal{
-		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch,
-	}
+	r := l.end(epoch)
 	l.work.Add(1)
 	go l.runReleases(ctx, r)
 }

@@ -62,7 +62,9 @@ type Node struct {
 	// raft is nil until the group is joined, and on a node that is no voter.
 	raft      atomic.Pointer[raft.Raft]
 	transport *raft.NetworkTransport
-	notify    chan bool
+	// regain is set on a node that started without a Raft log.
+	regain atomic.Pointer[regain]
+	notify chan bool
 
 	mu      sync.Mutex
 	leading bool
@@ -141,7 +143,7 @@ func (n *Node) openVoter() error {
 	}
 	n.voter.drain, n.voter.name = n.cfg.DrainTimeout, n.cfg.Name
 	n.voter.fence = n.cfg.Fence
-	n.best = newBestSource(n.fsm, n.remote, n.store.isSilent)
+	n.best = newBestSource(n.fsm, n.remote, n.isOutOfRaft)
 	return nil
 }
 
@@ -304,6 +306,7 @@ func (n *Node) Close(ctx context.Context) error {
 
 func (n *Node) closeAll(ctx context.Context) error {
 	close(n.stopped)
+	n.lessee.leaves.Store(true)
 	if n.cancel != nil {
 		n.cancel()
 	}

@@ -48,3 +48,9 @@ func AskLoan(c io.ReadWriter, what byte, r Renewal) (RenewalAnswer, error) {
 
 // ProbeLimit bounds one probe of the primary.
 func ProbeLimit(t Timing) time.Duration { return probeLimit(t) }
+
+// Lent is how long what the node lent of the epoch may still be in use.
+func (n *Node) Lent(epoch uint64) time.Duration {
+	left, _ := n.lessee.outstanding(epoch)
+	return left
+}

@@ -17,6 +17,10 @@ func (n *Node) Problems() []string {
 	if late := n.lessee.lateLocks(); late != "" {
 		out = append(out, late)
 	}
+	if why := n.regain.Load().waits(); why != "" {
+		out = append(out, "this node has no Raft log of its own yet, and no vote until it knows "+
+			"what the others have: "+why)
+	}
 	if n.fsm == nil {
 		return out
 	}

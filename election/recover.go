@@ -150,6 +150,10 @@ func (r *recovery) run() error {
 	if err != nil {
 		return err
 	}
+	// What is here is the group's log from now on, also if some of it had been lost.
+	if err := r.store.Set(regainKey, nil); err != nil {
+		return err
+	}
 	s, _ := fsm.State()
 	e := r.disk
 	e.V, e.Recovered = Version, s.Recovered

@@ -52,6 +52,8 @@ type (
 		Recovered uint64 `json:"recovered,omitempty"`
 		// Ready tells that its voter would answer if it were in the set.
 		Ready bool `json:"ready,omitempty"`
+		// Raft is how far its Raft is; nil before that runs, and of an older release.
+		Raft *raftPosition `json:"raft,omitempty"`
 	}
 	setRequest struct {
 		V   int    `json:"v"`

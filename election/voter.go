@@ -211,6 +211,11 @@ func (v *voter) tryEndorse(epoch uint64, recruits ...string) (time.Duration, <-c
 		return 0, nil, fmt.Errorf("endorse epoch %d: epoch %d is endorsed already", epoch,
 			v.promises.Endorsed())
 	}
+	if v.promises.floor > epoch {
+		// One that was endorsed before this voter lost its disk, for all it knows.
+		return 0, nil, fmt.Errorf("endorse epoch %d: epoch %d was begun already", epoch,
+			v.promises.floor)
+	}
 	s, _ := v.source.State()
 	if have := intentEpoch(s); have != epoch {
 		if have > epoch || lockEpoch(s) >= epoch {

@@ -259,6 +259,43 @@ func TestVoterThatLostItsDiskPromisesNothingOld(t *testing.T) {
 	})
 }
 
+// TestVoterThatLostItsDiskEndorsesNothingOld: below what the others know it may have endorsed a
+// later epoch, and refuses as one that remembers would, even if its log is so far behind that the
+// intent is still the current one there. The epoch that the others know of may be the current one:
+// it is endorsed, but only once what this voter may have promised has ended.
+func TestVoterThatLostItsDiskEndorsesNothingOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &testVoter{fsm: newFSM(), path: filepath.Join(t.TempDir(), "endorsed.json")}
+		v.restart(t)
+		start := time.Now()
+		old := v.begin("a")
+		if err := v.admit(t.Context(), old+1); err != nil { // which is not in its log yet
+			t.Fatal(err)
+		}
+		err := v.endorseFor(t, old, time.Minute)
+		if err == nil || !strings.Contains(err.Error(), "was begun already") {
+			t.Errorf("an endorsement below the floor: %v", err)
+		}
+		v.restart(t)
+		start = time.Now()
+		if err = v.endorseFor(t, old, time.Minute); err == nil {
+			t.Error("an endorsement below the floor, after another start")
+		}
+		if now := v.begin("b"); now != old+1 {
+			t.Fatalf("the next epoch is %d", now)
+		}
+		if err := v.endorseFor(t, old+1, time.Minute); err != nil {
+			t.Errorf("the epoch that the others know of: %v", err)
+		}
+		if after := time.Since(start); after < v.timing.Promise {
+			t.Errorf("endorsed %s after the start", after)
+		}
+		if v.renewOf("p", 1, old).Granted {
+			t.Error("a promise below what is endorsed")
+		}
+	})
+}
+
 func TestBlankVoterNeedsEnoughAnswers(t *testing.T) {
 	knows := func(e uint64) helloAnswer { return helloAnswer{Epoch: e} }
 	blank := helloAnswer{Blank: true}

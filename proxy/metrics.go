@@ -28,70 +28,73 @@ type metrics struct {
 	catalogAnswers   *prometheus.CounterVec
 }
 
+func newCounter(name, help string) prometheus.Counter {
+	return prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
+	})
+}
+
+// newVec is a counter by the values of a label, all of which begin at 0.
+func newVec(name, help, label string, values ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
+	}, []string{label})
+	for _, value := range values {
+		v.WithLabelValues(value)
+	}
+	return v
+}
+
 func newMetrics(reg prometheus.Registerer) *metrics {
-	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
-		})
-	}
-	vec := func(name, help, label string, values ...string) *prometheus.CounterVec {
-		v := prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
-		}, []string{label})
-		for _, value := range values {
-			v.WithLabelValues(value)
-		}
-		return v
-	}
 	m := &metrics{
-		connections: counter("connections_total", "Client connections accepted."),
+		connections: newCounter("connections_total", "Client connections accepted."),
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "holdfast", Subsystem: "proxy", Name: "sessions",
 			Help: "Client sessions.",
 		}),
-		refused: vec("refused_total", "Connections refused by a limit.", "limit",
+		refused: newVec("refused_total", "Connections refused by a limit.", "limit",
 			"sessions_max", "connections", "auth_failures"),
-		sessionErrors: vec("session_errors_total",
+		sessionErrors: newVec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
-		losses: vec("backend_losses_total", "Backends lost under a session.", "state",
+		losses: newVec("backend_losses_total", "Backends lost under a session.", "state",
 			"planned", "idle", "in_transaction", "in_flight"),
-		restored: counter("sessions_restored_total",
+		restored: newCounter("sessions_restored_total",
 			"Sessions that went on with another backend."),
-		outcomes: vec("outcomes_total", "What interrupted statements were answered with.",
+		outcomes: newVec("outcomes_total", "What interrupted statements were answered with.",
 			"outcome", "committed", "aborted", "unknown", "rolled_back", "not_executed"),
-		evictions: vec("hold_evictions_total", "Holds that ended with an error, by reason.",
+		evictions: newVec("hold_evictions_total", "Holds that ended with an error, by reason.",
 			"reason", "timeout", "canceled", "sessions"),
-		cancels: vec("cancels_total", "Cancel requests, by what was done.", "what",
+		cancels: newVec("cancels_total", "Cancel requests, by what was done.", "what",
 			"relayed", "held", "commit", "unknown", "passed_on", "dropped"),
 		holdSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "holdfast", Subsystem: "proxy", Name: "hold_seconds",
 			Help:    "How long clients waited for a primary.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 5, 10, 30, 60},
 		}),
-		gateClosed: counter("gate_closed_total", "Times a relay waited for its lease."),
-		resets: vec("resets_total", "Connections reset because of bytes that the peer's host "+
+		gateClosed: newCounter("gate_closed_total", "Times a relay waited for its lease."),
+		resets: newVec("resets_total", "Connections reset because of bytes that the peer's host "+
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
-		journalOverflows: counter("journal_overflows_total",
+		journalOverflows: newCounter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max, or would have grown over what is left of "+
 				"journal_total_bytes_max."),
 		journalBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "holdfast", Subsystem: "proxy", Name: "journal_bytes",
 			Help: "Memory of journals beyond the first 2 KiB of each.",
 		}),
-		replays: vec("replays_total", "Units of work that were run again, by what became of it.",
+		replays: newVec("replays_total", "Units of work that were run again, by what became of it.",
 			"result", "begun", "same", "different", "canceled", "given_up", "timeout", "sessions"),
-		tlsHandshakes: vec("tls_handshakes_total", "TLS handshakes with clients.", "result",
+		tlsHandshakes: newVec("tls_handshakes_total", "TLS handshakes with clients.", "result",
 			"ok", "failed"),
-		tlsReloads: vec("tls_reloads_total", "Times that files of TLS were read again.",
+		tlsReloads: newVec("tls_reloads_total", "Times that files of TLS were read again.",
 			"result", "ok", "failed"),
-		authFailures: vec("auth_failures_total", "Failed logins, by the method of the rule.",
+		authFailures: newVec("auth_failures_total", "Failed logins, by the method of the rule.",
 			"method", methodScram, methodMD5, methodPassword, methodCert),
-		replication: counter("replication_connections_total",
+		replication: newCounter("replication_connections_total",
 			"Replication connections that were passed through."),
-		locks: vec("advisory_locks_total", "Session advisory locks at a change of the primary: "+
+		locks: newVec("advisory_locks_total", "Session advisory locks at a change of the primary: "+
 			"taken again, or sessions that ended because one was lost to another session or "+
 			"nobody knows how often it was taken.", "what", "retaken", "lost", "unknown"),
-		catalogAnswers: vec("catalog_answers_total", "What catalogues said of lost statements.",
+		catalogAnswers: newVec("catalog_answers_total", "What catalogues said of lost statements.",
 			"answer", "only_reads", "may_write", "error"),
 	}
 	if reg != nil {

@@ -22,7 +22,7 @@ func (w *raw) play(steps []scriptStep) []string {
 	var seen []string
 	for _, st := range steps {
 		w.send(st.send)
-		_ = w.c.SetReadDeadline(time.Now().Add(8 * time.Second))
+		_ = w.c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		for ends := st.ends; ends > 0 || st.typ != 0; {
 			typ, body, err := w.r.ReadMessage()
 			if err != nil {

@@ -83,7 +83,8 @@ func patroniConf(n *holdfast.ClusterNode, upstream string) string {
 		"wal_log_hints = 'on'\nunix_socket_directories = '" + filepath.Dir(n.DataDir) + "'\n" +
 		"hba_file = '" + filepath.Join(n.DataDir, "pg_hba.conf") + "'\n" +
 		"ident_file = '" + filepath.Join(n.DataDir, "pg_ident.conf") + "'\n" +
-		"dynamic_shared_memory_type = 'mmap'\n"
+		"dynamic_shared_memory_type = 'mmap'\n" +
+		"password_encryption = 'scram-sha-256'\n" // 13 would still make it md5
 	if upstream != "" {
 		host, port, _ := net.SplitHostPort(upstream)
 		text += fmt.Sprintf("primary_conninfo = 'user=replicator host=%s port=%s "+
