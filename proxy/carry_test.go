@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"holdfast/pgwire"
+	"holdfast/proxy"
 )
 
 // State that is carried over to another server.
@@ -66,6 +67,34 @@ func TestCarriedState(t *testing.T) {
 				t.Errorf("%q %v, want %q", got, err, tc.want)
 			}
 		})
+	}
+}
+
+// What a function sets is carried, though no text of the client names it (DESIGN.md I23).
+func TestSettingsOfFunctionsAreCarried(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, `CREATE FUNCTION become(who text) RETURNS void LANGUAGE plpgsql AS
+$$BEGIN PERFORM set_config('app.tenant', who, false); END$$`)
+	r.until(func() bool {
+		_, _ = tryExec(c, "SELECT 1 + 1") // a use for it
+		return proxy.KnowsSetter(r.proxy, "app", "become")
+	})
+	exec(t, c, "SELECT become('forty-two')")
+	r.change()
+	if got, err := tryExec(c, "SELECT current_setting('app.tenant', true)"); got != "forty-two" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// until waits for something that comes by itself.
+func (r *rig) until(done func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); {
+		if time.Now().After(end) {
+			r.t.Fatal("it has not come")
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -41,7 +41,16 @@ func DropIdle(p *Proxy) { p.catalogues.dropIdle(0) }
 func IsHarmlessVolatile(name string) bool { return harmlessVolatile[name] }
 func RunsQueries(name string) bool        { return runsQueries[name] }
 
-// SettingNames is Proxy.settingNames for tests.
+// SettingNames is Proxy.findSetters for tests.
 func SettingNames(ctx context.Context, p *Proxy, pr *Primary, database string) ([]string, error) {
-	return p.settingNames(ctx, pr, database)
+	found, err := p.findSetters(ctx, pr, database)
+	if err != nil {
+		return nil, err
+	}
+	return found.settings, nil
+}
+
+// KnowsSetter tells that a proxy knows of a function that sets settings.
+func KnowsSetter(p *Proxy, database, function string) bool {
+	return p.settersOf(database).calledIn([]byte(function)) != nil
 }

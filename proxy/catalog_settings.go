@@ -1,9 +1,11 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"holdfast/pgwire"
 )
@@ -18,7 +20,7 @@ const (
 )
 
 // settingBodiesSQL finds the bodies in which a custom setting may be set. It runs on 13 to 18.
-var settingBodiesSQL = `SELECT left(CASE WHEN p.prosrc <> '' THEN p.prosrc
+var settingBodiesSQL = `SELECT p.proname, left(CASE WHEN p.prosrc <> '' THEN p.prosrc
   ELSE pg_get_functiondef(p.oid) END, ` + strconv.Itoa(settingBodyMax) + `)
  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE p.oid >= 16384 AND p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
@@ -31,26 +33,31 @@ func settingNamesIn(body string) []string {
 	return pgwire.AppendSettingNames(names, []byte(body), false)
 }
 
-// settingNames asks a database for the custom settings that its functions may set. There are at
-// most settingNamesMax; more are not learnt. An error means that it could not be asked.
-func (p *Proxy) settingNames(ctx context.Context, pr *Primary, database string,
-) ([]string, error) {
+// findSetters asks a database for the custom settings that its functions may set, and for those
+// functions. There are at most settingNamesMax names; more are not learnt. An error means that it
+// could not be asked.
+func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
+) (*setters, error) {
 	rows, err := p.catalogues.query(ctx, pr, database, settingBodiesSQL)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the names of settings: %w", err)
 	}
-	var names []string
+	found := &setters{at: time.Now()}
 	seen := make(map[string]bool)
 	for _, row := range rows {
-		if len(row) != 1 {
+		if len(row) != 2 {
 			continue
 		}
-		for _, name := range settingNamesIn(string(row[0])) {
-			if !seen[name] && len(names) < settingNamesMax {
+		names := settingNamesIn(string(row[1]))
+		if len(names) > 0 {
+			found.functions = append(found.functions, bytes.ToLower(row[0]))
+		}
+		for _, name := range names {
+			if !seen[name] && len(found.settings) < settingNamesMax {
 				seen[name] = true
-				names = append(names, name)
+				found.settings = append(found.settings, name)
 			}
 		}
 	}
-	return names, nil
+	return found, nil
 }

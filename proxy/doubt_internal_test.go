@@ -282,7 +282,7 @@ func TestBoundsOfWhatIsKept(t *testing.T) {
 	if len(s.track.statements) > 0 || s.track.unmovable != 0 {
 		t.Errorf("%d statements, %v", len(s.track.statements), s.track.unmovable)
 	}
-	for i := range 200 {
+	for i := range 500 {
 		s.track.succeeded(&effect{kind: pgwire.KindSet, name: fmt.Sprint("app.v", i), cls: clsState})
 	}
 	if len(s.track.custom) > customMax || s.track.unmovable != reasonSettings {

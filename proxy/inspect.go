@@ -18,16 +18,42 @@ func (s *session) classify(sql []byte) parsed {
 		return opaque // 0x5C may be half of a character
 	}
 	p := classify(&s.scratch, sql, s.conf)
+	s.noteSetters(&p, sql)
 	if bytes.IndexByte(sql, '\\') < 0 || s.flow.setting == 0 {
 		return p
 	}
 	// A SET standard_conforming_strings may be under way.
 	other := classify(&s.scratch, sql, !s.conf)
 	p = classify(&s.scratch, sql, s.conf)
+	s.noteSetters(&p, sql)
+	s.noteSetters(&other, sql)
 	if other.cls != p.cls || len(other.effects) != len(p.effects) {
 		return opaque
 	}
 	return p
+}
+
+// noteSetters lets a statement that calls a function that sets settings count as one that does
+// (DESIGN.md I23).
+func (s *session) noteSetters(p *parsed, sql []byte) {
+	if !p.cls.has(clsMayWrite) || p.cls.has(clsState) {
+		return
+	}
+	if s.setters == nil || s.setters.stale.Load() {
+		s.setters = s.proxy.settersOf(s.database())
+	}
+	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
+		s.setters.stale.Store(true) // it is asked for when the next statement comes
+	}
+	called := s.setters.calledIn(sql)
+	if called == nil {
+		return
+	}
+	p.cls |= clsState
+	p.effects = append(p.effects, effect{
+		kind: pgwire.KindSelect, cls: clsState, names: called.settings,
+		at: max(0, len(s.scratch)-1),
+	})
 }
 
 func hasHighByte(sql []byte) bool {

@@ -56,6 +56,7 @@ type Proxy struct {
 	conns      atomic.Int64  // client connections, sessions or not yet
 	journals   atomic.Int64  // bytes of the sessions' journals beside their boxes
 	params     paramLists
+	setters    setterBook
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
 	trimmed    uint64

@@ -25,12 +25,13 @@ type session struct {
 	id    uint32
 	key   []byte // cancel key given to the client
 
-	loop   *loop
-	client link
-	in     inbox // from the client; the owner's
-	login  []pgwire.Param
-	cred   pgwire.Credentials
-	conf   bool // standard_conforming_strings; the owner's, under mu for writing
+	loop    *loop
+	client  link
+	in      inbox // from the client; the owner's
+	login   []pgwire.Param
+	cred    pgwire.Credentials
+	conf    bool       // standard_conforming_strings; the owner's, under mu for writing
+	setters *settersAt // of its database, once there was a use for them
 
 	onLoop     atomic.Bool   // the loop is the owner
 	clientFull atomic.Bool   // the backend's bytes wait for room at the client

@@ -65,7 +65,7 @@ func newTracker(user string, preparedMax int) tracker {
 
 const (
 	// customMax bounds how many custom settings are asked for.
-	customMax = 64
+	customMax = 320
 	// overlayBytesMax bounds the text of what an open transaction has set.
 	overlayBytesMax = 64 << 10
 )

@@ -1,0 +1,128 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// settersTTL is how long what is known of a database's functions stands before it is asked
+	// for again, at the next login.
+	settersTTL = time.Minute
+	// settersMax bounds the databases that it is kept of.
+	settersMax = 64
+)
+
+// setters are the functions of a database that set custom settings, which no view lists, and the
+// names of those. The value is not changed once it is published.
+type setters struct {
+	functions [][]byte // in lower case
+	settings  []string
+	at        time.Time
+}
+
+// settersAt is what is known of a database, which its sessions share. nil is nothing.
+type settersAt struct {
+	now    atomic.Pointer[setters]
+	asking atomic.Bool
+	stale  atomic.Bool // a function was made, or changed, by way of this proxy
+}
+
+// setterBook keeps them by database. They are asked for in the background, by the look-up role,
+// when a session first has a use for them. Safe for concurrent use.
+type setterBook struct {
+	mu    sync.Mutex
+	known map[string]*settersAt
+}
+
+// of is the entry of a database; nil if there are too many already.
+func (b *setterBook) of(database string) *settersAt {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	at := b.known[database]
+	if at == nil && len(b.known) < settersMax {
+		if b.known == nil {
+			b.known = make(map[string]*settersAt)
+		}
+		at = &settersAt{}
+		b.known[database] = at
+	}
+	return at
+}
+
+// settersOf is what is known of a database; what is old is asked for anew meanwhile. It does not
+// wait: what a first statement sets may go unnoticed, and is asked for with the next snapshot.
+func (p *Proxy) settersOf(database string) *settersAt {
+	at := p.setters.of(database)
+	if at == nil {
+		return nil
+	}
+	s := at.now.Load()
+	if s != nil && time.Since(s.at) < settersTTL && !at.stale.Load() || p.ctx == nil {
+		return at
+	}
+	pr, _ := p.topo.Current()
+	if pr == nil || at.asking.Swap(true) {
+		return at
+	}
+	at.stale.Store(false)
+	p.work.Add(1)
+	go p.runAskSetters(pr, database, at)
+	return at
+}
+
+// runAskSetters asks a database for its functions that set settings.
+func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
+	defer p.work.Done()
+	defer at.asking.Store(false)
+	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
+	defer cancel()
+	found, err := p.findSetters(ctx, pr, database)
+	if err != nil {
+		p.log.Debug("functions that set settings could not be asked for", zap.Error(err))
+		return
+	}
+	at.now.Store(found)
+}
+
+// calledIn are the setters if a text names one of them, else nil.
+func (at *settersAt) calledIn(sql []byte) *setters {
+	if at == nil {
+		return nil
+	}
+	if s := at.now.Load(); s.isCalledIn(sql) {
+		return s
+	}
+	return nil
+}
+
+// isCalledIn tells that a text names one of the functions. One that is called by another function,
+// or by a trigger, is not seen; what that sets is asked for with the next snapshot all the same.
+func (s *setters) isCalledIn(sql []byte) bool {
+	if s == nil || len(s.functions) == 0 {
+		return false
+	}
+	sql = bytes.ToLower(sql)
+	for _, name := range s.functions {
+		if bytes.Contains(sql, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// mentionsRoutine tells that a text has the word FUNCTION, PROCEDURE or ROUTINE.
+func mentionsRoutine(sql []byte) bool {
+	sql = bytes.ToLower(sql)
+	for _, word := range []string{"function", "procedure", "routine"} {
+		if bytes.Contains(sql, []byte(word)) {
+			return true
+		}
+	}
+	return false
+}
