@@ -182,3 +182,57 @@ func TestGuessesFromOneAddress(t *testing.T) {
 		t.Error("refusals are not counted")
 	}
 }
+
+// guess is a login that has been begun: the server's challenge is there, the answer is not sent.
+func (r *rig) guess(password string) (answer func() string) {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.proxy.Addrs()[0].String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	reader := pgwire.NewReader(conn, 1<<16)
+	client, first, err := pgwire.NewScramClient(pgwire.Credentials{Password: password})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	ask := func(p []byte) (byte, []byte) {
+		if _, err := conn.Write(p); err != nil {
+			r.t.Fatal(err)
+		}
+		typ, body, err := reader.ReadMessage()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return typ, body
+	}
+	ask(pgwire.AppendStartup(nil, pgwire.Protocol3, []pgwire.Param{{Name: "user", Value: "app"}}))
+	initial := append([]byte("SCRAM-SHA-256\x00"), 0, 0, 0, byte(len(first)))
+	_, challenge := ask(pgwire.AppendPassword(nil, append(initial, first...)))
+	final, err := client.Continue(challenge[4:])
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return func() string {
+		typ, body := ask(pgwire.AppendPassword(nil, final))
+		if typ != pgwire.SrvError {
+			return string(typ)
+		}
+		e, _ := pgwire.ParseError(body)
+		return e.Code
+	}
+}
+
+// Guesses that begin before the bound is reached count too: else as many could be made at once as
+// there may be connections.
+func TestGuessesAtTheSameTime(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.AuthFailuresMax = 2 })
+	guesses := []func() string{r.guess("a"), r.guess("b"), r.guess("c"),
+		r.guess(proxytest.Password)}
+	for i, want := range []string{"28P01", "28P01", "53300", "53300"} {
+		if got := guesses[i](); got != want {
+			t.Errorf("guess %d: %s, want %s", i, got, want)
+		}
+	}
+}

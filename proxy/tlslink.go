@@ -246,18 +246,15 @@ type tlsPipe struct {
 	ahead  []byte // read before TLS began
 	pooled *[]byte
 	r, w   int
-	record tlsRecord
 
 	mu      sync.Mutex
 	pending []byte // ciphertext that the socket had no room for
 }
 
-// Read returns no more than what is left of a record: crypto/tls would keep the start of the next
-// one in its own buffer, where nobody knows of it.
+// Read implements net.Conn; errAgain if nothing is there.
 func (t *tlsPipe) Read(p []byte) (int, error) {
 	if len(t.ahead) > 0 {
-		n := t.record.take(t.ahead[:min(len(p), len(t.ahead))])
-		copy(p, t.ahead[:n])
+		n := copy(p, t.ahead)
 		t.ahead = t.ahead[n:]
 		return n, nil
 	}
@@ -266,9 +263,7 @@ func (t *tlsPipe) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	from := (*t.pooled)[t.r:t.w]
-	n := t.record.take(from[:min(len(p), len(from))])
-	copy(p, from[:n])
+	n := copy(p, (*t.pooled)[t.r:t.w])
 	if t.r += n; t.r == t.w {
 		t.release()
 	}
@@ -364,27 +359,3 @@ func (t *tlsPipe) SetReadDeadline(time.Time) error { return nil }
 
 // SetWriteDeadline implements net.Conn.
 func (t *tlsPipe) SetWriteDeadline(time.Time) error { return nil }
-
-// tlsRecord follows the records of a stream by their headers (RFC 8446, section 5.1).
-type tlsRecord struct {
-	head [5]byte
-	got  int // of head
-	left int // of what follows it
-}
-
-// take passes bytes up to the end of the record that they begin in, and returns how many.
-func (f *tlsRecord) take(p []byte) int {
-	n := 0
-	if f.got < len(f.head) {
-		n = copy(f.head[f.got:], p)
-		if f.got += n; f.got < len(f.head) {
-			return n
-		}
-		f.left = int(f.head[3])<<8 | int(f.head[4])
-	}
-	m := min(f.left, len(p)-n)
-	if f.left -= m; f.left == 0 {
-		f.got = 0
-	}
-	return n + m
-}

@@ -35,7 +35,7 @@ func corpus(t testing.TB) []string {
 		"SELECT 1 -- ;\n; COMMIT",
 		"SELECT $a$\n;\n$a$; COMMIT", "SELECT 'a' -- x\n'b'", "SELECT/*\n;*/1;COMMIT",
 		"SELECT a\nFROM\nt\nFOR\nUPDATE", "SELECT 1\r--;\r; COMMIT", "SELECT 'a' /* x */ 'b'",
-		"SELECT f\n\n(1)", "SELECT U&'a' UESCAPE\n'!'", "SELECT 1 +\n-- x\n- 2",
+		"SELECT f\n\n(1)", "SELECT a @-- c\n b", "SELECT U&'a' UESCAPE\n'!'", "SELECT 1 +\n-- x\n- 2",
 		"COPY (SELECT 1\n) TO\nSTDOUT", "SELECT ü, \"ü\", 'ü' FROM é", "SELECT a\v+\fb")
 }
 
