@@ -42,6 +42,11 @@ func (c Config) proxyConfig() proxy.Config {
 		PreparedBytesMax:   p.PreparedBytesMax,
 		CommitGuard:        p.CommitGuard,
 		SecretTTL:          p.SecretTTL,
+		Reuse:              p.Reuse,
+		ReuseMax:           p.ReuseMax,
+		ReuseRoleMax:       p.ReuseRoleMax,
+		ReuseIdle:          p.ReuseIdle,
+		ReuseLifetime:      p.ReuseLifetime,
 		LookupUser:         p.LookupUser,
 		ShutdownTimeout:    p.ShutdownTimeout,
 	}

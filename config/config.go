@@ -161,4 +161,10 @@ type Proxy struct {
 	LookupUser string        `mapstructure:"lookup_user"`
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
 	LookupPasswordFile string `mapstructure:"lookup_password_file"`
+
+	Reuse         bool          `mapstructure:"reuse"`
+	ReuseMax      int           `mapstructure:"reuse_max" min:"1"`
+	ReuseRoleMax  int           `mapstructure:"reuse_role_max" min:"1"`
+	ReuseIdle     time.Duration `mapstructure:"reuse_idle"`
+	ReuseLifetime time.Duration `mapstructure:"reuse_lifetime"`
 }

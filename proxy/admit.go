@@ -26,7 +26,8 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		return false
 	}
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
-	r := pgwire.NewReader(conn, loginMessageMax)
+	late := &lateWriter{Conn: conn}
+	r := pgwire.NewReader(late, loginMessageMax)
 	st, err := p.startup(ctx, conn, r)
 	if err != nil || st == nil {
 		p.turnAway(conn, err)
@@ -39,13 +40,13 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 	}
 	s.loop = on
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := p.authenticate(authCtx, conn, r, s.track.loginUser)
+	cred, err := p.authenticate(authCtx, late, r, s.track.loginUser)
 	cancel()
 	if err == nil {
 		s.cred = cred
 		_ = conn.SetDeadline(time.Time{})
 		s.in.attach(conn, r.Buffered())
-		err = s.begin(ctx)
+		err = s.begin(ctx, late.out)
 	}
 	if err != nil {
 		s.sayGoodbye(err)
@@ -200,25 +201,15 @@ func readPassword(r *pgwire.Reader) ([]byte, error) {
 	return body, nil
 }
 
-// begin gives an authenticated client its first backend; it waits for a primary if there is
-// none.
-func (s *session) begin(ctx context.Context) error {
-	if err := s.writeClient(pgwire.AppendAuthOK(nil)); err != nil {
-		return err
-	}
-	l := &loss{status: pgwire.TxIdle}
-	b, err := s.hold(ctx, l, true)
+// begin gives an authenticated client its first backend, behind said, which is what it was not
+// told yet.
+func (s *session) begin(ctx context.Context, said []byte) error {
+	b, err := s.first(ctx, said)
 	if err != nil {
 		var pe *pgwire.Error
 		if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidPassword {
 			s.proxy.cache.forget(s.track.loginUser) // changed since it was looked up
 		}
-		return err
-	}
-	out := pgwire.AppendBackendKeyData(nil, s.id, s.key)
-	out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
-	if err := s.writeClient(out); err != nil {
-		b.close(true)
 		return err
 	}
 	s.mu.Lock()

@@ -50,6 +50,7 @@ func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
 		p.metrics.cancels.WithLabelValues("relayed").Inc()
 		s.mu.Lock()
 		s.cancels--
+		s.soiled = s.soiled || err != nil // it may come to the server late
 		s.mu.Unlock()
 		s.notify()
 	}

@@ -62,6 +62,15 @@ type Config struct {
 	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
 	LookupUser     string
 	LookupPassword string
+	// Reuse keeps the server connection of a client that has left for the next login that asks
+	// for the very same, after a reset.
+	Reuse bool
+	// ReuseMax bounds the connections that are kept, ReuseRoleMax those of one role in one
+	// database.
+	ReuseMax, ReuseRoleMax int
+	// ReuseIdle is how long one is kept, ReuseLifetime how old it may be: for so long, what
+	// PostgreSQL looks at only when a client logs in may have changed without effect.
+	ReuseIdle, ReuseLifetime time.Duration
 	// Loops is how many goroutines relay; 0 is one per two processors.
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
@@ -86,6 +95,11 @@ func DefaultConfig() Config {
 		PreparedBytesMax:   1 << 20,
 		CommitGuard:        GuardExplicit,
 		SecretTTL:          10 * time.Second,
+		Reuse:              true,
+		ReuseMax:           128,
+		ReuseRoleMax:       32,
+		ReuseIdle:          10 * time.Second,
+		ReuseLifetime:      time.Minute,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
 	}
@@ -120,6 +134,10 @@ func (c Config) Validate() error {
 		{"secret_ttl", c.SecretTTL > 0},
 		{"lease_grace", c.LeaseGrace > 0},
 		{"keep_alive", c.KeepAlive > 0},
+		{"reuse_max", c.ReuseMax > 0},
+		{"reuse_role_max", c.ReuseRoleMax > 0},
+		{"reuse_idle", c.ReuseIdle > 0},
+		{"reuse_lifetime", c.ReuseLifetime > 0},
 	}
 	for _, p := range positive {
 		if !p.ok {

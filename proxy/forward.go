@@ -430,6 +430,7 @@ func fatalProtocol(err error) error {
 }
 
 func (s *session) push(o op) {
+	s.soiled = s.soiled || o.soils()
 	if s.flow.push(o) {
 		s.pushed++
 	}

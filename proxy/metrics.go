@@ -18,6 +18,8 @@ type metrics struct {
 	gateClosed       prometheus.Counter
 	resets           *prometheus.CounterVec
 	journalOverflows prometheus.Counter
+	reuse            *prometheus.CounterVec
+	spare            prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -65,11 +67,18 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"did not take, by reason.", "reason", "lease_end", "backend_silent", "client_silent"),
 		journalOverflows: counter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max."),
+		reuse: vec("reuse_total", "Server connections that sessions left behind, by what became "+
+			"of them: kept once they were reset, reused, or closed for that reason.", "what",
+			"kept", "reused", "unfit", "full", "old", "over", "ended"),
+		spare: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "holdfast", Subsystem: "proxy", Name: "spare_connections",
+			Help: "Server connections that wait for another login.",
+		}),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
-			m.resets, m.journalOverflows)
+			m.resets, m.journalOverflows, m.reuse, m.spare)
 	}
 	return m
 }

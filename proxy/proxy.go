@@ -50,6 +50,7 @@ type Proxy struct {
 	held       atomic.Int64  // sessions of which a client waits
 	conns      atomic.Int64  // client connections, sessions or not yet
 	params     paramLists
+	pool       *pool
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
 	trimmed    uint64
@@ -88,6 +89,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		p.log = zap.NewNop()
 	}
 	p.watch = newLeaseWatch()
+	p.pool = newPool(p)
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
 	p.cache = newSecretCache(p)
 	if p.secrets == nil {
@@ -290,6 +292,7 @@ func (p *Proxy) Close() error {
 	p.closing = true
 	p.mu.Unlock()
 	p.closeListeners()
+	p.pool.close()
 	for _, s := range p.all() {
 		s.mu.Lock()
 		s.closing = true

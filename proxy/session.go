@@ -65,6 +65,7 @@ type session struct {
 	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
 	lostStatus byte      // the transaction status that the client believes in, if lostTx
 	lostTx     bool      // the client's transaction is gone and it was not told yet
+	soiled     bool      // its server process cannot be made as new (op.soils)
 
 	// Of the backend that was lost last.
 	lostEpoch   uint64
@@ -96,6 +97,9 @@ func (s *session) serve(ctx context.Context) {
 		if err == nil {
 			s.park()
 			return
+		}
+		if errors.Is(err, errClientGone) {
+			s.leaveBehind()
 		}
 		if gone := s.stopBackend(); gone != nil {
 			err = gone

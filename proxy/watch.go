@@ -94,6 +94,7 @@ func (p *Proxy) runWatch() {
 		select {
 		case <-p.ctx.Done():
 			t.Stop()
+			p.pool.close()
 			return
 		case <-p.watch.began:
 		case <-t.C:
@@ -117,6 +118,7 @@ func (p *Proxy) runWatch() {
 				p.resetLate(pr.Epoch)
 			}
 		}
+		p.pool.sweep()
 		if time.Since(silent) >= p.cfg.KeepAlive {
 			silent = time.Now()
 			p.resetSilent()

@@ -1,0 +1,204 @@
+package proxy
+
+import (
+	"context"
+	"net"
+	"slices"
+	"strings"
+
+	"holdfast/pgwire"
+)
+
+// soils tells that an operation may leave something in the server process that a reset does not
+// undo: settings that only their name makes (they stay, empty), libraries that were loaded, or what
+// cannot be known. DISCARD ALL undoes the rest, temporary tables among it.
+func (o *op) soils() bool {
+	if o.cls.has(clsOpaque) {
+		return true
+	}
+	// Utility statements: any of them may be LOAD. Only what makes a temporary object is known.
+	if o.cls.has(clsSelfCommit) && (o.cls.has(clsMulti) || !o.cls.has(clsTemp)) {
+		return true
+	}
+	for i := range o.effects {
+		e := &o.effects[i]
+		switch {
+		case e.other:
+			return true
+		case isCustom(e.name) && (e.kind == pgwire.KindSet || e.kind == pgwire.KindReset):
+			return true
+		case e.kind == pgwire.KindDo || e.kind == pgwire.KindCall || e.kind == pgwire.KindExecute:
+			return true
+		}
+		for _, name := range e.names {
+			if isCustom(name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isCustom tells that a setting exists because somebody has set it; an escape may hide the dot.
+func isCustom(name string) bool { return strings.ContainsAny(name, `.\`) }
+
+// poolKey is what a connection must have to be as good as a new one for this session. Some drivers
+// send the parameters in any order, which makes no difference to the server: each is for itself, but
+// for session_authorization, with which false tells that nothing is reused.
+func (s *session) poolKey() (k poolKey, o poolOwner, ok bool) {
+	byName := func(a, b pgwire.Param) int { return strings.Compare(a.Name, b.Name) }
+	login := s.login
+	if !slices.IsSortedFunc(login, byName) {
+		login = slices.Clone(login)
+		slices.SortStableFunc(login, byName) // of one name, the last counts
+	}
+	for _, p := range login {
+		switch {
+		case p.Name == "user":
+			o.user = p.Value
+		case p.Name == "database":
+			o.database = p.Value
+		case strings.EqualFold(p.Name, "session_authorization"):
+			return k, o, false
+		}
+	}
+	k.loop, k.secret = s.loop, string(s.cred.ServerKey)
+	k.login = string(pgwire.AppendStartup(nil, pgwire.Protocol3, login))
+	return k, o, true
+}
+
+// leaveBehind gives the connection of a session whose client has left to the pool, if it is at a
+// safe point and can be made as new. The owner calls it; else the connection stays attached.
+func (s *session) leaveBehind() {
+	p := s.proxy
+	if !p.cfg.Reuse {
+		return
+	}
+	s.mu.Lock()
+	b := s.backend
+	s.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.mu.Lock() // before s.mu, as the loop does
+	defer b.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, owner, ok := s.poolKey()
+	if !ok || s.backend != b || s.lost || s.closing || !b.isQuiet() || !s.isSpotless() {
+		p.metrics.reuse.WithLabelValues("unfit").Inc()
+		return
+	}
+	// The pool gets a backend of its own: whoever still has this one finds it closed.
+	next := &backend{
+		primary: b.primary, conn: b.conn, pid: b.pid, key: b.key, started: b.started,
+		status: pgwire.TxIdle, born: b.born,
+	}
+	params := paramSet{list: s.params.list, shared: true}
+	// Under s.mu, so that Cut finds the connection here or there.
+	if p.pool.put(key, owner, next, params) {
+		b.isClosed.Store(true)
+		b.stopped = true
+		s.backend = nil
+	}
+}
+
+// isQuiet tells that all bytes of the server were dealt with. The caller holds b.mu.
+func (b *backend) isQuiet() bool {
+	return !b.stopped && !b.parked && !b.filled && len(b.out) == 0 && b.passing == 0 &&
+		len(b.in.bytes()) == 0 && !b.isClosed.Load()
+}
+
+// isSpotless tells that nothing is outstanding at the server, and that nothing the session did
+// would outlive a reset. The caller holds s.mu and is the owner.
+func (s *session) isSpotless() bool {
+	return s.flow.isSafePoint() && !s.endHeld && !s.lostTx && !s.inDoubt && s.fatal == nil &&
+		s.unsent == 0 && s.passing == 0 && s.cancels == 0 && !s.soiled && !s.track.unknown &&
+		len(s.track.custom) == 0
+}
+
+// reuse takes a connection that another session has left behind; nil if there is none that is as
+// good as a new one. Cut knows it from here on.
+func (s *session) reuse() *backend {
+	p := s.proxy
+	pr, _ := p.topo.Current()
+	if !p.cfg.Reuse || !s.isUsable(pr) {
+		return nil
+	}
+	key, _, ok := s.poolKey()
+	if !ok {
+		return nil
+	}
+	b, params := p.pool.take(key, pr)
+	if b == nil {
+		return nil
+	}
+	if !s.isOpening(b) {
+		b.close(false)
+		return nil
+	}
+	p.params.share(&params)
+	s.mu.Lock()
+	s.params = params
+	s.conf = params.value("standard_conforming_strings") != "off"
+	s.mu.Unlock()
+	return b
+}
+
+// welcome appends what a client is told of its new server, up to ReadyForQuery.
+func (s *session) welcome(out []byte, params []pgwire.Param) []byte {
+	for _, p := range params {
+		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
+	}
+	out = pgwire.AppendBackendKeyData(out, s.id, s.key)
+	return pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
+}
+
+// first gives an authenticated client its first backend, behind said, which is what it was not
+// told yet. It waits for a primary if there is none.
+func (s *session) first(ctx context.Context, said []byte) (*backend, error) {
+	said = pgwire.AppendAuthOK(said)
+	if b := s.reuse(); b != nil {
+		if err := s.writeClient(s.welcome(said, s.params.list)); err != nil {
+			b.close(true)
+			return nil, err
+		}
+		return b, nil
+	}
+	if err := s.writeClient(said); err != nil {
+		return nil, err
+	}
+	b, err := s.hold(ctx, &loss{status: pgwire.TxIdle}, true)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.writeClient(s.welcome(nil, nil)); err != nil {
+		b.close(true)
+		return nil, err
+	}
+	return b, nil
+}
+
+// lateWriter writes what it was given when somebody waits for the answer: messages that nobody
+// answers go together with those that follow.
+type lateWriter struct {
+	net.Conn
+	out []byte
+}
+
+// Write implements net.Conn; an error is told by the next Read.
+func (w *lateWriter) Write(p []byte) (int, error) {
+	w.out = append(w.out, p...)
+	return len(p), nil
+}
+
+// Read implements net.Conn.
+func (w *lateWriter) Read(p []byte) (int, error) {
+	if len(w.out) > 0 {
+		if _, err := w.Conn.Write(w.out); err != nil {
+			return 0, err
+		}
+		w.out = w.out[:0]
+	}
+	return w.Conn.Read(p)
+}
