@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"time"
 
@@ -26,8 +25,7 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		return false
 	}
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
-	late := &lateWriter{Conn: conn}
-	r := pgwire.NewReader(late, loginMessageMax)
+	r := pgwire.NewReader(conn, loginMessageMax)
 	st, err := p.startup(ctx, conn, r)
 	if err != nil || st == nil {
 		p.turnAway(conn, err)
@@ -39,22 +37,11 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		return false
 	}
 	s.loop = on
-	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
-	cred, err := p.authenticate(authCtx, late, r, s.track.loginUser)
-	cancel()
-	if err == nil {
-		s.cred = cred
-		_ = conn.SetDeadline(time.Time{})
-		s.in.attach(conn, r.Buffered())
-		err = s.begin(ctx, late.out)
+	_ = conn.SetDeadline(time.Time{})
+	s.in.attach(conn, r.Buffered())
+	if err := s.greet(ctx); err != nil {
+		s.dismiss(err)
 	}
-	if err != nil {
-		s.sayGoodbye(err)
-		s.finish()
-		return true
-	}
-	conn.handle((*clientSide)(s))
-	s.serve(ctx)
 	return true
 }
 
@@ -110,115 +97,4 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 	}
 	return s, p.add(s)
-}
-
-// authenticate checks the client with SCRAM-SHA-256 against the secret that PostgreSQL itself
-// has, and keeps the ClientKey of the proof: with it the proxy can log in as this user.
-func (p *Proxy) authenticate(ctx context.Context, conn net.Conn, r *pgwire.Reader, user string,
-) (pgwire.Credentials, error) {
-	var cred pgwire.Credentials
-	stored, ok, err := p.secrets.UserSecret(ctx, user)
-	if err != nil {
-		p.log.Info("secret could not be looked up", zap.Error(err))
-		return cred, errNoPrimaryLogin()
-	}
-	var secret pgwire.ScramSecret
-	if ok {
-		secret, err = pgwire.ParseScramSecret(stored)
-		if err != nil {
-			p.log.Warn("role has no scram-sha-256 secret", zap.String("user", user))
-			ok = false
-		}
-	}
-	sc := pgwire.NewScramServer(user, secret, ok)
-	cred, err = scramExchange(conn, r, sc)
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) || errors.Is(err, errClientGone) {
-			return cred, err
-		}
-		p.log.Debug("authentication failed", zap.String("user", user), zap.Error(err))
-		return cred, fatal(pgwire.NewError(pgwire.CodeInvalidPassword,
-			fmt.Sprintf("password authentication failed for user %q", user)))
-	}
-	cred.ServerKey = secret.ServerKey
-	return cred, nil
-}
-
-func scramExchange(conn net.Conn, r *pgwire.Reader, sc *pgwire.ScramServer,
-) (pgwire.Credentials, error) {
-	var cred pgwire.Credentials
-	out := pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")
-	if _, err := conn.Write(out); err != nil {
-		return cred, errClientGone
-	}
-	body, err := readPassword(r)
-	if err != nil {
-		return cred, err
-	}
-	mech, first, err := pgwire.ParseSASLInitial(body)
-	if err != nil {
-		return cred, err
-	}
-	if mech != "SCRAM-SHA-256" {
-		return cred, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-			"client selected an invalid SASL authentication mechanism"))
-	}
-	reply, err := sc.First(first)
-	if err != nil {
-		return cred, err
-	}
-	if _, err := conn.Write(pgwire.AppendAuthSASLContinue(nil, reply)); err != nil {
-		return cred, errClientGone
-	}
-	if body, err = readPassword(r); err != nil {
-		return cred, err
-	}
-	reply, key, err := sc.Final(body)
-	if err != nil {
-		return cred, err
-	}
-	cred.ClientKey = key
-	if _, err := conn.Write(pgwire.AppendAuthSASLFinal(nil, reply)); err != nil {
-		return cred, errClientGone
-	}
-	return cred, nil
-}
-
-func readPassword(r *pgwire.Reader) ([]byte, error) {
-	typ, body, err := r.ReadMessage()
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) {
-			return nil, fatal(pe)
-		}
-		return nil, errClientGone
-	}
-	if typ != pgwire.CliPassword {
-		return nil, fatal(pgwire.NewError(pgwire.CodeProtocolViolation,
-			fmt.Sprintf("expected a password message, got message type %q", typ)))
-	}
-	return body, nil
-}
-
-// begin gives an authenticated client its first backend, behind said, which is what it was not
-// told yet.
-func (s *session) begin(ctx context.Context, said []byte) error {
-	b, err := s.first(ctx, said)
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidPassword {
-			s.proxy.cache.forget(s.track.loginUser) // changed since it was looked up
-		}
-		return err
-	}
-	s.mu.Lock()
-	s.flow = newFlow(b.status)
-	s.mu.Unlock()
-	if err := s.attach(b); errors.Is(err, errBackendLost) {
-		return nil // serve goes on from there
-	} else if err != nil {
-		return err
-	}
-	return nil
 }

@@ -3,12 +3,14 @@ package proxy_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
 )
@@ -250,10 +252,13 @@ func TestSpareConnectionsAreBounded(t *testing.T) {
 func TestReusedSessionIsCarried(t *testing.T) {
 	r := newRig(t, nil)
 	first := r.connect("")
-	old := *first
+	addr, pid, key := r.proxy.Addrs()[0].String(), first.PID(), first.SecretKey()
 	c := r.again(first, "")
 	exec(t, c, "SET work_mem = '5MB'")
-	_ = old.CancelRequest(context.Background()) // of a session that is over: nobody's
+	var dial net.Dialer // of a session that is over: nobody's
+	if err := pgwire.SendCancel(context.Background(), addr, pid, key, dial.DialContext); err != nil {
+		t.Fatal(err)
+	}
 	r.change()
 	if got := exec(t, c, "SHOW work_mem"); got != "5MB" {
 		t.Errorf("work_mem is %q after the change", got)

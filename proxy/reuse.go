@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"context"
-	"net"
 	"slices"
 	"strings"
 
@@ -68,17 +66,19 @@ func (s *session) poolKey() (k poolKey, o poolOwner, ok bool) {
 }
 
 // leaveBehind gives the connection of a session whose client has left to the pool, if it is at a
-// safe point and can be made as new. The owner calls it; else the connection stays attached.
-func (s *session) leaveBehind() {
+// safe point and can be made as new. The owner calls it; it tries once, and false leaves the
+// connection attached.
+func (s *session) leaveBehind() bool {
 	p := s.proxy
-	if !p.cfg.Reuse {
-		return
+	if !p.cfg.Reuse || s.left {
+		return false
 	}
+	s.left = true
 	s.mu.Lock()
 	b := s.backend
 	s.mu.Unlock()
 	if b == nil {
-		return
+		return false
 	}
 	b.mu.Lock() // before s.mu, as the loop does
 	defer b.mu.Unlock()
@@ -87,7 +87,7 @@ func (s *session) leaveBehind() {
 	key, owner, ok := s.poolKey()
 	if !ok || s.backend != b || s.lost || s.closing || !b.isQuiet() || !s.isSpotless() {
 		p.metrics.reuse.WithLabelValues("unfit").Inc()
-		return
+		return false
 	}
 	// The pool gets a backend of its own: whoever still has this one finds it closed.
 	next := &backend{
@@ -96,11 +96,13 @@ func (s *session) leaveBehind() {
 	}
 	params := paramSet{list: s.params.list, shared: true}
 	// Under s.mu, so that Cut finds the connection here or there.
-	if p.pool.put(key, owner, next, params) {
-		b.isClosed.Store(true)
-		b.stopped = true
-		s.backend = nil
+	if !p.pool.put(key, owner, next, params) {
+		return false
 	}
+	b.isClosed.Store(true)
+	b.stopped = true
+	s.backend = nil
+	return true
 }
 
 // isQuiet tells that all bytes of the server were dealt with. The caller holds b.mu.
@@ -152,53 +154,4 @@ func (s *session) welcome(out []byte, params []pgwire.Param) []byte {
 	}
 	out = pgwire.AppendBackendKeyData(out, s.id, s.key)
 	return pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
-}
-
-// first gives an authenticated client its first backend, behind said, which is what it was not
-// told yet. It waits for a primary if there is none.
-func (s *session) first(ctx context.Context, said []byte) (*backend, error) {
-	said = pgwire.AppendAuthOK(said)
-	if b := s.reuse(); b != nil {
-		if err := s.writeClient(s.welcome(said, s.params.list)); err != nil {
-			b.close(true)
-			return nil, err
-		}
-		return b, nil
-	}
-	if err := s.writeClient(said); err != nil {
-		return nil, err
-	}
-	b, err := s.hold(ctx, &loss{status: pgwire.TxIdle}, true)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.writeClient(s.welcome(nil, nil)); err != nil {
-		b.close(true)
-		return nil, err
-	}
-	return b, nil
-}
-
-// lateWriter writes what it was given when somebody waits for the answer: messages that nobody
-// answers go together with those that follow.
-type lateWriter struct {
-	net.Conn
-	out []byte
-}
-
-// Write implements net.Conn; an error is told by the next Read.
-func (w *lateWriter) Write(p []byte) (int, error) {
-	w.out = append(w.out, p...)
-	return len(p), nil
-}
-
-// Read implements net.Conn.
-func (w *lateWriter) Read(p []byte) (int, error) {
-	if len(w.out) > 0 {
-		if _, err := w.Conn.Write(w.out); err != nil {
-			return 0, err
-		}
-		w.out = w.out[:0]
-	}
-	return w.Conn.Read(p)
 }

@@ -35,6 +35,8 @@ type session struct {
 	onLoop     atomic.Bool   // the loop is the owner
 	clientFull atomic.Bool   // the backend's bytes wait for room at the client
 	serverFull atomic.Bool   // the client's bytes wait for room at the backend
+	left       bool          // its backend was offered to the pool; the owner's
+	greeting   *greeting     // its login, while the loop has it; the owner's
 	wake       chan struct{} // capacity 1: there is news for an owner that waits
 
 	mu      sync.Mutex
@@ -156,7 +158,9 @@ func (s *session) sayGoodbye(err error) {
 	var pe *pgwire.Error
 	switch {
 	case errors.Is(err, errClientGone):
-		s.log().Debug("client is gone")
+		if s.proxy.log.Core().Enabled(zap.DebugLevel) { // a log is made for it
+			s.log().Debug("client is gone")
+		}
 		return
 	case errors.Is(err, errClosing):
 		pe = fatal(pgwire.NewError(pgwire.CodeAdminShutdown,
