@@ -1,12 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"net"
 	"time"
-
-	"go.uber.org/zap"
 
 	"holdfast/pgwire"
 )
@@ -14,16 +14,9 @@ import (
 // loginMessageMax bounds a message of a client that has not logged in yet.
 const loginMessageMax = 10000
 
-// admit takes a client from its first byte to its first ReadyForQuery. It owns nc. True tells that
+// admit takes a client from its first byte to its first ReadyForQuery. It owns conn. True tells that
 // a session was made of it, which will call clientDone.
-func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
-	pgwire.SetKeepAlive(nc, p.cfg.KeepAlive)
-	on := p.anyLoop()
-	conn, err := newSock(on, nc)
-	if err != nil {
-		p.log.Warn("client cannot be served", zap.Error(err))
-		return false
-	}
+func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
 	r := pgwire.NewReader(conn, loginMessageMax)
 	st, err := p.startup(ctx, conn, r)
@@ -36,11 +29,55 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		p.turnAway(conn, err)
 		return false
 	}
-	s.loop = on
+	s.loop = conn.loop
 	_ = conn.SetDeadline(time.Time{})
 	s.in.attach(conn, r.Buffered())
 	if err := s.greet(ctx); err != nil {
 		s.dismiss(err)
+	}
+	return true
+}
+
+// startupBytesMax is PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
+const startupBytesMax = 10000
+
+// admitNow does on the loop what admit does, if nothing of it has to wait: the usual login, without
+// encryption, of a role whose secret is known. Else it is false, and nothing was read.
+func (p *Proxy) admitNow(conn *sock) bool {
+	bp := bufferPool.Get().(*[]byte)
+	defer bufferPool.Put(bp)
+	buf := (*bp)[:startupBytesMax]
+	buf = buf[:conn.peek(buf)]
+	// Whole, nothing behind it, and of protocol 3: requests of other kinds have other codes.
+	if len(buf) < 8 || binary.BigEndian.Uint32(buf) != uint32(len(buf)) || buf[4] != 0 || buf[5] != 3 {
+		return false
+	}
+	st, err := pgwire.ReadStartup(pgwire.NewReader(bytes.NewReader(buf), loginMessageMax))
+	if err != nil || p.secrets != Secrets(p.cache) {
+		return false
+	}
+	user, _ := st.Get("user")
+	e, ok := p.cache.fresh(user)
+	if !ok {
+		return false
+	}
+	if n, err := conn.tryRead(buf); err != nil || n != len(buf) {
+		p.turnAway(conn, errClientGone)
+		p.clientDone()
+		return true
+	}
+	s, err := p.newSession(conn, &st)
+	if err != nil {
+		go func() {
+			p.turnAway(conn, err)
+			p.clientDone()
+		}()
+		return true
+	}
+	s.loop = conn.loop
+	s.in.attach(conn, nil)
+	if err := s.challenge(e.secret, e.ok); err != nil {
+		go s.dismiss(err)
 	}
 	return true
 }

@@ -33,16 +33,22 @@ func (s *session) greet(ctx context.Context) error {
 		p.log.Info("secret could not be looked up", zap.Error(err))
 		return errNoPrimaryLogin()
 	}
+	return s.challenge(stored, ok)
+}
+
+// challenge is greet with the role's secret; ok is false if there is no such role.
+func (s *session) challenge(stored string, ok bool) error {
+	p, user := s.proxy, s.track.loginUser
 	var secret pgwire.ScramSecret
 	if ok {
-		secret, err = pgwire.ParseScramSecret(stored)
-		if err != nil {
+		var err error
+		if secret, err = pgwire.ParseScramSecret(stored); err != nil {
 			p.log.Warn("role has no scram-sha-256 secret", zap.String("user", user))
 			ok = false
 		}
 	}
-	if err := s.writeClient(pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")); err != nil {
-		return err
+	if _, err := s.client.tryWrite(pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")); err != nil {
+		return errClientGone
 	}
 	g := &greeting{scram: pgwire.NewScramServer(user, secret, ok), serverKey: secret.ServerKey}
 	g.late = time.AfterFunc(p.cfg.StartupTimeout, func() {

@@ -40,6 +40,7 @@ type loop struct {
 	socks   []*sock // by descriptor
 	posted  []handler
 	rung    bool // wake was written to, and not read since
+	asleep  bool // run waits, or is about to: who posts has to ring
 	stopped bool
 
 	// The loop goroutine's own.
@@ -98,6 +99,7 @@ func (l *loop) wait() bool {
 	n = max(n, 0)
 	l.many = n > 1
 	l.mu.Lock()
+	l.asleep = false
 	for i := range n {
 		l.batched[i] = nil
 		if fd := int(l.batch[i].Fd); fd == l.wake {
@@ -130,9 +132,13 @@ func (l *loop) wait() bool {
 // is hidden from Go's scheduler, which costs more than it; it is tried where it is likely to find
 // something.
 func (l *loop) poll() (int, error) {
-	if len(l.again) > 0 || l.many {
+	l.mu.Lock()
+	busy := len(l.again) > 0 || len(l.posted) > 0 || l.stopped
+	l.asleep = !busy
+	l.mu.Unlock()
+	if busy || l.many {
 		n, err := epollNow(l.epoll, l.batch[:])
-		if n != 0 || err != nil || len(l.again) > 0 {
+		if n != 0 || err != nil || busy {
 			return n, err
 		}
 	}
@@ -148,7 +154,7 @@ func (l *loop) post(h handler) {
 }
 
 func (l *loop) ringLocked() {
-	if l.rung || l.stopped {
+	if l.rung || l.stopped || !l.asleep {
 		return
 	}
 	l.rung = true

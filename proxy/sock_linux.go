@@ -321,6 +321,26 @@ func (c *sock) close(hard bool) error {
 	return err
 }
 
+// peek copies what has arrived without taking it.
+func (c *sock) peek(p []byte) int {
+	n := 0
+	c.control(func(fd int) {
+		m, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd),
+			uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_PEEK, 0, 0)
+		if errno == 0 {
+			n = int(m)
+		}
+	})
+	return n
+}
+
+// isReadable tells that there may be something to read, or an end.
+func (c *sock) isReadable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rd
+}
+
 // control calls f with the descriptor, unless the socket is closed.
 func (c *sock) control(f func(fd int)) bool {
 	c.mu.Lock()
