@@ -104,7 +104,7 @@ func (a *acceptor) relay(int64) {
 		fd := -1
 		err := error(unix.EBADF)
 		a.sock.control(func(on int) {
-			fd, _, err = unix.Accept4(on, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+			fd, err = rawAccept(on)
 		})
 		switch {
 		case err == nil:
