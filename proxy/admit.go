@@ -130,7 +130,7 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		}
 	}
 	s := &session{
-		proxy: p, client: conn, login: st.Params, conf: true,
+		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 	}
 	return s, p.add(s)

@@ -92,7 +92,8 @@ func (g *greeting) answer(s *session) {
 		switch {
 		case g.err != nil:
 		case key != nil:
-			s.cred = pgwire.Credentials{ClientKey: key, ServerKey: g.serverKey}
+			cred := pgwire.Credentials{ClientKey: key, ServerKey: g.serverKey}
+			s.account = s.proxy.accounts.share(s.account, cred)
 			g.end(s)
 			s.enter(out)
 			return

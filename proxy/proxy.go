@@ -49,10 +49,12 @@ type Proxy struct {
 	held       atomic.Int64  // sessions of which a client waits
 	conns      atomic.Int64  // client connections, sessions or not yet
 	params     paramLists
+	accounts   accounts
 	pool       *pool
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
 	trimmed    uint64
+	trimSince  time.Time
 
 	mu        sync.Mutex
 	sessions  map[uint32]*session

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"slices"
 	"strings"
 
 	"holdfast/pgwire"
@@ -40,29 +39,9 @@ func (o *op) soils() bool {
 // isCustom tells that a setting exists because somebody has set it; an escape may hide the dot.
 func isCustom(name string) bool { return strings.ContainsAny(name, `.\`) }
 
-// poolKey is what a connection must have to be as good as a new one for this session. Some drivers
-// send the parameters in any order, which makes no difference to the server: each is for itself, but
-// for session_authorization, with which false tells that nothing is reused.
-func (s *session) poolKey() (k poolKey, o poolOwner, ok bool) {
-	byName := func(a, b pgwire.Param) int { return strings.Compare(a.Name, b.Name) }
-	login := s.login
-	if !slices.IsSortedFunc(login, byName) {
-		login = slices.Clone(login)
-		slices.SortStableFunc(login, byName) // of one name, the last counts
-	}
-	for _, p := range login {
-		switch {
-		case p.Name == "user":
-			o.user = p.Value
-		case p.Name == "database":
-			o.database = p.Value
-		case strings.EqualFold(p.Name, "session_authorization"):
-			return k, o, false
-		}
-	}
-	k.loop, k.secret = s.loop, string(s.cred.ServerKey)
-	k.login = string(pgwire.AppendStartup(nil, pgwire.Protocol3, login))
-	return k, o, true
+// poolKey is what a connection must have to be as good as a new one for this session.
+func (s *session) poolKey() poolKey {
+	return poolKey{loop: s.loop, login: s.account.key, secret: string(s.cred.ServerKey)}
 }
 
 // leaveBehind gives the connection of a session whose client has left to the pool, if it is at a
@@ -84,8 +63,7 @@ func (s *session) leaveBehind() bool {
 	defer b.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key, owner, ok := s.poolKey()
-	if !ok || s.backend != b || s.lost || s.closing || !b.isQuiet() || !s.isSpotless() {
+	if s.isApart || s.backend != b || s.lost || s.closing || !b.isQuiet() || !s.isSpotless() {
 		p.metrics.reuse.WithLabelValues("unfit").Inc()
 		return false
 	}
@@ -96,7 +74,7 @@ func (s *session) leaveBehind() bool {
 	}
 	params := paramSet{list: s.params.list, shared: true}
 	// Under s.mu, so that Cut finds the connection here or there.
-	if !p.pool.put(key, owner, next, params) {
+	if !p.pool.put(s.poolKey(), s.owner, next, params) {
 		return false
 	}
 	b.isClosed.Store(true)
@@ -124,14 +102,10 @@ func (s *session) isSpotless() bool {
 func (s *session) reuse() *backend {
 	p := s.proxy
 	pr, _ := p.topo.Current()
-	if !p.cfg.Reuse || !s.isUsable(pr) {
+	if !p.cfg.Reuse || s.isApart || !s.isUsable(pr) {
 		return nil
 	}
-	key, _, ok := s.poolKey()
-	if !ok {
-		return nil
-	}
-	b, params := p.pool.take(key, pr)
+	b, params := p.pool.take(s.poolKey(), pr)
 	if b == nil {
 		return nil
 	}

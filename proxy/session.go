@@ -21,16 +21,15 @@ import (
 // writes to the client itself only while no backend is attached, so the client's stream has one
 // writer at any time.
 type session struct {
-	proxy *Proxy
-	id    uint32
-	key   []byte // cancel key given to the client
+	proxy    *Proxy
+	*account // of the client; nobody else's until it has proved who it is
+	id       uint32
+	key      []byte // cancel key given to the client
 
 	loop   *loop
 	client link
 	in     inbox // from the client; the owner's
-	login  []pgwire.Param
-	cred   pgwire.Credentials
-	conf   bool // standard_conforming_strings; the owner's, under mu for writing
+	conf   bool  // standard_conforming_strings; the owner's, under mu for writing
 
 	onLoop     atomic.Bool   // the loop is the owner
 	clientFull atomic.Bool   // the backend's bytes wait for room at the client
