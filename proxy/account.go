@@ -42,8 +42,10 @@ func newAccount(login []pgwire.Param) *account {
 // session_authorization, which also sets the role.
 func (a *account) poolLogin() string {
 	login := slices.Clone(a.login)
-	slices.SortStableFunc(login, func(a, b pgwire.Param) int { return strings.Compare(a.Name, b.Name) })
-	return string(pgwire.AppendStartup(nil, pgwire.Protocol3, login)) // of one name, the last counts
+	slices.SortStableFunc(login, func(a, b pgwire.Param) int { // of one name, the last counts
+		return strings.Compare(a.Name, b.Name)
+	})
+	return string(pgwire.AppendStartup(nil, pgwire.Protocol3, login))
 }
 
 // sharedAccountsMax bounds the accounts that are looked at for sharing.

@@ -14,8 +14,8 @@ import (
 // loginMessageMax bounds a message of a client that has not logged in yet.
 const loginMessageMax = 10000
 
-// admit takes a client from its first byte to its first ReadyForQuery. It owns conn. True tells that
-// a session was made of it, which will call clientDone.
+// admit takes a client from its first byte to the question for its password. It owns conn. True
+// tells that a session was made of it, which will call clientDone.
 func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
 	r := pgwire.NewReader(conn, loginMessageMax)
