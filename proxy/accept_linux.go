@@ -32,9 +32,11 @@ const (
 	acceptPause = 50 * time.Millisecond
 )
 
-// newAcceptor takes the socket of l away from Go's poller. It owns l, also if it fails.
+// newAcceptor takes the socket of l away from Go's poller.
 func newAcceptor(p *Proxy, l net.Listener) (*acceptor, error) {
-	defer l.Close()
+	if l.Addr().Network() == "tcp" {
+		defer l.Close() // one of a Unix socket would take its name with it
+	}
 	sc, ok := l.(syscall.Conn)
 	if !ok {
 		return nil, fmt.Errorf("%T is not a socket", l)

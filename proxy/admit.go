@@ -1,9 +1,7 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"net"
 	"time"
@@ -48,12 +46,9 @@ func (p *Proxy) admitNow(conn *sock) bool {
 	defer bufferPool.Put(bp)
 	buf := (*bp)[:startupBytesMax]
 	buf = buf[:conn.peek(buf)]
-	// Whole, nothing behind it, and of protocol 3: requests of other kinds have other codes.
-	if len(buf) < 8 || binary.BigEndian.Uint32(buf) != uint32(len(buf)) || buf[4] != 0 || buf[5] != 3 {
-		return false
-	}
-	st, err := pgwire.ReadStartup(pgwire.NewReader(bytes.NewReader(buf), loginMessageMax))
-	if err != nil || p.secrets != Secrets(p.cache) {
+	// An error is a part of it, more than it, or another kind of request.
+	st, err := pgwire.ParseStartup(buf)
+	if err != nil || st.Negotiate != nil || p.secrets != Secrets(p.cache) {
 		return false
 	}
 	user, _ := st.Get("user")

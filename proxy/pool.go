@@ -10,7 +10,7 @@ import (
 )
 
 // pool keeps server connections that sessions left behind, for logins that ask for the very same:
-// they save the server a process and the client the wait for it (DESIGN.md I17). A connection is
+// they save the server a process and the client the wait for it (DESIGN.md I18). A connection is
 // reset when it comes, so that it holds nothing of its former session while it waits, and is given
 // away only once the server has confirmed that. Safe for concurrent use; its lock is no session's
 // business but at login and at the end.
