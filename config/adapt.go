@@ -59,6 +59,11 @@ func (c Config) proxyConfig() proxy.Config {
 		AuthFailuresMax:     p.AuthFailuresMax,
 		AdvisoryLocks:       p.AdvisoryLocks,
 		AdvisoryLocksMax:    p.AdvisoryLocksMax,
+		Reuse:               p.Reuse,
+		ReuseMax:            p.ReuseMax,
+		ReuseRoleMax:        p.ReuseRoleMax,
+		ReuseIdle:           p.ReuseIdle,
+		ReuseLifetime:       p.ReuseLifetime,
 	}
 }
 

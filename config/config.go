@@ -178,6 +178,12 @@ type Proxy struct {
 	UserMaps        []string `mapstructure:"user_maps"`
 	ServerUsersFile string   `mapstructure:"server_users_file"`
 	AuthFailuresMax int      `mapstructure:"auth_failures_max" min:"0"`
+
+	Reuse         bool          `mapstructure:"reuse"`
+	ReuseMax      int           `mapstructure:"reuse_max" min:"1"`
+	ReuseRoleMax  int           `mapstructure:"reuse_role_max" min:"1"`
+	ReuseIdle     time.Duration `mapstructure:"reuse_idle"`
+	ReuseLifetime time.Duration `mapstructure:"reuse_lifetime"`
 }
 
 // ClientTLS is TLS to clients.

@@ -88,7 +88,9 @@ func (k *checker) proxy() {
 	}{
 		{"proxy.startup_timeout", p.StartupTimeout}, {"proxy.dial_timeout", p.DialTimeout},
 		{"proxy.keep_alive", p.KeepAlive}, {"proxy.hold_timeout", p.HoldTimeout},
-		{"proxy.secret_ttl", p.SecretTTL}, {"proxy.shutdown_timeout", p.ShutdownTimeout},
+		{"proxy.secret_ttl", p.SecretTTL},
+		{"proxy.reuse_idle", p.ReuseIdle}, {"proxy.reuse_lifetime", p.ReuseLifetime},
+		{"proxy.shutdown_timeout", p.ShutdownTimeout},
 	} {
 		k.positive(d.key, d.d)
 	}

@@ -74,6 +74,15 @@ func ReadStartup(r *Reader) (Startup, error) {
 	return parseStartup(code, r.body)
 }
 
+// ParseStartup reads a StartupMessage that is there as a whole; one of another kind is an error.
+func ParseStartup(packet []byte) (Startup, error) {
+	if len(packet) < 8 || uint64(binary.BigEndian.Uint32(packet)) != uint64(len(packet)) ||
+		len(packet) > startupBytesMax {
+		return Startup{}, protocolError("invalid length of startup packet")
+	}
+	return parseStartup(binary.BigEndian.Uint32(packet[4:]), packet[8:])
+}
+
 // parseStartup reads the parameters of a StartupMessage.
 func parseStartup(code uint32, b []byte) (Startup, error) {
 	st := Startup{Kind: StartupNormal, Protocol: code}

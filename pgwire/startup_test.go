@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,5 +165,23 @@ func TestReadStartupTakesLastDuplicate(t *testing.T) {
 	}
 	if v, ok := st.Get("none"); v != "" || ok {
 		t.Errorf("a parameter that is missing: %q", v)
+	}
+}
+
+func TestParseStartupTakesWholePacketsOnly(t *testing.T) {
+	want := []pgwire.Param{{Name: "user", Value: "u"}, {Name: "database", Value: "d"}}
+	packet := pgwire.AppendStartup(nil, pgwire.Protocol3, want)
+	st, err := pgwire.ParseStartup(packet)
+	if err != nil || !slices.Equal(st.Params, want) || st.Kind != pgwire.StartupNormal {
+		t.Errorf("got %+v, %v", st, err)
+	}
+	for name, p := range map[string][]byte{
+		"empty": nil, "part": packet[:len(packet)-1], "more": append(slices.Clone(packet), 0),
+		"ssl":    pgwire.AppendSSLRequest(nil),
+		"cancel": pgwire.AppendCancelRequest(nil, 1, []byte{1, 2, 3, 4}),
+	} {
+		if _, err := pgwire.ParseStartup(p); err == nil {
+			t.Errorf("%s was taken for a startup message", name)
+		}
 	}
 }

@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
-
-	"go.uber.org/zap"
 
 	"holdfast/pgwire"
 )
@@ -14,18 +13,11 @@ import (
 // loginMessageMax bounds a message of a client that has not logged in yet.
 const loginMessageMax = 10000
 
-// admit takes a client from its first byte to its first ReadyForQuery. It owns nc. True tells that
-// a session was made of it, which will call clientDone.
-func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
-	pgwire.SetKeepAlive(nc, p.cfg.KeepAlive)
-	on := p.anyLoop()
-	conn, err := newSock(on, nc)
-	if err != nil {
-		p.log.Warn("client cannot be served", zap.Error(err))
-		return false
-	}
+// admit takes a client from its first byte to its session. It owns conn. True tells that a session
+// was made of it, which will call clientDone.
+func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
 	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
-	d := newDoor(p, conn, nc.RemoteAddr())
+	d := newDoor(p, conn, conn.RemoteAddr())
 	st, kind, err := d.startup(ctx)
 	if err != nil || st == nil {
 		p.turnAway(d.conn, err)
@@ -36,28 +28,85 @@ func (p *Proxy) admit(ctx context.Context, nc net.Conn) bool {
 		p.turnAway(d.conn, err)
 		return false
 	}
-	s.loop = on
+	s.loop = conn.loop
 	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
 	cred, err := d.authenticate(authCtx, loginOf(st, kind))
 	cancel()
-	if err == nil {
-		s.cred = cred
-		_ = d.conn.SetDeadline(time.Time{})
-		s.in.attach(d.conn, d.r.Buffered())
-		if kind != notReplication {
-			s.passThrough(ctx, kind)
-			return true
-		}
-		err = s.begin(ctx)
-	}
 	if err != nil {
-		s.sayGoodbye(err)
-		s.finish()
+		s.dismiss(err)
+		return true
+	}
+	s.prove(cred)
+	_ = d.conn.SetDeadline(time.Time{})
+	s.in.attach(d.conn, d.r.Buffered())
+	if kind != notReplication {
+		s.passThrough(ctx, kind)
 		return true
 	}
 	d.conn.handle((*clientSide)(s))
-	s.serve(ctx)
+	s.enterWaiting(ctx)
 	return true
+}
+
+// startupBytesMax is PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
+const startupBytesMax = 10000
+
+// admitNow does on the loop what admit does, if nothing of it has to wait: the usual login, without
+// encryption, of a role whose secret is known. Else it is false, and nothing was read.
+func (p *Proxy) admitNow(conn *sock) bool {
+	bp := bufferPool.Get().(*[]byte)
+	defer bufferPool.Put(bp)
+	buf := (*bp)[:startupBytesMax]
+	buf = buf[:conn.peek(buf)]
+	// An error is a part of it, more than it, or another kind of request.
+	st, err := pgwire.ParseStartup(buf)
+	if err != nil || st.Negotiate != nil || p.secrets != Secrets(p.cache) {
+		return false
+	}
+	user, _ := st.Get("user")
+	e, ok := p.cache.fresh(user)
+	if !ok {
+		return false
+	}
+	from, usual := p.isUsual(conn, &st)
+	if !usual {
+		return false
+	}
+	if n, err := conn.tryRead(buf); err != nil || n != len(buf) {
+		p.turnAway(conn, errClientGone)
+		p.clientDone()
+		return true
+	}
+	s, err := p.newSession(conn, &st)
+	if err != nil {
+		go func() {
+			p.turnAway(conn, err)
+			p.clientDone()
+		}()
+		return true
+	}
+	s.loop = conn.loop
+	s.in.attach(conn, nil)
+	if err := s.challenge(e.secret, e.ok, from); err != nil {
+		go s.dismiss(err)
+	}
+	return true
+}
+
+// isUsual tells that a client without TLS is to log in by SCRAM-SHA-256 and has attempts left, and
+// its address.
+func (p *Proxy) isUsual(conn *sock, st *pgwire.Startup) (netip.Addr, bool) {
+	if kind, err := replicationOf(st); kind != notReplication || err != nil {
+		return netip.Addr{}, false
+	}
+	d := door{proxy: p, peer: conn.RemoteAddr()}
+	c := d.client(loginOf(st, notReplication))
+	if p.cfg.TLS.Mode == TLSRequire && !c.local {
+		return c.addr, false
+	}
+	rule, ok := matchHBA(p.hba, c)
+	ok = ok && rule.method == methodScram && rule.clientCert == ""
+	return c.addr, ok && !p.guesses.isSpent(c.addr)
 }
 
 // cancelKeyBytes is the length of a cancel key; PostgreSQL's have 32 bytes from protocol 3.2 on.
@@ -99,42 +148,10 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		}
 	}
 	s := &session{
-		proxy: p, client: conn, login: st.Params, conf: true,
+		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
 		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
 		key: make([]byte, cancelKeyBytes(st.Protocol)),
 	}
 	s.track.locks.mode, s.track.locks.max = p.cfg.AdvisoryLocks, p.cfg.AdvisoryLocksMax
 	return s, p.add(s)
-}
-
-// begin gives an authenticated client its first backend; it waits for a primary if there is
-// none.
-func (s *session) begin(ctx context.Context) error {
-	if err := s.writeClient(pgwire.AppendAuthOK(nil)); err != nil {
-		return err
-	}
-	l := &loss{status: pgwire.TxIdle}
-	b, err := s.hold(ctx, l, true)
-	if err != nil {
-		var pe *pgwire.Error
-		if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidPassword {
-			s.proxy.cache.forget(s.track.loginUser) // changed since it was looked up
-		}
-		return err
-	}
-	out := pgwire.AppendBackendKeyData(nil, s.id, s.key)
-	out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
-	if err := s.writeClient(out); err != nil {
-		b.close(true)
-		return err
-	}
-	s.mu.Lock()
-	s.flow = newFlow(b.status)
-	s.mu.Unlock()
-	if err := s.attach(b); errors.Is(err, errBackendLost) {
-		return nil // serve goes on from there
-	} else if err != nil {
-		return err
-	}
-	return nil
 }

@@ -21,6 +21,7 @@ type backend struct {
 	key     []byte
 	started string // backend_start, which with pid names the process for good
 	params  []pgwire.Param
+	born    int64          // CLOCK_BOOTTIME before it logged in
 	status  byte           // transaction status, while it is not attached
 	reader  *pgwire.Reader // for exchanges while it is not attached; nil else
 
@@ -52,13 +53,16 @@ func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwi
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	b := &backend{primary: pr, conn: conn}
+	b := &backend{primary: pr, conn: conn, born: bootNow()}
 	err = b.login(login, cred, opts)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
 	if err != nil {
 		conn.reset()
+		if isServerFull(err) {
+			p.pool.clear() // there is room for whoever asks next
+		}
 		return nil, err
 	}
 	return b, nil

@@ -61,6 +61,7 @@ func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool 
 		p.metrics.cancels.WithLabelValues("relayed").Inc()
 		s.mu.Lock()
 		s.cancels--
+		s.soiled = s.soiled || err != nil // it may come to the server late
 		s.mu.Unlock()
 		s.notify()
 	}

@@ -5,9 +5,9 @@ import "golang.org/x/sys/unix"
 // bootNow is CLOCK_BOOTTIME in nanoseconds, the clock of leases: it goes on while the host
 // sleeps, and nobody can step it.
 func bootNow() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		panic("BUG: CLOCK_BOOTTIME is missing: " + err.Error())
+	now, errno := rawNow(unix.CLOCK_BOOTTIME)
+	if errno != 0 {
+		panic("BUG: CLOCK_BOOTTIME is missing: " + errno.Error())
 	}
-	return ts.Nano()
+	return now
 }

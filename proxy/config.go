@@ -96,6 +96,15 @@ type Config struct {
 	// CatalogDatabasesMax bounds the databases to which a connection is kept to ask their
 	// catalogues; the one that was not asked for the longest time makes room.
 	CatalogDatabasesMax int
+	// Reuse keeps the server connection of a client that has left for the next login that asks
+	// for the very same, after a reset.
+	Reuse bool
+	// ReuseMax bounds the connections that are kept, ReuseRoleMax those of one role in one
+	// database.
+	ReuseMax, ReuseRoleMax int
+	// ReuseIdle is how long one is kept, ReuseLifetime how old it may be: for so long, what
+	// PostgreSQL looks at only when a client logs in may have changed without effect.
+	ReuseIdle, ReuseLifetime time.Duration
 	// Loops is how many goroutines relay; 0 is one per two processors.
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
@@ -135,6 +144,11 @@ func DefaultConfig() Config {
 		AdvisoryLocksMax:   advisoryLocksMax,
 		CommitGuard:        GuardAll,
 		SecretTTL:          10 * time.Second,
+		Reuse:              true,
+		ReuseMax:           128,
+		ReuseRoleMax:       32,
+		ReuseIdle:          10 * time.Second,
+		ReuseLifetime:      time.Minute,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
 
@@ -179,6 +193,10 @@ func (c Config) Validate() error {
 		{"catalog_databases_max", c.CatalogDatabasesMax > 0},
 		{"lease_grace", c.LeaseGrace > 0},
 		{"keep_alive", c.KeepAlive > 0},
+		{"reuse_max", c.ReuseMax > 0},
+		{"reuse_role_max", c.ReuseRoleMax > 0},
+		{"reuse_idle", c.ReuseIdle > 0},
+		{"reuse_lifetime", c.ReuseLifetime > 0},
 	}
 	for _, p := range positive {
 		if !p.ok {

@@ -18,6 +18,7 @@ func (p *Proxy) isDraining(epoch uint64) bool { return epoch <= p.drainEpoch.Loa
 // when ctx ends. The clients of idle sessions notice nothing but time.
 func (p *Proxy) Drain(ctx context.Context, epoch uint64) {
 	raise(&p.drainEpoch, epoch)
+	p.pool.cut(epoch)
 	for {
 		open := 0
 		for _, s := range p.all() {
@@ -53,6 +54,7 @@ func (p *Proxy) Cut(epoch uint64) {
 			s.lose(b, polite)
 		}
 	}
+	p.pool.cut(epoch)
 	p.secretsAt.cut(epoch)
 	p.outcomesAt.cut(epoch)
 	p.catalogues.cut(epoch)

@@ -23,13 +23,22 @@ const (
 type clientSide session
 
 func (h *clientSide) read() {
-	if s := (*session)(h); s.onLoop.Load() {
+	s := (*session)(h)
+	switch {
+	case !s.onLoop.Load():
+	case s.greeting != nil:
+		s.greeting.hear(s)
+	default:
 		s.take()
 	}
 }
 
 func (h *clientSide) relay(now int64) {
 	s := (*session)(h)
+	if s.onLoop.Load() && s.greeting != nil {
+		s.greeting.answer(s)
+		return
+	}
 	if s.clientFull.Load() {
 		s.mu.Lock()
 		b := s.backend
@@ -78,7 +87,9 @@ func (s *session) relay(now int64) {
 		case stepWait:
 			return
 		case stepRare:
-			s.unpark()
+			if !s.departed() {
+				s.unpark()
+			}
 			return
 		}
 		if s.in.lacks() && !s.take() {
@@ -466,6 +477,7 @@ func fatalProtocol(err error) error {
 }
 
 func (s *session) push(o op) {
+	s.soiled = s.soiled || o.soils()
 	if s.flow.push(o) {
 		s.pushed++
 	}

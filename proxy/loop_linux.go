@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -34,18 +35,19 @@ type handler interface {
 // Sockets are registered edge-triggered, once, for their life. Whoever made the loop calls run in
 // a goroutine and ends it with stop.
 type loop struct {
-	epoll, wake int // descriptors
+	epoll, wake int      // descriptors
+	file        *os.File // of epoll, which Go's poller watches
 
 	mu      sync.Mutex
 	socks   []*sock // by descriptor
 	posted  []handler
 	rung    bool // wake was written to, and not read since
+	asleep  bool // run waits, or is about to: who posts has to ring
 	stopped bool
 
 	// The loop goroutine's own.
 	again   []handler // those that gave way to others
 	turn    []handler
-	many    bool // there was more than one event at a time
 	batch   [loopEvents]unix.EpollEvent
 	batched [loopEvents]*sock
 }
@@ -65,12 +67,35 @@ func newLoop() (*loop, error) {
 		_, _ = unix.Close(epoll), unix.Close(wake)
 		return nil, fmt.Errorf("watch an eventfd: %w", err)
 	}
-	return &loop{epoll: epoll, wake: wake}, nil
+	if err := unix.SetNonblock(epoll, true); err != nil { // else os takes it for one that blocks
+		_, _ = unix.Close(epoll), unix.Close(wake)
+		return nil, fmt.Errorf("watch an epoll instance: %w", err)
+	}
+	return &loop{epoll: epoll, wake: wake, file: os.NewFile(uintptr(epoll), "epoll")}, nil
 }
 
-// run calls handlers until stop.
+// run calls handlers until stop. It does so inside of one call that waits for the epoll instance
+// by Go's poller: a thread that waited in epoll_wait itself would keep its place in Go's scheduler,
+// and the runtime's monitor would wake up, a thousand times a second, to take it away.
 func (l *loop) run() {
-	for l.wait() {
+	raw, err := l.file.SyscallConn()
+	if err == nil {
+		err = raw.Read(l.turns)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("proxy: wait for an epoll instance: %v", err)) // our own mistake
+	}
+	_ = unix.Close(l.wake)
+	_ = l.file.Close()
+}
+
+// turns calls handlers until nobody is ready; true after stop.
+func (l *loop) turns(uintptr) bool {
+	for more := true; more; {
+		var stopped bool
+		if stopped, more = l.wait(); stopped {
+			return true
+		}
 		for turn := l.turn; len(turn) > 0; {
 			n := min(loopStride, len(turn))
 			for _, h := range turn[:n] {
@@ -84,25 +109,33 @@ func (l *loop) run() {
 		}
 		clear(l.turn)
 		l.turn = l.turn[:0]
+		more = more || l.isBusy()
 	}
-	_ = unix.Close(l.wake)
-	_ = unix.Close(l.epoll)
+	return false
 }
 
-// wait leaves in turn who is to be called; false after stop.
-func (l *loop) wait() bool {
-	n, err := l.poll()
+// isBusy tells that somebody is to be called without an event; else whoever posts has to ring.
+func (l *loop) isBusy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	busy := len(l.again) > 0 || len(l.posted) > 0 || l.stopped
+	l.asleep = !busy
+	return busy
+}
+
+// wait leaves in turn who is to be called; more tells that there are further events.
+func (l *loop) wait() (stopped, more bool) {
+	n, err := epollNow(l.epoll, l.batch[:])
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		panic(fmt.Sprintf("proxy: epoll_wait: %v", err)) // EBADF, EFAULT, EINVAL: our own mistake
 	}
 	n = max(n, 0)
-	l.many = n > 1
 	l.mu.Lock()
+	l.asleep = false
 	for i := range n {
 		l.batched[i] = nil
 		if fd := int(l.batch[i].Fd); fd == l.wake {
-			var b [8]byte
-			_, _ = unix.Read(l.wake, b[:])
+			rawHush(l.wake)
 			l.rung = false
 		} else if fd < len(l.socks) {
 			l.batched[i] = l.socks[fd] // a socket of that number that is newer looks in vain
@@ -111,7 +144,7 @@ func (l *loop) wait() bool {
 	l.turn = append(l.turn, l.posted...)
 	clear(l.posted)
 	l.posted = l.posted[:0]
-	stopped := l.stopped
+	stopped = l.stopped
 	l.mu.Unlock()
 	for i := range n {
 		if c := l.batched[i]; c != nil {
@@ -123,20 +156,7 @@ func (l *loop) wait() bool {
 	l.turn = append(l.turn, l.again...) // last: they have had a turn
 	clear(l.again)
 	l.again = l.again[:0]
-	return !stopped
-}
-
-// poll waits for events, unless there is something to do already. The call that returns at once
-// is hidden from Go's scheduler, which costs more than it; it is tried where it is likely to find
-// something.
-func (l *loop) poll() (int, error) {
-	if len(l.again) > 0 || l.many {
-		n, err := epollNow(l.epoll, l.batch[:])
-		if n != 0 || err != nil || len(l.again) > 0 {
-			return n, err
-		}
-	}
-	return unix.EpollWait(l.epoll, l.batch[:], -1)
+	return stopped, n == len(l.batch)
 }
 
 // post makes the loop call h soon. Safe for concurrent use, also by a handler.
@@ -148,11 +168,11 @@ func (l *loop) post(h handler) {
 }
 
 func (l *loop) ringLocked() {
-	if l.rung || l.stopped {
+	if l.rung || l.stopped || !l.asleep {
 		return
 	}
 	l.rung = true
-	_, _ = unix.Write(l.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	rawRing(l.wake)
 }
 
 // yield makes the loop call h after everybody else who is ready; for handlers.
@@ -175,10 +195,8 @@ func (l *loop) add(c *sock) error {
 	}
 	l.socks[fd] = c
 	l.mu.Unlock()
-	ev := unix.EpollEvent{
-		Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: int32(fd),
-	}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	err := rawEpollAdd(l.epoll, fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET)
+	if err != nil {
 		l.remove(c, fd)
 		return fmt.Errorf("watch a socket: %w", err)
 	}

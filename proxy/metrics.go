@@ -26,6 +26,8 @@ type metrics struct {
 	replication      prometheus.Counter
 	locks            *prometheus.CounterVec
 	catalogAnswers   *prometheus.CounterVec
+	reuse            *prometheus.CounterVec
+	spare            prometheus.Gauge
 }
 
 func newCounter(name, help string) prometheus.Counter {
@@ -96,12 +98,19 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"nobody knows how often it was taken.", "what", "retaken", "lost", "unknown"),
 		catalogAnswers: newVec("catalog_answers_total", "What catalogues said of lost statements.",
 			"answer", "only_reads", "may_write", "error"),
+		reuse: newVec("reuse_total", "Server connections that sessions left behind, by what became "+
+			"of them: kept once they were reset, reused, or closed for that reason.", "what",
+			"kept", "reused", "unfit", "full", "old", "over", "ended"),
+		spare: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "holdfast", Subsystem: "proxy", Name: "spare_connections",
+			Help: "Server connections that wait for another login.",
+		}),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
-			m.authFailures, m.replication, m.locks, m.catalogAnswers)
+			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare)
 	}
 	return m
 }

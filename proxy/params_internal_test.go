@@ -44,19 +44,20 @@ func TestParamsAreSharedAndTheOwnersOwn(t *testing.T) {
 
 func TestMemoryIsGivenBackOncePerWave(t *testing.T) {
 	p := &Proxy{}
+	now := time.Now()
+	look := func(want uint64, what string) {
+		t.Helper()
+		if p.trim(now); p.trimmed != want {
+			t.Errorf("%s: trimmed after %d logins, not %d", what, p.trimmed, want)
+		}
+		now = now.Add(trimQuiet)
+	}
 	p.logins.Store(trimAfter)
-	p.trim() // logins since the last look: the wave may go on
-	if p.trimmed != 0 {
-		t.Error("given back in the middle of a wave")
-	}
-	p.trim()
-	if p.trimmed != trimAfter {
-		t.Error("not given back after a wave")
-	}
+	look(0, "the wave may go on")
+	now = now.Add(-time.Second)
+	look(0, "it has not been quiet for long")
+	look(trimAfter, "the wave is over")
 	p.logins.Add(trimAfter - 1)
-	p.trim()
-	p.trim()
-	if p.trimmed != trimAfter {
-		t.Error("given back after a few logins")
-	}
+	look(trimAfter, "a smaller one")
+	look(trimAfter, "a smaller one is not worth it")
 }

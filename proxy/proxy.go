@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -57,14 +56,19 @@ type Proxy struct {
 	journals   atomic.Int64  // bytes of the sessions' journals beside their boxes
 	params     paramLists
 	setters    setterBook
+	accounts   accounts
+	pool       *pool
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
 	trimmed    uint64
+	trimSince  time.Time
 
 	mu        sync.Mutex
 	sessions  map[uint32]*session
 	nextID    uint32
-	listeners []net.Listener
+	listeners []net.Listener // their addresses, once acceptors has them
+	acceptors []*acceptor    // Start's
+	arrivals  arrivals
 	closing   bool
 
 	watch     leaseWatch
@@ -107,6 +111,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		p.log = zap.NewNop()
 	}
 	p.watch, p.lockBook = newLeaseWatch(), newLockBook()
+	p.pool = newPool(p)
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
 	p.catalogues = newCatalogues(p)
 	p.cache = newSecretCache(p)
@@ -158,12 +163,26 @@ func (p *Proxy) Start(ctx context.Context) error {
 		p.cancel()
 		return err
 	}
+	if err := p.accept(); err != nil {
+		p.closeListeners()
+		p.cancel()
+		p.stopLoops()
+		return err
+	}
 	p.watchDone = make(chan struct{})
 	go p.runWatch()
 	p.tlsWatch.Go(func() { p.tls.run(p.ctx.Done()) })
+	return nil
+}
+
+// accept lets clients in.
+func (p *Proxy) accept() error {
 	for _, l := range p.listeners {
-		p.work.Add(1)
-		go p.runAccept(l)
+		a, err := newAcceptor(p, l)
+		if err != nil {
+			return err
+		}
+		p.acceptors = append(p.acceptors, a)
 	}
 	return nil
 }
@@ -208,42 +227,12 @@ func (p *Proxy) Addrs() []net.Addr {
 	return out
 }
 
-// runAccept takes clients until the listener is closed.
-func (p *Proxy) runAccept(l net.Listener) {
-	defer p.work.Done()
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || p.ctx.Err() != nil {
-				return
-			}
-			p.log.Warn("accept failed", zap.Error(err))
-			if sleep(p.ctx, 50*time.Millisecond) != nil { // out of descriptors, for one
-				return
-			}
-			continue
-		}
-		p.metrics.connections.Inc()
-		if p.conns.Add(1) > p.connsMax() {
-			// No goroutine and no wait for one who may never say what it wants.
-			p.conns.Add(-1)
-			p.metrics.refused.WithLabelValues("connections").Inc()
-			_ = conn.SetWriteDeadline(time.Now().Add(time.Millisecond))
-			_, _ = conn.Write(pgwire.AppendError(nil, errTooManySessions()))
-			_ = conn.Close()
-			continue
-		}
-		p.work.Add(1)
-		go p.runClient(conn)
-	}
-}
-
 // connsMax bounds the connections that are accepted: the sessions, and some that log in, ask for a
 // cancel or say nothing until startup_timeout ends them.
 func (p *Proxy) connsMax() int64 { return int64(p.cfg.SessionsMax + max(100, p.cfg.SessionsMax/8)) }
 
 // runClient takes a client up to its session, which goes on without this goroutine.
-func (p *Proxy) runClient(conn net.Conn) {
+func (p *Proxy) runClient(conn *sock) {
 	if !p.admit(p.ctx, conn) {
 		p.clientDone()
 	}
@@ -332,6 +321,10 @@ func (p *Proxy) closeListeners() {
 	for _, l := range p.listeners {
 		_ = l.Close()
 	}
+	for _, a := range p.acceptors {
+		a.close()
+	}
+	p.arrivals.close()
 }
 
 // Close stops accepting, lets sessions reach a safe point for up to ShutdownTimeout, tells the
@@ -341,6 +334,7 @@ func (p *Proxy) Close() error {
 	p.closing = true
 	p.mu.Unlock()
 	p.closeListeners()
+	p.pool.close()
 	for _, s := range p.all() {
 		s.mu.Lock()
 		s.closing = true

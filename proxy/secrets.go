@@ -109,6 +109,12 @@ func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool
 	}
 }
 
+// fresh is the secret of a role if it need not be asked for.
+func (c *secretCache) fresh(user string) (secretEntry, bool) {
+	e, ok := c.cached(user)
+	return e, ok && time.Since(e.at) < c.proxy.cfg.SecretTTL
+}
+
 // isNoSecretLeft tells that to ask again is of no use: the server has answered. That it lets no
 // host in is what a door says that the agent is about to open.
 func isNoSecretLeft(err error) bool {

@@ -21,21 +21,22 @@ import (
 // writes to the client itself only while no backend is attached, so the client's stream has one
 // writer at any time.
 type session struct {
-	proxy *Proxy
-	id    uint32
-	key   []byte // cancel key given to the client
+	proxy    *Proxy
+	*account // of the client; nobody else's until it has proved who it is
+	id       uint32
+	key      []byte // cancel key given to the client
 
 	loop    *loop
 	client  link
-	in      inbox // from the client; the owner's
-	login   []pgwire.Param
-	cred    pgwire.Credentials
+	in      inbox      // from the client; the owner's
 	conf    bool       // standard_conforming_strings; the owner's, under mu for writing
 	setters *settersAt // of its database, once there was a use for them
 
 	onLoop     atomic.Bool   // the loop is the owner
 	clientFull atomic.Bool   // the backend's bytes wait for room at the client
 	serverFull atomic.Bool   // the client's bytes wait for room at the backend
+	left       bool          // its backend was offered to the pool; the owner's
+	greeting   *greeting     // its login, while the loop has it; the owner's
 	wake       chan struct{} // capacity 1: there is news for an owner that waits
 
 	mu      sync.Mutex
@@ -67,6 +68,7 @@ type session struct {
 	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
 	lostStatus byte      // the transaction status that the client believes in, if lostTx
 	lostTx     bool      // the client's transaction is gone and it was not told yet
+	soiled     bool      // its server process cannot be made as new (op.soils)
 
 	// Of the backend that was lost last.
 	lostEpoch   uint64
@@ -105,6 +107,9 @@ func (s *session) serve(ctx context.Context) {
 		if err == nil {
 			s.park()
 			return
+		}
+		if errors.Is(err, errClientGone) {
+			s.leaveBehind()
 		}
 		if gone := s.stopBackend(); gone != nil {
 			err = gone
@@ -152,7 +157,9 @@ func (s *session) sayGoodbye(err error) {
 	var pe *pgwire.Error
 	switch {
 	case errors.Is(err, errClientGone):
-		s.log().Debug("client is gone")
+		if s.proxy.log.Core().Enabled(zap.DebugLevel) { // a log is made for it
+			s.log().Debug("client is gone")
+		}
 		return
 	case errors.Is(err, errClosing):
 		pe = fatal(pgwire.NewError(pgwire.CodeAdminShutdown,

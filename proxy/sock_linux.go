@@ -9,7 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -163,31 +162,6 @@ func (c *sock) tryWrite(p []byte) (int, error) {
 		}
 	}
 	return done, nil
-}
-
-// rawIO receives or sends without a word to Go's scheduler: the descriptor never blocks. read and
-// write would cost more, and a SIGPIPE.
-func rawIO(call uintptr, fd int, p []byte) (int, unix.Errno) {
-	if len(p) == 0 {
-		return 0, 0
-	}
-	for {
-		n, _, errno := unix.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(&p[0])),
-			uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-		if errno != unix.EINTR {
-			return int(n), errno
-		}
-	}
-}
-
-// epollNow takes the events that are there.
-func epollNow(epoll int, out []unix.EpollEvent) (int, error) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll),
-		uintptr(unsafe.Pointer(&out[0])), uintptr(len(out)), 0, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
 }
 
 // Read implements net.Conn: it waits.
@@ -345,12 +319,26 @@ func (c *sock) closeLocked(hard bool) error {
 			&unix.Linger{Onoff: 1})
 	}
 	c.loop.remove(c, c.fd)
-	err := unix.Close(c.fd)
+	err := rawClose(c.fd)
 	c.fd = -1
 	if c.w != nil {
 		c.w.wake(true, true)
 	}
 	return err
+}
+
+// peek copies what has arrived without taking it.
+func (c *sock) peek(p []byte) int {
+	n := 0
+	c.control(func(fd int) { n = rawPeek(fd, p) })
+	return n
+}
+
+// isReadable tells that there may be something to read, or an end.
+func (c *sock) isReadable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.rd
 }
 
 // control calls f with the descriptor, unless the socket is closed.

@@ -94,6 +94,7 @@ func (p *Proxy) runWatch() {
 		select {
 		case <-p.ctx.Done():
 			t.Stop()
+			p.pool.close()
 			return
 		case <-p.watch.began:
 		case <-t.C:
@@ -117,10 +118,11 @@ func (p *Proxy) runWatch() {
 				p.resetLate(pr.Epoch)
 			}
 		}
+		p.pool.sweep()
+		p.trim(time.Now())
 		if time.Since(silent) >= p.cfg.KeepAlive {
 			silent = time.Now()
 			p.resetSilent()
-			p.trim()
 			p.catalogues.dropIdle(p.cfg.KeepAlive)
 		}
 		due = min(due, p.cfg.KeepAlive-time.Since(silent))
@@ -198,17 +200,22 @@ func (p *Proxy) resetSilent() {
 	}
 }
 
-// trimAfter is how many logins leave memory behind that is worth to be given back.
-const trimAfter = 200
+const (
+	// trimAfter is how many logins leave memory behind that is worth to be given back.
+	trimAfter = 200
+	// trimQuiet is how long nobody has logged in then.
+	trimQuiet = 5 * time.Second
+)
 
 // trim gives memory back to the system once a wave of logins is over: a login takes some forty
 // times what the session needs that comes of it, and sessions that only relay allocate nothing, so
 // that Go's collector would not look again for minutes.
-func (p *Proxy) trim() {
-	n := p.logins.Load()
-	if n == p.trimSeen && n-p.trimmed >= trimAfter {
+func (p *Proxy) trim(now time.Time) {
+	switch n := p.logins.Load(); {
+	case n != p.trimSeen:
+		p.trimSeen, p.trimSince = n, now
+	case n-p.trimmed >= trimAfter && now.Sub(p.trimSince) >= trimQuiet:
 		p.trimmed = n
 		debug.FreeOSMemory()
 	}
-	p.trimSeen = n
 }

@@ -1,0 +1,83 @@
+package proxy
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"weak"
+
+	"holdfast/pgwire"
+)
+
+// account is who a client is and what it asked for at login. Sessions that are the same in this
+// share one, which nobody changes; the keys in it are gone with the last of them.
+type account struct {
+	login []pgwire.Param
+	cred  pgwire.Credentials
+
+	// owner and key tell which connections of the pool are of use; isApart that none is.
+	owner   poolOwner
+	key     string
+	isApart bool
+}
+
+// newAccount is one of a client that has not proved anything yet.
+func newAccount(login []pgwire.Param) *account {
+	a := &account{login: login}
+	for _, p := range login {
+		switch {
+		case p.Name == "user":
+			a.owner.user = p.Value
+		case p.Name == "database":
+			a.owner.database = p.Value
+		case strings.EqualFold(p.Name, "session_authorization"):
+			a.isApart = true
+		}
+	}
+	return a
+}
+
+// poolLogin is the startup packet in an order of its own: some drivers send the parameters in any
+// order, which makes no difference to the server. Each is for itself, but for
+// session_authorization, which also sets the role.
+func (a *account) poolLogin() string {
+	login := slices.Clone(a.login)
+	slices.SortStableFunc(login, func(a, b pgwire.Param) int { // of one name, the last counts
+		return strings.Compare(a.Name, b.Name)
+	})
+	return string(pgwire.AppendStartup(nil, pgwire.Protocol3, login))
+}
+
+// sharedAccountsMax bounds the accounts that are looked at for sharing.
+const sharedAccountsMax = 64
+
+// accounts are those that others may have as well. Safe for concurrent use.
+type accounts struct {
+	mu   sync.Mutex
+	list []weak.Pointer[account] // the last used first
+}
+
+// share is the account with those credentials: one that another session has, or a, which is the
+// caller's own until then.
+func (l *accounts) share(a *account, cred pgwire.Credentials) *account {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, w := range l.list {
+		have := w.Value()
+		if have == nil || !slices.Equal(have.login, a.login) ||
+			string(have.cred.ServerKey) != string(cred.ServerKey) ||
+			string(have.cred.ClientKey) != string(cred.ClientKey) {
+			continue
+		}
+		copy(l.list[1:i+1], l.list[:i])
+		l.list[0] = w
+		return have
+	}
+	a.cred, a.key = cred, a.poolLogin()
+	if len(l.list) < sharedAccountsMax {
+		l.list = append(l.list, weak.Pointer[account]{})
+	}
+	copy(l.list[1:], l.list)
+	l.list[0] = weak.Make(a)
+	return a
+}
