@@ -273,7 +273,7 @@ type barrierLessee struct {
 // majority that it has locks to take. Seeds are replayable by their number.
 func TestBarrierSimulation(t *testing.T) {
 	waits := 0
-	for seed := range 3000 {
+	for seed := range 1000 {
 		waits += newBarrierSim(seed).run(t, seed, false)
 	}
 	if waits == 0 {
@@ -284,7 +284,7 @@ func TestBarrierSimulation(t *testing.T) {
 // TestBarrierSimulationBites: a lessee that goes on with one voter's word is found.
 func TestBarrierSimulationBites(t *testing.T) {
 	found := 0
-	for seed := range 3000 {
+	for seed := range 1000 {
 		if newBarrierSim(seed).run(nil, seed, true) < 0 {
 			found++
 		}
