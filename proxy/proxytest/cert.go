@@ -65,8 +65,8 @@ func (c *CA) template(name string) *x509.Certificate {
 	}
 }
 
-// Issue makes a certificate for a name, good for 127.0.0.1 and these addresses, under that file name;
-// one of before is replaced, as a new file is put in the place of an old one.
+// Issue makes a certificate for a name, good for 127.0.0.1 and these addresses, under that file
+// name; one of before is replaced, as a new file is put in the place of an old one.
 func (c *CA) Issue(file, name string, ips ...string) (certFile, keyFile string) {
 	c.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
