@@ -165,18 +165,21 @@ func TestTLSWritesWaitForRoom(t *testing.T) {
 	if m, err := link.tryWrite(data[n:]); m != 0 || !errors.Is(err, errAgain) {
 		t.Errorf("took %d more, %v", m, err)
 	}
-	got := make(chan []byte, 1)
-	go func() {
-		b := make([]byte, len(data))
-		_, _ = io.ReadFull(client, b[:n]) // all that was taken comes without another write
-		_, _ = io.ReadFull(client, b[n:])
-		got <- b
-	}()
-	if _, err := link.Write(data[n:]); err != nil {
+	got := make([]byte, len(data))
+	_ = client.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadFull(client, got[:n]); err != nil { // without another write
 		t.Fatal(err)
 	}
-	if !bytes.Equal(<-got, data) {
-		t.Error("other bytes arrived")
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := link.Write(data[n:])
+		wrote <- err
+	}()
+	if _, err := io.ReadFull(client, got[n:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-wrote; err != nil || !bytes.Equal(got, data) {
+		t.Errorf("other bytes arrived, or %v", err)
 	}
 }
 

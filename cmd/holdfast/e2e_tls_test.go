@@ -83,8 +83,7 @@ func giveToPostgres(t *testing.T, files ...string) {
 }
 
 // TestE2ETLS: nodes that speak nothing in clear with anybody, from the first login to a session
-// that outlives a switchover, cancel requests by way of another node, and a certificate that is
-// replaced.
+// that outlives a switchover, cancel requests by way of another node, and a new certificate.
 func TestE2ETLS(t *testing.T) {
 	needCluster(t)
 	c, ca, hosts := startTLSCluster(t)
