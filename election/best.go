@@ -7,13 +7,13 @@ import (
 )
 
 // bestSource is the newest state that a voter knows: its own, or, while its disk keeps it out of
-// Raft, what the other voters have applied. Without it the proxy of a node with a frozen Raft disk
-// would renew a lease that is to end, and never learn who the next primary is. Only committed
-// state is ever taken, and only newer.
+// Raft or it has just started, what the other voters have applied. Without it the proxy of a node
+// with a frozen Raft disk would renew a lease that is to end, and never learn who the next primary
+// is. Only committed state is ever taken, and only newer.
 type bestSource struct {
 	own    *fsm
 	others *remoteSource
-	// isSilent tells that the own state stands still.
+	// isSilent tells that the own state stands still, or is not that of the group yet.
 	isSilent func() bool
 
 	mu      sync.Mutex

@@ -130,3 +130,52 @@ func TestSilentNodeSeesTheChange(t *testing.T) {
 		return !silent.IsSilent() && silent.LastIndex() == g.Running[waitLeader(t, g)].LastIndex()
 	})
 }
+
+// TestRestartedNodeNeedsNoLeader: a node that starts while nobody leads, or before the leader turns
+// to it again, knows from the others what is committed, and its proxy has the lease (I6a).
+func TestRestartedNodeNeedsNoLeader(t *testing.T) {
+	g, disks := startGroupOnDisks(t)
+	epoch := change(t, g, election.IntentBootstrap, "node1")
+	waitGranted(t, g, epoch)
+	leader := waitLeader(t, g)
+	var other, restarted string
+	for _, m := range g.Nodes {
+		switch {
+		case m.Name == leader:
+		case other == "":
+			other = m.Name
+		default:
+			restarted = m.Name
+		}
+	}
+	g.Stop(restarted)
+	var heal []func()
+	for _, name := range []string{leader, other} {
+		heal = append(heal, disks[name].Hang())
+	}
+	written := make(chan struct{})
+	go func() { // a write, without which no disk is seen to hang
+		defer close(written)
+		_, _ = g.Running[leader].Apply(t.Context(), election.Command{
+			Kind:     election.CommandRegister,
+			Register: &election.RegisterMembers{Cluster: "test", Members: g.Nodes[:2]},
+		})
+	}()
+	defer func() {
+		for _, f := range heal {
+			f()
+		}
+		<-written
+	}()
+	electiontest.Wait(t, "silence of the leader", 30*time.Second, func() bool {
+		return g.Running[leader].IsSilent() && g.Running[other].Leader() == ""
+	})
+	n := g.Start(restarted)
+	electiontest.Wait(t, "the lease without a leader", 20*time.Second, func() bool {
+		e, _ := n.Granted()
+		return e == epoch
+	})
+	if l := n.Leader(); l != "" {
+		t.Errorf("%s leads: the test shows nothing", l)
+	}
+}

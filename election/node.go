@@ -143,7 +143,7 @@ func (n *Node) openVoter() error {
 	}
 	n.voter.drain, n.voter.name = n.cfg.DrainTimeout, n.cfg.Name
 	n.voter.fence = n.cfg.Fence
-	n.best = newBestSource(n.fsm, n.remote, n.isOutOfRaft)
+	n.best = newBestSource(n.fsm, n.remote, n.isBehind)
 	return nil
 }
 

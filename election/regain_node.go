@@ -15,6 +15,20 @@ func (n *Node) isOutOfRaft() bool {
 	return n.store.isSilent() || n.regain.Load().waits() != ""
 }
 
+// isBehind tells that the own state does not show what the group has: also after a start, until a
+// leader has told what of the log is committed. Raft's leader waits up to 10 s before it turns to
+// a node again that was away; the proxy beside it needs the lock at once (DESIGN.md I6a).
+func (n *Node) isBehind() bool {
+	if n.isOutOfRaft() {
+		return true
+	}
+	r := n.raft.Load()
+	if r == nil {
+		return false
+	}
+	return r.AppliedIndex() < r.LastIndex() || n.regain.Load() != nil && n.raftPosition().Lost
+}
+
 // openRegain finds out whether this node lost its log. It comes before anything is written there.
 func (n *Node) openRegain(hasLog bool, snaps raft.SnapshotStore) error {
 	here, err := n.storedPosition(snaps)
