@@ -108,6 +108,14 @@ MATRIX := ^TestE2E$$
 matrix: setup ## agent and end-to-end tests on PostgreSQL 13, 17 and 18, each in its Debian release
 	@for v in $(VERSIONS); do scripts/matrix.sh $$v '$(MATRIX)' || exit 1; done
 
+# At how many messages of each conversation `make survives` tries what restarts the server; 0: all.
+SAMPLE := 6
+
+.PHONY: survives
+survives: setup ## docs/what-survives.md, from what a real server did: an hour, with SAMPLE=0 many
+	$(NEED_ALL) $(GOTEST) ./proxy -run '^TestWhatSurvives$$' -count 1 -timeout 10h \
+	    -survive.sample=$(SAMPLE) -survive.out=$(CURDIR)/docs/what-survives.md
+
 .PHONY: bench
 bench: setup-bench build ## micro-benchmarks, the relay beside its peers, time without a commit
 	$(GOTEST) -run '^$$' -bench . -benchmem ./...
