@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"time"
 
 	"holdfast/election"
 	"holdfast/proxy"
@@ -11,7 +12,6 @@ import (
 // Default returns the defaults, which belong to the packages that use them. What is derived is
 // still empty.
 func Default() Config {
-	px := proxy.DefaultConfig()
 	group := election.DefaultConfig()
 	agent := election.DefaultAgentConfig()
 	return Config{
@@ -36,51 +36,57 @@ func Default() Config {
 			QueryTimeout: agent.QueryTimeout,
 			DiskTimeout:  agent.DiskTimeout,
 		},
-		Proxy: Proxy{
-			Enabled:            true,
-			Listen:             px.Listen,
-			SourceAddr:         px.SourceAddr,
-			SessionsMax:        px.SessionsMax,
-			StartupTimeout:     px.StartupTimeout,
-			DialTimeout:        px.DialTimeout,
-			KeepAlive:          px.KeepAlive,
-			HoldTimeout:        px.HoldTimeout,
-			HoldSessionsMax:    px.HoldSessionsMax,
-			HoldNoticeAfter:    px.HoldNoticeAfter,
-			RestoreConcurrency: px.RestoreConcurrency,
-			ShutdownTimeout:    px.ShutdownTimeout,
-			InspectBytesMax:    px.InspectBytesMax,
-			Loops:              px.Loops,
-			JournalBytesMax:    px.JournalBytesMax,
-
-			JournalTotalBytesMax: px.JournalTotalBytesMax,
-			ReplayAttemptsMax:    px.ReplayAttemptsMax,
-
-			PreparedBytesMax: px.PreparedBytesMax,
-			CommitGuard:      px.CommitGuard,
-			SecretTTL:        px.SecretTTL,
-			LookupUser:       px.LookupUser,
-
-			CatalogDatabasesMax: px.CatalogDatabasesMax,
-			TLS:                 ClientTLS(px.TLS),
-			ServerTLS:           ServerTLS(px.ServerTLS),
-			HBA:                 px.HBA,
-			UserMaps:            px.UserMaps,
-			ServerUsersFile:     px.ServerUsersFile,
-			AuthFailuresMax:     px.AuthFailuresMax,
-			AdvisoryLocks:       px.AdvisoryLocks,
-			AdvisoryLocksMax:    px.AdvisoryLocksMax,
-			LockBarrierTimeout:  group.LockBarrier,
-			Reuse:               px.Reuse,
-			ReuseMax:            px.ReuseMax,
-			ReuseRoleMax:        px.ReuseRoleMax,
-			ReuseIdle:           px.ReuseIdle,
-			ReuseLifetime:       px.ReuseLifetime,
-		},
+		Proxy: defaultProxy(group.LockBarrier),
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,
 			DegradeAfter: group.SyncDegradeAfter},
 		HTTP: HTTP{Listen: "127.0.0.1:7401"},
 		Log:  Log{Level: "info", Format: "json"},
+	}
+}
+
+// defaultProxy is the proxy's part.
+func defaultProxy(barrier time.Duration) Proxy {
+	px := proxy.DefaultConfig()
+	return Proxy{
+		Enabled:            true,
+		Listen:             px.Listen,
+		SourceAddr:         px.SourceAddr,
+		SessionsMax:        px.SessionsMax,
+		StartupTimeout:     px.StartupTimeout,
+		DialTimeout:        px.DialTimeout,
+		KeepAlive:          px.KeepAlive,
+		HoldTimeout:        px.HoldTimeout,
+		HoldSessionsMax:    px.HoldSessionsMax,
+		HoldNoticeAfter:    px.HoldNoticeAfter,
+		RestoreConcurrency: px.RestoreConcurrency,
+		ShutdownTimeout:    px.ShutdownTimeout,
+		InspectBytesMax:    px.InspectBytesMax,
+		Loops:              px.Loops,
+		JournalBytesMax:    px.JournalBytesMax,
+
+		JournalTotalBytesMax: px.JournalTotalBytesMax,
+		ReplayAttemptsMax:    px.ReplayAttemptsMax,
+
+		PreparedBytesMax: px.PreparedBytesMax,
+		CommitGuard:      px.CommitGuard,
+		SecretTTL:        px.SecretTTL,
+		LookupUser:       px.LookupUser,
+
+		CatalogDatabasesMax: px.CatalogDatabasesMax,
+		TLS:                 ClientTLS(px.TLS),
+		ServerTLS:           ServerTLS(px.ServerTLS),
+		HBA:                 px.HBA,
+		UserMaps:            px.UserMaps,
+		ServerUsersFile:     px.ServerUsersFile,
+		AuthFailuresMax:     px.AuthFailuresMax,
+		AdvisoryLocks:       px.AdvisoryLocks,
+		AdvisoryLocksMax:    px.AdvisoryLocksMax,
+		LockBarrierTimeout:  barrier,
+		Reuse:               px.Reuse,
+		ReuseMax:            px.ReuseMax,
+		ReuseRoleMax:        px.ReuseRoleMax,
+		ReuseIdle:           px.ReuseIdle,
+		ReuseLifetime:       px.ReuseLifetime,
 	}
 }
 

@@ -215,6 +215,7 @@ func effectOf(s *pgwire.Statement, sql []byte, c class) (effect, bool) {
 	if c.has(clsTemp | clsHold | clsAdvisory | clsState) {
 		return effect{
 			kind: s.Kind, cls: c, names: s.SetConfigNames, other: s.SetConfigOther,
+			text: shortText(sql[s.Start:s.End]),
 		}, true
 	}
 	return effect{}, false

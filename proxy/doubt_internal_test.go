@@ -11,6 +11,7 @@ import (
 func inspectRig(status byte) *session {
 	s := &session{
 		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", 10000),
+		account: newAccount(nil),
 	}
 	s.flow = newFlow(status)
 	return s

@@ -411,6 +411,9 @@ func (s *session) keep(p []byte) {
 	}
 	if !ok {
 		s.proxy.metrics.journalOverflows.Inc()
+		s.mu.Lock()
+		s.overflowed = true
+		s.mu.Unlock()
 	}
 }
 
@@ -433,7 +436,7 @@ func (s *session) awaitsSame() bool {
 func (s *session) beginUnit() {
 	s.unit.begin()
 	s.unitFrom.Store(0)
-	s.seen, s.flow.done = digest{}, 0
+	s.seen, s.flow.done, s.overflowed = digest{}, 0, false
 	s.track.renamed = nil
 }
 

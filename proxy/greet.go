@@ -24,9 +24,9 @@ type greeting struct {
 }
 
 // challenge asks the client to prove who it is and leaves the rest to the loop. stored is the
-// secret that PostgreSQL itself has, ok is false if there is no such role; of the proof the ClientKey
-// is kept, with which the proxy can log in as this user. The caller is the owner no more, unless
-// there is an error.
+// secret that PostgreSQL itself has, ok is false if there is no such role; of the proof the
+// ClientKey is kept, with which the proxy can log in as this user. The caller is the owner no more,
+// unless there is an error.
 func (s *session) challenge(stored string, ok bool, from netip.Addr) error {
 	p, user := s.proxy, s.track.loginUser
 	var secret pgwire.ScramSecret

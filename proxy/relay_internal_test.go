@@ -45,7 +45,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	client, _ := sockPair(tb)
 	s = &session{
 		proxy: p, loop: client.loop, client: client, conf: true, wake: make(chan struct{}, 1),
-		track: newTracker("app", 1<<20), flow: newFlow('I'),
+		track: newTracker("app", 1<<20), flow: newFlow('I'), account: newAccount(nil),
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, session: s}
 	s.backend = b

@@ -84,6 +84,8 @@ type session struct {
 	seen     digest
 	again    *again // the unit is run again; the owner sets and clears it
 	tries    int    // how often the unit was run again
+	// overflowed tells that the unit was too large to be kept.
+	overflowed bool
 
 	// The owner's own.
 	scratch  []pgwire.Statement

@@ -54,6 +54,8 @@ type tracker struct {
 	// were before; nil for one that was not there. No rollback undoes what they became.
 	renamed map[string]*prepared
 	locks   lockTable
+
+	blame string // the statement that made it unmovable, if it is
 }
 
 func newTracker(user string, preparedMax int) tracker {
@@ -72,6 +74,14 @@ const (
 
 // succeeded takes a statement that the server completed.
 func (t *tracker) succeeded(e *effect) {
+	before, vague := t.unmovable|t.txUnmovable, t.locks.vague
+	t.took(e)
+	if (t.unmovable|t.txUnmovable)&^before != 0 || t.locks.vague && !vague {
+		t.blame = e.text
+	}
+}
+
+func (t *tracker) took(e *effect) {
 	switch e.kind {
 	case pgwire.KindSet, pgwire.KindReset, pgwire.KindSetRole,
 		pgwire.KindSetSessionAuthorization, pgwire.KindListen, pgwire.KindUnlisten:
@@ -361,6 +371,9 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	if asked {
 		t.locks.verify(locks)
 		t.unmovable |= t.locks.reason()
+	}
+	if t.unmovable == 0 {
+		t.blame = ""
 	}
 	t.suspect = t.unmovable & reasonsAsked // once there, it is asked for until it is gone
 	if t.locks.mayHold() {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"holdfast/election"
+	"holdfast/proxy"
 )
 
 // httpBodyMax bounds the body of a control request.
@@ -35,6 +36,8 @@ type controller interface {
 	ChangeMember(ctx context.Context, r election.MemberRequest) ([]election.Check, error)
 	// SetMaintenance begins or ends maintenance.
 	SetMaintenance(ctx context.Context, on bool, reason string) error
+	// Sessions lists the sessions of the node's proxy.
+	Sessions() []proxy.SessionInfo
 	// History lists the newest changes of the lock, the newest first.
 	History(limit int) []ChangeStatus
 }
@@ -106,6 +109,7 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 	})
 	handleControl(mux, c)
 	handleMembers(mux, c)
+	handleSessions(mux, c)
 	return guardHTTP(mux)
 }
 

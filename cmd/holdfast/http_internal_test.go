@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"holdfast/election"
+	"holdfast/proxy"
 )
 
 // fakeController is a scripted node.
@@ -57,6 +58,13 @@ func (f *fakeController) SetMaintenance(_ context.Context, on bool, reason strin
 	f.asked = append(f.asked, reason)
 	f.maintenance = on
 	return f.switchover
+}
+
+func (f *fakeController) Sessions() []proxy.SessionInfo {
+	return []proxy.SessionInfo{
+		{ID: 1, User: "app", State: "idle", Survives: true},
+		{ID: 2, User: "app", State: "idle", Why: "temporary table", Statement: "CREATE TEMP TABLE t ()"},
+	}
 }
 
 func (f *fakeController) History(limit int) []ChangeStatus {

@@ -63,7 +63,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
 		newSwitchoverCommand(), newRestartCommand(), newReinitCommand(), newFailoverCommand(),
 		newMaintenanceCommand(), newMembersCommand(), newMemberCommand(), newRaftCommand(),
-		newHistoryCommand(), newAdoptCommand(), newVersionCommand(),
+		newHistoryCommand(), newSessionsCommand(), newAdoptCommand(), newVersionCommand(),
 		newDemoCommand(), newReaperCommand())
 	return root
 }

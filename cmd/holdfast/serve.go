@@ -303,6 +303,14 @@ func (n *node) History(limit int) []ChangeStatus {
 	return historyOf(state, limit)
 }
 
+// Sessions implements controller.
+func (n *node) Sessions() []proxy.SessionInfo {
+	if n.proxy == nil {
+		return []proxy.SessionInfo{}
+	}
+	return n.proxy.Sessions()
+}
+
 // Status implements controller.
 func (n *node) Status(ctx context.Context) (Status, error) {
 	state, _ := n.election.State()
