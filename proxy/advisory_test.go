@@ -276,7 +276,7 @@ func TestAdvisoryLockLostToAnother(t *testing.T) {
 // A transaction that is lost leaves its session's locks, taken and released in it, as they were:
 // they outlive a rollback.
 func TestAdvisoryLocksOfALostTransaction(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, noReplay)
 	c, d := r.connect(""), r.connect("")
 	exec(t, c, "SELECT pg_advisory_lock(1)")
 	for _, sql := range []string{
@@ -302,7 +302,7 @@ func TestAdvisoryLocksOfALostTransaction(t *testing.T) {
 // The group may go back to the same server, on which the session's old backend still has the
 // locks; and a connection that only breaks leaves one too.
 func TestAdvisoryLocksOfABackendThatLives(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, noReplay)
 	c := r.connect("")
 	exec(t, c, "SELECT pg_advisory_lock(1)")
 	old := exec(t, c, "SELECT pg_backend_pid()")

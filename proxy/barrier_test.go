@@ -157,8 +157,7 @@ func TestLocksOutliveTheCutOfTheirProxy(t *testing.T) {
 	if got := counts(t, holder); got != "7: 1" {
 		t.Errorf("the holder has %q", got)
 	}
-	wantCode(t, open, "SELECT 1", "40001")
-	exec(t, open, "ROLLBACK")
+	exec(t, open, "COMMIT") // it was run again
 	if got := counts(t, open); got != "8: 1" {
 		t.Errorf("the other one has %q", got)
 	}

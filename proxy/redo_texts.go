@@ -84,6 +84,10 @@ func (t *texts) message(typ byte, body []byte) bool {
 // add takes a text that is run. What cannot write by what it is, need not be asked about; nor the
 // COMMIT of the unit itself.
 func (t *texts) add(st *statement) {
+	if hasUserType(st.types) {
+		t.out = append(t.out, *st) // the input of a domain's value may call a function
+		return
+	}
 	t.scratch = pgwire.Classify(t.scratch[:0], []byte(st.text), st.conforming)
 	for i := range t.scratch {
 		if s := &t.scratch[i]; s.MayWrite() && s.Kind != pgwire.KindCommit {
