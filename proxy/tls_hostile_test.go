@@ -17,8 +17,12 @@ type captured struct {
 	sent []byte
 }
 
-func (c *captured) Write(p []byte) (int, error) { c.sent = append(c.sent, p...); return len(p), nil }
-func (c *captured) Read([]byte) (int, error)    { return 0, io.EOF }
+func (c *captured) Write(p []byte) (int, error) {
+	c.sent = append(c.sent, p...)
+	return len(p), nil
+}
+
+func (c *captured) Read([]byte) (int, error) { return 0, io.EOF }
 
 // Peers that begin with TLS and do not go on, or go on with something else, get no further than
 // the time for a login, and others notice nothing.
