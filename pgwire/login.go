@@ -36,9 +36,8 @@ type Credentials struct {
 type LoginOptions struct {
 	// Protocol is the version to ask for; a server that speaks an older one says so, and is taken.
 	Protocol uint32
-	// TLS tells that the connection is encrypted; Binding is the data of tls-server-end-point, nil
-	// if the server's certificate has none.
-	TLS     bool
+	// Binding is the data of tls-server-end-point; nil without TLS, or if the server's certificate
+	// has none.
 	Binding []byte
 }
 

@@ -32,7 +32,6 @@ func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string,
 	prefer := p.cfg.ServerTLS.Mode == SSLPrefer
 	switch {
 	case err == nil:
-		opts.TLS = true
 		if certs := l.peerTLS().PeerCertificates; len(certs) > 0 {
 			opts.Binding = pgwire.EndPointBinding(certs[0])
 		}

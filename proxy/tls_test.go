@@ -213,3 +213,41 @@ func closeConn(c *pgconn.PgConn) {
 		_ = c.Close(context.Background())
 	}
 }
+
+// While there is no primary, an idle session with TLS waits for nothing, a statement of it is held
+// and answered by the next one, and a client that goes away is noticed.
+func TestTLSHold(t *testing.T) {
+	r, ca := newTLSRig(t, proxy.TLSRequire, nil)
+	c, gone := r.connectTo(r.secure(ca, "")), r.connectTo(r.secure(ca, ""))
+	exec(t, c, "SELECT 1")
+	r.topo.Set(nil)
+	r.proxy.Cut(r.epoch)
+	await := func(what string, sessions, held int) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			n, h := r.proxy.Stats()
+			if n == sessions && h == held {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %d sessions, %d held", what, n, h)
+			}
+		}
+	}
+	await("idle", 2, 0)
+	done := make(chan string, 1)
+	go func() {
+		v, err := tryExec(c, "SELECT 'held'")
+		done <- fmt.Sprint(v, err)
+	}()
+	await("a statement waits", 2, 1)
+	_ = gone.Conn().Close()
+	await("a client is gone", 1, 1)
+	r.server.Kill()
+	r.server.Start()
+	next := r.server.NextXID()
+	r.lead(next, next)
+	if got := <-done; got != "held<nil>" {
+		t.Error(got)
+	}
+}

@@ -303,6 +303,57 @@ func TestTLSKeyUpdate(t *testing.T) {
 	}
 }
 
+// Session tickets, which a server sends by itself, are no data, and do not get into its way.
+func TestTLSTicketsAreNoData(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	nc, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	server := tls.Server(accepted, &tls.Config{Certificates: []tls.Certificate{testPair(t)}})
+	shaken := make(chan error, 1)
+	go func() { shaken <- server.Handshake() }()
+	c, err := newSock(newTestLoop(t), nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link, err := newTLSLink(c, nil, func(n net.Conn) *tls.Conn {
+		return tls.Client(n, &tls.Config{
+			InsecureSkipVerify: true, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		})
+	})
+	if err = errors.Join(err, <-shaken); err != nil {
+		t.Fatal(err)
+	}
+	defer link.Close()
+	if st := link.probe(); st != peerQuiet {
+		t.Errorf("peer is %v", st)
+	}
+	if _, err := link.tryRead(make([]byte, 1)); !errors.Is(err, errAgain) {
+		t.Error(err)
+	}
+	if _, err := server.Write([]byte("data")); err != nil {
+		t.Fatal(err)
+	}
+	awaitReadable(t, link.sock)
+	if st := link.probe(); st != peerReadable {
+		t.Errorf("peer is %v", st)
+	}
+	got := make([]byte, 4)
+	if _, err := io.ReadFull(link, got); err != nil || string(got) != "data" {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
 // A peer that makes TLS answer and takes nothing does not make the answers pile up.
 func TestTLSPendingIsBounded(t *testing.T) {
 	link, _ := tlsPair(t)
