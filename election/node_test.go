@@ -135,6 +135,11 @@ func change(t *testing.T, g *electiontest.Group, kind election.IntentKind, to st
 	if r.Refused != "" {
 		t.Fatal(r.Refused)
 	}
+	// Another node may have become the leader meanwhile.
+	electiontest.Wait(t, "the intent", 20*time.Second, func() bool {
+		s, _ := leader.State()
+		return s.Intent != nil && s.Intent.Epoch == r.Epoch
+	})
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := leader.EndorseAll(ctx, r.Epoch); err != nil {
