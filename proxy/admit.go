@@ -14,8 +14,8 @@ const loginMessageMax = 10000
 
 // admit takes a client from its first byte to the question for its password. It owns conn. True
 // tells that a session was made of it, which will call clientDone.
-func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
-	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
+func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
+	_ = conn.SetDeadline(until)
 	r := pgwire.NewReader(conn, loginMessageMax)
 	st, err := p.startup(ctx, conn, r)
 	if err != nil || st == nil {
@@ -30,7 +30,7 @@ func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
 	s.loop = conn.loop
 	_ = conn.SetDeadline(time.Time{})
 	s.in.attach(conn, r.Buffered())
-	if err := s.greet(ctx); err != nil {
+	if err := s.greet(ctx, until); err != nil {
 		s.dismiss(err)
 	}
 	return true
@@ -41,7 +41,7 @@ const startupBytesMax = 10000
 
 // admitNow does on the loop what admit does, if nothing of it has to wait: the usual login, without
 // encryption, of a role whose secret is known. Else it is false, and nothing was read.
-func (p *Proxy) admitNow(conn *sock) bool {
+func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 	bp := bufferPool.Get().(*[]byte)
 	defer bufferPool.Put(bp)
 	buf := (*bp)[:startupBytesMax]
@@ -71,7 +71,7 @@ func (p *Proxy) admitNow(conn *sock) bool {
 	}
 	s.loop = conn.loop
 	s.in.attach(conn, nil)
-	if err := s.challenge(e.secret, e.ok); err != nil {
+	if err := s.challenge(e.secret, e.ok, until); err != nil {
 		go s.dismiss(err)
 	}
 	return true

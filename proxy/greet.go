@@ -24,20 +24,20 @@ type greeting struct {
 // greet asks the client to prove who it is and leaves the rest to the loop. The secret is the one
 // that PostgreSQL itself has; of the proof the ClientKey is kept, with which the proxy can log in
 // as this user. The caller is the owner no more, unless there is an error.
-func (s *session) greet(ctx context.Context) error {
+func (s *session) greet(ctx context.Context, until time.Time) error {
 	p, user := s.proxy, s.track.loginUser
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	stored, ok, err := p.secrets.UserSecret(ctx, user)
 	if err != nil {
 		p.log.Info("secret could not be looked up", zap.Error(err))
 		return errNoPrimaryLogin()
 	}
-	return s.challenge(stored, ok)
+	return s.challenge(stored, ok, until)
 }
 
 // challenge is greet with the role's secret; ok is false if there is no such role.
-func (s *session) challenge(stored string, ok bool) error {
+func (s *session) challenge(stored string, ok bool, until time.Time) error {
 	p, user := s.proxy, s.track.loginUser
 	var secret pgwire.ScramSecret
 	if ok {
@@ -51,7 +51,7 @@ func (s *session) challenge(stored string, ok bool) error {
 		return errClientGone
 	}
 	g := &greeting{scram: pgwire.NewScramServer(user, secret, ok), serverKey: secret.ServerKey}
-	g.late = time.AfterFunc(p.cfg.StartupTimeout, func() {
+	g.late = time.AfterFunc(time.Until(until), func() {
 		s.client.reset()
 		s.notify()
 	})
