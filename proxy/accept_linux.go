@@ -136,7 +136,7 @@ func (p *Proxy) arrive(fd int) {
 		return
 	}
 	p.work.Add(1)
-	a := &arrival{proxy: p, conn: c}
+	a := &arrival{proxy: p, conn: c, until: time.Now().Add(p.cfg.StartupTimeout)}
 	c.h = a
 	a.late = time.AfterFunc(p.cfg.StartupTimeout, a.end)
 	p.arrivals.add(a)
@@ -151,6 +151,7 @@ func (p *Proxy) arrive(fd int) {
 type arrival struct {
 	proxy *Proxy
 	conn  *sock
+	until time.Time // when it has to be logged in
 	late  *time.Timer
 }
 
@@ -212,7 +213,7 @@ func (a *arrival) relay(int64) {
 	}
 	a.late.Stop()
 	a.conn.handle(nil)
-	if !a.proxy.admitNow(a.conn) {
-		go a.proxy.runClient(a.conn)
+	if !a.proxy.admitNow(a.conn, a.until) {
+		go a.proxy.runClient(a.conn, a.until)
 	}
 }

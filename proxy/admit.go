@@ -13,10 +13,10 @@ import (
 // loginMessageMax bounds a message of a client that has not logged in yet.
 const loginMessageMax = 10000
 
-// admit takes a client from its first byte to its session. It owns conn. True tells that a session
-// was made of it, which will call clientDone.
-func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
-	_ = conn.SetDeadline(time.Now().Add(p.cfg.StartupTimeout))
+// admit takes a client from its first byte to its session. It owns conn; until bounds the login.
+// True tells that a session was made of it, which will call clientDone.
+func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
+	_ = conn.SetDeadline(until)
 	d := newDoor(p, conn, conn.RemoteAddr())
 	st, kind, err := d.startup(ctx)
 	if err != nil || st == nil {
@@ -29,7 +29,7 @@ func (p *Proxy) admit(ctx context.Context, conn *sock) bool {
 		return false
 	}
 	s.loop = conn.loop
-	authCtx, cancel := context.WithTimeout(ctx, p.cfg.StartupTimeout)
+	authCtx, cancel := context.WithDeadline(ctx, until)
 	cred, err := d.authenticate(authCtx, loginOf(st, kind))
 	cancel()
 	if err != nil {
@@ -53,7 +53,7 @@ const startupBytesMax = 10000
 
 // admitNow does on the loop what admit does, if nothing of it has to wait: the usual login, without
 // encryption, of a role whose secret is known. Else it is false, and nothing was read.
-func (p *Proxy) admitNow(conn *sock) bool {
+func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 	bp := bufferPool.Get().(*[]byte)
 	defer bufferPool.Put(bp)
 	buf := (*bp)[:startupBytesMax]
@@ -87,7 +87,7 @@ func (p *Proxy) admitNow(conn *sock) bool {
 	}
 	s.loop = conn.loop
 	s.in.attach(conn, nil)
-	if err := s.challenge(e.secret, e.ok, from); err != nil {
+	if err := s.challenge(e.secret, e.ok, from, until); err != nil {
 		go s.dismiss(err)
 	}
 	return true

@@ -27,7 +27,8 @@ type greeting struct {
 // secret that PostgreSQL itself has, ok is false if there is no such role; of the proof the
 // ClientKey is kept, with which the proxy can log in as this user. The caller is the owner no more,
 // unless there is an error.
-func (s *session) challenge(stored string, ok bool, from netip.Addr) error {
+func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.Time,
+) error {
 	p, user := s.proxy, s.track.loginUser
 	var secret pgwire.ScramSecret
 	if ok {
@@ -43,7 +44,7 @@ func (s *session) challenge(stored string, ok bool, from netip.Addr) error {
 	g := &greeting{
 		scram: pgwire.NewScramServer(user, secret, ok), serverKey: secret.ServerKey, from: from,
 	}
-	g.late = time.AfterFunc(p.cfg.StartupTimeout, func() {
+	g.late = time.AfterFunc(time.Until(until), func() {
 		s.client.reset()
 		s.notify()
 	})

@@ -2,6 +2,8 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
 )
@@ -137,4 +140,34 @@ func TestLoginsDoNotWaitForAVanishedPrimary(t *testing.T) {
 			t.Fatal("a login still waits for the host that is gone")
 		}
 	}
+}
+
+// A client that is silent, before its first byte or in the middle of its login, is ended by
+// startup_timeout, counted from its first sign.
+func TestSlowLoginsEnd(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.StartupTimeout = 500 * time.Millisecond })
+	exec(t, r.connect(""), "SELECT 1") // the secret is known, so that the login is the loop's
+	for name, said := range map[string][]byte{
+		"nothing": nil,
+		"a part":  {0, 0, 0, 50, 0, 3, 0, 0},
+		"startup": pgwire.AppendStartup(nil, pgwire.Protocol3, []pgwire.Param{
+			{Name: "user", Value: "app"}, {Name: "database", Value: "app"}}),
+	} {
+		c, err := net.Dial("tcp", r.proxy.Addrs()[0].String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		if _, err := c.Write(said); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_, err = io.Copy(io.Discard, c)
+		var late net.Error
+		if errors.As(err, &late) && late.Timeout() {
+			t.Errorf("%s: the connection lives after %v", name, time.Since(begun))
+		}
+		_ = c.Close()
+	}
+	r.eventually(func() bool { n, _ := r.proxy.Stats(); return n == 1 }, "one session is left")
 }

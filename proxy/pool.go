@@ -52,9 +52,9 @@ type spare struct {
 	isOut  bool  // given away, or closed
 }
 
-// resetQueries undo what a session did. RESET ROLE is none of DISCARD ALL's parts: it goes back to
-// a role that ALTER ROLE SET names. Both are strings of their own, since DISCARD ALL refuses to run
-// with others.
+// resetQueries undo what a session did. RESET ROLE goes back to a role that ALTER ROLE SET names,
+// which the parts that DISCARD ALL is documented to have do not promise. Both are strings of their
+// own, since DISCARD ALL refuses to run with others.
 var resetQueries = pgwire.AppendQuery(pgwire.AppendQuery(nil, "DISCARD ALL"), "RESET ROLE")
 
 const resetAnswers = 2

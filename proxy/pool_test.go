@@ -139,6 +139,9 @@ func TestReuseKeepsTheRoleOfTheLogin(t *testing.T) {
 	r.server.Exec("ALTER ROLE app SET role = 'clerk'")
 	first := r.connect("")
 	want := exec(t, first, "SELECT current_user")
+	if want != "clerk" {
+		t.Fatalf("a login begins as %q", want)
+	}
 	exec(t, first, "SET ROLE app")
 	if got := exec(t, r.again(first, ""), "SELECT current_user"); got != want {
 		t.Errorf("the next login is %q, not %q", got, want)

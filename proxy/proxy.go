@@ -232,8 +232,8 @@ func (p *Proxy) Addrs() []net.Addr {
 func (p *Proxy) connsMax() int64 { return int64(p.cfg.SessionsMax + max(100, p.cfg.SessionsMax/8)) }
 
 // runClient takes a client up to its session, which goes on without this goroutine.
-func (p *Proxy) runClient(conn *sock) {
-	if !p.admit(p.ctx, conn) {
+func (p *Proxy) runClient(conn *sock, until time.Time) {
+	if !p.admit(p.ctx, conn, until) {
 		p.clientDone()
 	}
 }
