@@ -247,7 +247,7 @@ func isReserved(w []byte) bool {
 
 // reservedWords by their first letter. SYSTEM_USER is one since 16 only, so that it is a name here.
 var reservedWords = [32][]string{
-	'a' - 'a': {"all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric"},
+	0:         {"all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric"},
 	'b' - 'a': {"both"},
 	'c' - 'a': {"case", "cast", "check", "collate", "column", "constraint", "create",
 		"current_catalog", "current_date", "current_role", "current_time", "current_timestamp",
