@@ -131,6 +131,33 @@ func TestSilentNodeSeesTheChange(t *testing.T) {
 	})
 }
 
+// TestFollowerWithoutRoomSeesTheChange: a follower that cannot write entries is not silent, and has
+// what the others committed from them: else its proxy would serve nobody after a change.
+func TestFollowerWithoutRoomSeesTheChange(t *testing.T) {
+	g, disks := startGroupOnDisks(t)
+	waitGranted(t, g, change(t, g, election.IntentBootstrap, "node1"))
+	full := ""
+	for name := range g.Running {
+		if name != waitLeader(t, g) {
+			full = name
+		}
+	}
+	disks[full].FailLogs(true)
+	node := g.Running[full]
+	delete(g.Running, full) // the helpers ask the others only
+	defer func() { g.Running[full] = node }()
+	epoch := change(t, g, election.IntentFailover, "node2")
+	electiontest.Wait(t, "lease of the node without room", 10*time.Second, func() bool {
+		e, _ := node.Granted()
+		s, _ := node.State()
+		return e == epoch && s.Lock.Epoch == epoch && !node.IsSilent()
+	})
+	disks[full].FailLogs(false)
+	electiontest.Wait(t, "its own log", 20*time.Second, func() bool {
+		return node.LastIndex() == g.Running[waitLeader(t, g)].LastIndex()
+	})
+}
+
 // TestRestartedNodeNeedsNoLeader: a node that starts while nobody leads, or before the leader turns
 // to it again, knows from the others what is committed, and its proxy has the lease (I6a).
 func TestRestartedNodeNeedsNoLeader(t *testing.T) {

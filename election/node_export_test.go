@@ -18,6 +18,10 @@ func (n *Node) UseFaultyDisk() *Disk {
 // Fail makes writes fail from now on, or lets them work again.
 func (d *Disk) Fail(fails bool) { d.disk.fails.Store(fails) }
 
+// FailLogs makes writes of log entries fail from now on, as on a disk that has room for smaller
+// things only, or lets them work again.
+func (d *Disk) FailLogs(fails bool) { d.disk.failsLogs.Store(fails) }
+
 // Hang makes writes hang until the returned function is called.
 func (d *Disk) Hang() (goOn func()) {
 	d.disk.mu.Lock()

@@ -19,7 +19,8 @@ func (n *Node) isOutOfRaft() bool {
 // leader has told what of the log is committed. Raft's leader waits up to 10 s before it turns to
 // a node again that was away; the proxy beside it needs the lock at once (DESIGN.md I6a).
 func (n *Node) isBehind() bool {
-	if n.isOutOfRaft() {
+	// A follower without room for entries takes part, and has them not (DESIGN.md I6a).
+	if n.isOutOfRaft() || n.store.refused.Load() {
 		return true
 	}
 	r := n.raft.Load()

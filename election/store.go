@@ -38,6 +38,9 @@ type store struct {
 	// onSilent is called when the node falls silent.
 	onSilent func()
 
+	// refused tells that the newest log entries could not be written.
+	refused atomic.Bool
+
 	mu  sync.Mutex
 	bad int // writes under way that failed or hang
 }
@@ -199,6 +202,7 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	w := &diskWrite{what: "log"}
 	defer s.end(w)
 	err := s.try(w, func() error { return s.diskStore.StoreLogs(logs) })
+	s.refused.Store(err != nil)
 	if err != nil {
 		s.log.Error("raft log could not be written", zap.Error(err))
 		return fmt.Errorf("write raft log: %w", err)

@@ -21,9 +21,10 @@ import (
 // faultyDisk is a disk whose writes fail or hang on demand.
 type faultyDisk struct {
 	diskStore
-	fails atomic.Bool
-	mu    sync.Mutex // held by the test: writes hang
-	wrote atomic.Int64
+	fails     atomic.Bool
+	failsLogs atomic.Bool
+	mu        sync.Mutex // held by the test: writes hang
+	wrote     atomic.Int64
 }
 
 var errDisk = errors.New("no space left on device")
@@ -47,7 +48,12 @@ func (d *faultyDisk) SetUint64(k []byte, v uint64) error {
 }
 
 func (d *faultyDisk) StoreLogs(l []*raft.Log) error {
-	return d.write(func() error { return d.diskStore.StoreLogs(l) })
+	return d.write(func() error {
+		if d.failsLogs.Load() {
+			return errDisk
+		}
+		return d.diskStore.StoreLogs(l)
+	})
 }
 
 func newFaultyStore(t *testing.T) (*store, *faultyDisk, *atomic.Int64) {
