@@ -32,7 +32,10 @@ func (s *session) guardImplicit(ctx context.Context, b *backend) error {
 		if err := s.gate(ctx); err != nil {
 			return err
 		}
-		err = s.sendAsExtended(b, n)
+		var sent bool
+		if sent, err = s.sendAsExtended(b, n); err == nil && !sent {
+			return nil // a drain has begun since gate looked: the gate comes once more
+		}
 	} else {
 		err = s.askImplicit(b)
 	}
@@ -66,18 +69,18 @@ func (s *session) forwardUnguarded(b *backend, n int, isQuery bool) error {
 }
 
 // sendAsExtended sends the Query at the head of the inbox, n bytes, in the extended protocol, and
-// asks for the transaction id behind it.
-func (s *session) sendAsExtended(b *backend, n int) error {
+// asks for the transaction id behind it; false if it may not begin now.
+func (s *session) sendAsExtended(b *backend, n int) (sent bool, err error) {
 	msg := s.in.bytes()[:n]
 	sql, err := pgwire.ParseQuery(msg[pgwire.HeaderLen:])
 	if err != nil {
-		return fatalProtocol(err)
+		return false, fatalProtocol(err)
 	}
 	s.mu.Lock()
 	if s.flow.isSafePoint() {
 		if s.proxy.isDraining(b.primary.Epoch) {
 			s.mu.Unlock()
-			return nil
+			return false, nil
 		}
 		s.beginUnit()
 	}
@@ -115,9 +118,9 @@ func (s *session) sendAsExtended(b *backend, n int) error {
 	}
 	if err != nil {
 		s.lose(b, false)
-		return errBackendLost
+		return true, errBackendLost
 	}
-	return nil
+	return true, nil
 }
 
 // pushInner records what appendInner sends.
