@@ -365,7 +365,7 @@ func (s *session) completed(o *op, body []byte) {
 	}
 	s.flow.rolledBack = isRollback
 	if o.commits {
-		s.inDoubt, s.noCancel = false, false
+		s.commitAnswered()
 	}
 }
 
@@ -402,7 +402,7 @@ func (s *session) ended(a answer, hide bool) bool {
 		return true
 	}
 	if a.done.commits || s.flow.head == len(s.flow.ops) {
-		s.inDoubt, s.noCancel = false, false
+		s.commitAnswered()
 	}
 	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
 		s.track.dirty = true // some of it may have been done and undone

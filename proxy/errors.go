@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 
 	"holdfast/pgwire"
 )
@@ -79,6 +80,14 @@ func fatal(e *pgwire.Error) *pgwire.Error {
 func errNoPrimaryLogin() *pgwire.Error {
 	return fatal(pgwire.NewError(pgwire.CodeCannotConnectNow,
 		"no primary became available in time"))
+}
+
+func errLostCommit(xid uint64) *pgwire.Error {
+	e := fatal(pgwire.NewError(pgwire.CodeConnectionFailure,
+		"terminating connection because a commit of this session is lost"))
+	e.Detail = fmt.Sprintf("Transaction %d was acknowledged, and is not on the new primary.", xid)
+	e.Hint = "Find out what is there before you go on. Synchronous replication loses no commit."
+	return e
 }
 
 func errUnmovable(why string) *pgwire.Error {

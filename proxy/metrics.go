@@ -28,6 +28,7 @@ type metrics struct {
 	catalogAnswers   *prometheus.CounterVec
 	reuse            *prometheus.CounterVec
 	spare            prometheus.Gauge
+	lostCommits      prometheus.Counter
 }
 
 func newCounter(name, help string) prometheus.Counter {
@@ -105,12 +106,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "holdfast", Subsystem: "proxy", Name: "spare_connections",
 			Help: "Server connections that wait for another login.",
 		}),
+		lostCommits: newCounter("lost_commits_total",
+			"Sessions that ended because a commit they were told of is not on the new primary."),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
-			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare)
+			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
+			m.lostCommits)
 	}
 	return m
 }

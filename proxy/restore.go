@@ -48,6 +48,9 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	if err == nil {
 		err = s.restore(b)
 	}
+	if err == nil {
+		err = s.checkAcknowledged(b)
+	}
 	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
 		err = s.proxy.endBackend(ctx, pr, l)
 	}

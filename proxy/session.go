@@ -56,6 +56,7 @@ type session struct {
 	noCancel    bool // a COMMIT is about to be forwarded, or outstanding
 	cancels     int  // cancel requests on their way to the server
 	xid         uint64
+	acked       acknowledged
 	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
 	rows        [][3]string   // of an internal query
 	rowsCut     bool          // there were more

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// acknowledged is the newest commit that a client was told of and whose transaction id is known.
+// Where commits wait for no standby, a failover may lose it, and so may a crash of the server after
+// synchronous_commit = off: the session must not go on as if it were there (DESIGN.md I25).
+type acknowledged struct{ xid, epoch uint64 }
+
+// commitAnswered takes the server's answer to a commit; the caller holds s.mu. It comes before the
+// answer is written to the client.
+func (s *session) commitAnswered() {
+	if b := s.backend; s.inDoubt && s.xid != 0 && b != nil && !s.flow.rolledBack {
+		s.acked = acknowledged{s.xid, b.primary.Epoch}
+	}
+	s.inDoubt, s.noCancel = false, false
+}
+
+// checkAcknowledged makes sure, on an idle backend that is not attached, that the primary has what
+// the client was told is committed.
+func (s *session) checkAcknowledged(b *backend) error {
+	s.mu.Lock()
+	a := s.acked
+	s.mu.Unlock()
+	if a.xid == 0 || a.epoch == b.primary.Epoch {
+		return nil
+	}
+	isLost := fateOf(a.xid, a.epoch, b.primary.Boundaries) == fateAborted
+	if !isLost {
+		status, err := xactStatus(b, a.xid)
+		if err != nil {
+			return err
+		}
+		isLost = status == "aborted" || status == "future"
+	}
+	if !isLost {
+		s.mu.Lock()
+		s.acked.epoch = b.primary.Epoch
+		s.mu.Unlock()
+		return nil
+	}
+	s.proxy.metrics.lostCommits.Inc()
+	s.log().Warn("a commit that a client was told of is lost", zap.Uint64("epoch", b.primary.Epoch),
+		zap.Uint64("of_epoch", a.epoch), zap.Uint64("xid", a.xid))
+	return notCarried(errLostCommit(a.xid))
+}
+
+// xactStatus is what the server knows of a transaction id: as pg_xact_status, empty if it knows
+// nothing any more, "future" if it was never given out there.
+func xactStatus(b *backend, xid uint64) (string, error) {
+	if b.reader == nil {
+		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
+	}
+	rows, err := pgwire.SimpleQuery(b.conn, b.reader, "SELECT pg_catalog.pg_xact_status('"+
+		strconv.FormatUint(xid, 10)+"'::pg_catalog.xid8)")
+	var pe *pgwire.Error
+	if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidParameterValue {
+		return "future", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look for an acknowledged commit: %w", err)
+	}
+	if len(rows) != 1 || len(rows[0]) != 1 {
+		return "", errors.New("look for an acknowledged commit: unexpected answer")
+	}
+	return string(rows[0][0]), nil
+}
