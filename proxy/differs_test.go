@@ -142,3 +142,32 @@ func TestJournalsAreBounded(t *testing.T) {
 		t.Errorf("%d of 8 were run again", kept)
 	}
 }
+
+// A transaction whose COMMIT was lost, and that differs when it is run again, is not committed.
+func TestReplayThatDiffersDoesNotCommit(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	for _, sql := range []string{"BEGIN", "INSERT INTO t VALUES (1)", "SELECT clock_timestamp()"} {
+		exec(t, c, sql)
+	}
+	cut := make(chan struct{})
+	first := true
+	r.line.Watch(func(typ byte, body []byte) bool {
+		if first && typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
+			first = false
+			close(cut)
+			return false
+		}
+		return true
+	}, nil)
+	done := start(c, "COMMIT")
+	<-cut
+	r.change()
+	if got := code(<-done); got != "40001" {
+		t.Errorf("COMMIT: %s", got)
+	}
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
+		t.Errorf("%s rows", n)
+	}
+}
