@@ -4,9 +4,11 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -143,31 +145,60 @@ func TestJournalsAreBounded(t *testing.T) {
 	}
 }
 
-// A transaction whose COMMIT was lost, and that differs when it is run again, is not committed.
+// A transaction whose COMMIT was lost, and that differs when it is run again, is not committed: also
+// if it only comes to less than before.
 func TestReplayThatDiffersDoesNotCommit(t *testing.T) {
+	for name, block := range map[string]string{
+		"another value": "SELECT clock_timestamp()", "fewer rows": "SELECT a FROM others",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			c := r.connect("")
+			exec(t, c, "CREATE TABLE t (a int)")
+			exec(t, c, "CREATE TABLE others AS SELECT generate_series(1, 50) AS a")
+			for _, sql := range []string{"BEGIN", "INSERT INTO t VALUES (1)", block} {
+				exec(t, c, sql)
+			}
+			cut := make(chan struct{})
+			first := true
+			r.line.Watch(func(typ byte, body []byte) bool {
+				if first && typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
+					first = false
+					r.topo.Set(nil)
+					close(cut)
+					return false
+				}
+				return true
+			}, nil)
+			done := start(c, "COMMIT")
+			<-cut
+			r.proxy.Cut(r.epoch)
+			exec(t, r.direct(), "DELETE FROM others")
+			r.lead(1<<40, 1<<40)
+			if got := code(<-done); got != "40001" {
+				t.Errorf("COMMIT: %s", got)
+			}
+			if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
+				t.Errorf("%s rows", n)
+			}
+		})
+	}
+}
+
+// A guarded Query that fails at its commit is answered as PostgreSQL answers a Query: with the error,
+// and no CommandComplete before it.
+func TestGuardedQueryThatFailsAtItsCommit(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")
-	exec(t, c, "CREATE TABLE t (a int)")
-	for _, sql := range []string{"BEGIN", "INSERT INTO t VALUES (1)", "SELECT clock_timestamp()"} {
-		exec(t, c, sql)
+	exec(t, c, "CREATE TABLE d (a int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+	exec(t, c, "INSERT INTO d VALUES (1)")
+	w := hijack(t, c)
+	w.send(pgwire.AppendQuery(nil, "INSERT INTO d VALUES (1)"))
+	if got := w.until(1, 8*time.Second); !strings.HasPrefix(got, "E(23505") {
+		t.Errorf("got %s", got)
 	}
-	cut := make(chan struct{})
-	first := true
-	r.line.Watch(func(typ byte, body []byte) bool {
-		if first && typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
-			first = false
-			close(cut)
-			return false
-		}
-		return true
-	}, nil)
-	done := start(c, "COMMIT")
-	<-cut
-	r.change()
-	if got := code(<-done); got != "40001" {
-		t.Errorf("COMMIT: %s", got)
-	}
-	if n := exec(t, c, "SELECT count(*) FROM t"); n != "0" {
-		t.Errorf("%s rows", n)
+	w.send(pgwire.AppendQuery(nil, "INSERT INTO d VALUES (2) RETURNING a"))
+	if got := w.until(1, 8*time.Second); got != "T D C(INSERT 0 1) ZI " {
+		t.Errorf("got %s", got)
 	}
 }
