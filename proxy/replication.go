@@ -97,7 +97,7 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{primary: pr, conn: conn}
+	b := newReplicationBackend(pr, conn)
 	if !s.isOpening(b) {
 		conn.reset()
 		return nil, errOvertaken
@@ -117,6 +117,11 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 	}
 	b.pid, b.key, b.params, b.status = info.PID, info.Key, info.Params, info.TxStatus
 	return b, nil
+}
+
+// newReplicationBackend is one of which nobody knows whether something is outstanding.
+func newReplicationBackend(pr *Primary, conn link) *backend {
+	return &backend{primary: pr, conn: conn, streams: true}
 }
 
 // beginReplication tells the client that it is logged in, and makes the backend the session's.
