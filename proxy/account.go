@@ -39,13 +39,28 @@ func newAccount(login []pgwire.Param) *account {
 
 // poolLogin is the startup packet in an order of its own: some drivers send the parameters in any
 // order, which makes no difference to the server. Each is for itself, but for
-// session_authorization, which also sets the role.
+// session_authorization, which also sets the role. Of names that mean the same setting the last one
+// counts: these keep their order.
 func (a *account) poolLogin() string {
 	login := slices.Clone(a.login)
-	slices.SortStableFunc(login, func(a, b pgwire.Param) int { // of one name, the last counts
-		return strings.Compare(a.Name, b.Name)
+	slices.SortStableFunc(login, func(a, b pgwire.Param) int {
+		return strings.Compare(settingNamed(a.Name), settingNamed(b.Name))
 	})
 	return string(pgwire.AppendStartup(nil, pgwire.Protocol3, login))
+}
+
+// settingNamed is the setting that PostgreSQL takes a name for: without regard to case, and with
+// names of older versions (map_old_guc_names in guc.c).
+func settingNamed(name string) string {
+	switch name = strings.ToLower(name); name {
+	case "sort_mem":
+		return "work_mem"
+	case "vacuum_mem":
+		return "maintenance_work_mem"
+	case "ssl_ecdh_curve":
+		return "ssl_groups"
+	}
+	return name
 }
 
 // sharedAccountsMax bounds the accounts that are looked at for sharing.

@@ -17,6 +17,8 @@ const loginMessageMax = 10000
 // True tells that a session was made of it, which will call clientDone.
 func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
 	_ = conn.SetDeadline(until)
+	stop := context.AfterFunc(p.doors, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	d := newDoor(p, conn, conn.RemoteAddr())
 	st, kind, err := d.startup(ctx)
 	if err != nil || st == nil {
@@ -28,6 +30,7 @@ func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
 		p.turnAway(d.conn, err)
 		return false
 	}
+	stop() // Close finds it among the sessions
 	s.loop = conn.loop
 	authCtx, cancel := context.WithDeadline(ctx, until)
 	cred, err := d.authenticate(authCtx, loginOf(st, kind))

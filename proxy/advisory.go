@@ -38,6 +38,9 @@ func (b *lockBook) put(s *session, epoch uint64) {
 func (b *lockBook) drop(s *session) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if _, ok := b.holders[s]; !ok {
+		return // nearly every session that ends
+	}
 	delete(b.holders, s)
 	b.wakeLocked()
 }

@@ -23,6 +23,7 @@ type backend struct {
 	params  []pgwire.Param
 	born    int64          // CLOCK_BOOTTIME before it logged in
 	status  byte           // transaction status, while it is not attached
+	streams bool           // it is one of replication, of which the flow knows nothing
 	reader  *pgwire.Reader // for exchanges while it is not attached; nil else
 
 	session  *session // to which it is attached, or was

@@ -1,6 +1,10 @@
 package proxy
 
-import "holdfast/pgwire"
+import (
+	"bytes"
+
+	"holdfast/pgwire"
+)
 
 // class says what a statement, or a string of statements, can do; it decides what may be done
 // about it when the backend is lost. Its zero value can do nothing.
@@ -129,6 +133,10 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 			}
 			p.effects = append(p.effects, e)
 		}
+		if hidesExecute(s, sql, c) {
+			c |= clsState
+			p.effects = append(p.effects, effect{kind: pgwire.KindExecute, cls: clsState, at: n})
+		}
 		n++
 		p.cls |= c
 		if c.has(clsBegin | clsCommit | clsRollback) {
@@ -149,6 +157,12 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		p.cls |= clsMulti
 	}
 	return p
+}
+
+// hidesExecute tells of an EXPLAIN, or what makes a temporary table, that may run what was prepared.
+func hidesExecute(s *pgwire.Statement, sql []byte, c class) bool {
+	return (s.Kind == pgwire.KindExplain || s.Kind == pgwire.KindUtility && c.has(clsTemp)) &&
+		bytes.Contains(bytes.ToLower(sql[s.Start:s.End]), []byte("execute"))
 }
 
 // classOf classifies one statement.

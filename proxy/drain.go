@@ -42,7 +42,7 @@ func (p *Proxy) Cut(epoch uint64) {
 		s.mu.Lock()
 		b := s.backend
 		old := b != nil && b.primary.Epoch <= epoch
-		polite := old && s.flow.isSafePoint()
+		polite := old && s.flow.isSafePoint() && !b.streams
 		opening, hasLocks := s.opening, s.hasLocks
 		s.mu.Unlock()
 		if opening != nil && opening.primary.Epoch <= epoch {

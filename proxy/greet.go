@@ -103,6 +103,10 @@ func (g *greeting) answer(s *session) {
 	}
 	if g.err != nil {
 		g.end(s)
+		if g.isGuess() { // counts before another client has its turn
+			s.proxy.metrics.authFailures.WithLabelValues(methodScram).Inc()
+			s.proxy.guesses.failed(g.from)
+		}
 		s.handOver(func() { s.dismiss(g.reason(s)) })
 	}
 }
@@ -157,19 +161,24 @@ func (g *greeting) end(s *session) {
 	s.greeting = nil
 }
 
+// isGuess tells that the client did not prove who it is.
+func (g *greeting) isGuess() bool {
+	var pe *pgwire.Error
+	return !errors.As(g.err, &pe) && !errors.Is(g.err, errClientGone) &&
+		!errors.Is(g.err, errClosing)
+}
+
 // reason is what the client is told.
 func (g *greeting) reason(s *session) error {
 	var pe *pgwire.Error
 	switch {
 	case errors.As(g.err, &pe):
 		return fatal(pe)
-	case errors.Is(g.err, errClientGone), errors.Is(g.err, errClosing):
+	case !g.isGuess():
 		return g.err
 	}
-	p, user := s.proxy, s.track.loginUser
-	p.log.Debug("authentication failed", zap.String("user", user), zap.Error(g.err))
-	p.metrics.authFailures.WithLabelValues(methodScram).Inc()
-	p.guesses.failed(g.from)
+	user := s.track.loginUser
+	s.proxy.log.Debug("authentication failed", zap.String("user", user), zap.Error(g.err))
 	return errAuthFailed(methodScram, user)
 }
 
@@ -219,7 +228,10 @@ func (s *session) prove(cred pgwire.Credentials) {
 		s.account.cred, s.account.isApart = cred, true
 		return
 	}
-	s.account = s.proxy.accounts.share(s.account, cred)
+	a := s.proxy.accounts.share(s.account, cred)
+	s.mu.Lock()
+	s.account = a // info looks at it
+	s.mu.Unlock()
 }
 
 // enterWaiting is enter for a goroutine that is the owner, and serves the session.

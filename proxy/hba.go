@@ -133,6 +133,11 @@ func parseHBARule(fields [][]hbaToken) (r hbaRule, err error) {
 		return r, errors.New("too few fields: type, database, user, address (but for local), method")
 	}
 	r.databases, r.users = fields[1], fields[2]
+	for _, t := range slices.Concat(r.databases, r.users) {
+		if !t.quoted && strings.HasPrefix(t.text, "@") && len(t.text) > 1 {
+			return r, fmt.Errorf("%q: files are not included", t.text)
+		}
+	}
 	for _, t := range r.databases {
 		if t.is("samerole") || t.is("samegroup") || !t.quoted && strings.HasPrefix(t.text, "/") {
 			return r, fmt.Errorf("database %q is not supported", t.text)

@@ -91,6 +91,9 @@ type Proxy struct {
 	work   sync.WaitGroup
 	cancel context.CancelFunc
 	ctx    context.Context
+	// doors ends with Close's beginning, for clients that are no session yet.
+	doors     context.Context
+	shutDoors context.CancelFunc
 }
 
 // New makes a Proxy; Start opens it.
@@ -149,6 +152,7 @@ func (p *Proxy) prepareAuth() (err error) {
 // Start listens and serves until Close. ctx ending has the effect of Close without waiting.
 func (p *Proxy) Start(ctx context.Context) error {
 	p.ctx, p.cancel = context.WithCancel(ctx)
+	p.doors, p.shutDoors = context.WithCancel(p.ctx)
 	for _, addr := range p.cfg.Listen {
 		l, err := listen(addr)
 		if err != nil {
@@ -334,6 +338,9 @@ func (p *Proxy) Close() error {
 	p.closing = true
 	p.mu.Unlock()
 	p.closeListeners()
+	if p.shutDoors != nil {
+		p.shutDoors()
+	}
 	p.pool.close()
 	for _, s := range p.all() {
 		s.mu.Lock()

@@ -52,7 +52,7 @@ func replicationOf(st *pgwire.Startup) (replication, error) {
 // lease, as all is (DESIGN.md I3), and told when the primary changes.
 func (s *session) passThrough(ctx context.Context, kind replication) {
 	s.proxy.metrics.replication.Inc()
-	b, err := s.openReplication(ctx)
+	b, err := s.openReplication(ctx, kind)
 	if err == nil {
 		err = s.stream(b, kind)
 	}
@@ -60,8 +60,9 @@ func (s *session) passThrough(ctx context.Context, kind replication) {
 	s.finish()
 }
 
-// openReplication waits for a primary, as other logins do, and begins to relay.
-func (s *session) openReplication(ctx context.Context) (*backend, error) {
+// openReplication waits for a primary, as other logins do, and begins to relay. One that takes SQL
+// waits for the barrier as well (DESIGN.md I22).
+func (s *session) openReplication(ctx context.Context, kind replication) (*backend, error) {
 	if err := s.writeClient(pgwire.AppendAuthOK(nil)); err != nil {
 		return nil, err
 	}
@@ -71,8 +72,16 @@ func (s *session) openReplication(ctx context.Context) (*backend, error) {
 		pr, changed := s.proxy.topo.Current()
 		if s.isUsable(pr) {
 			b, err := s.proxy.connectReplication(ctx, s, pr)
-			if err == nil {
+			if err == nil && kind == logicalReplication {
+				if err = h.passBarrier(ctx, b); err != nil {
+					b.close(false)
+				}
+			}
+			switch {
+			case err == nil:
 				return b, s.beginReplication(b)
+			case b != nil && !errors.Is(err, errOvertaken):
+				return nil, err
 			}
 			if h.isAnswer(err) {
 				return nil, asRefusal(err)
@@ -97,7 +106,7 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{primary: pr, conn: conn}
+	b := newReplicationBackend(pr, conn)
 	if !s.isOpening(b) {
 		conn.reset()
 		return nil, errOvertaken
@@ -117,6 +126,11 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 	}
 	b.pid, b.key, b.params, b.status = info.PID, info.Key, info.Params, info.TxStatus
 	return b, nil
+}
+
+// newReplicationBackend is one of which nobody knows whether something is outstanding.
+func newReplicationBackend(pr *Primary, conn link) *backend {
+	return &backend{primary: pr, conn: conn, streams: true}
 }
 
 // beginReplication tells the client that it is logged in, and makes the backend the session's.
