@@ -60,7 +60,7 @@ func (b *backend) consume(s *session) ([]byte, error) {
 	if b.in.want > 0 {
 		b.in.want += b.kept
 	}
-	if s.watching {
+	if s.watching || s.again.isOpen() && s.flow.awaitsClient() {
 		s.notify()
 	}
 	if s.onLoop.Load() && s.flow.isSafePoint() {

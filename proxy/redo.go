@@ -48,6 +48,12 @@ type again struct {
 // isOpen tells that it is not known yet whether the answers are what they were.
 func (a *again) isOpen() bool { return a != nil && !a.verified }
 
+// cameShort tells that all of a unit of work was sent again and answered, with less than the client
+// was shown: what it waits for never comes. The caller holds s.mu and is the owner.
+func (s *session) cameShort() bool {
+	return s.again.isOpen() && s.again.left <= 0 && s.flow.awaitsClient()
+}
+
 // mayRedo tells that surely nothing of it is committed, and that running it again can lead the
 // session to where it was.
 func (p *pending) mayRedo() bool {

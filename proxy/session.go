@@ -297,6 +297,9 @@ func (s *session) signals() error {
 		return errClosing
 	case s.lost || s.backend == nil:
 		return errBackendLost
+	case s.cameShort():
+		s.again.failed = true
+		return errBackendLost
 	}
 	return nil
 }

@@ -210,6 +210,9 @@ func (f *flow) current() *op {
 	return &f.ops[f.head]
 }
 
+// awaitsClient tells that the server has answered all that it was sent, or takes data of COPY.
+func (f *flow) awaitsClient() bool { return f.current() == nil || f.copying }
+
 // isSettled tells that every finished batch was answered: the transaction status is that of the
 // client's present.
 func (f *flow) isSettled() bool {
