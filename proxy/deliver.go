@@ -122,6 +122,8 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 func (b *backend) show(s *session, w *window, n int, start bool) bool {
 	p := w.data[w.pos : w.pos+n]
 	switch {
+	case s.again.isOpen() && s.again.loss.cutMessage && isAsync(b.typ):
+		// The client has a part of a message, and gets nothing before the rest of it.
 	case s.again.isOpen():
 		a := s.again
 		had, same := s.seen.again(b.typ, p, start, a.want)

@@ -1,8 +1,15 @@
 package proxy_test
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"holdfast/pgwire"
 )
 
 // TestReplayThatComesShort: what a transaction was shown is longer than what it is shown when it is
@@ -21,4 +28,106 @@ func TestReplayThatComesShort(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Fatalf("got %q", got)
 	}
+}
+
+// TestReplayInsideAMessage: the client has a part of a row when its unit is run again. Nothing else
+// may come before the rest of the row.
+func TestReplayInsideAMessage(t *testing.T) {
+	r := newRig(t, nil)
+	exec(t, r.connect(""), "SELECT 1")
+	w := hijack(t, r.connect(""))
+	w.play([]scriptStep{q("BEGIN"), q("SET LOCAL TimeZone = 'Asia/Tokyo'")})
+	r.line.CutInside('D', 100000)
+	got := w.play([]scriptStep{q("SELECT repeat('x', 300000)"), q("COMMIT")})
+	if len(got) != 6 || !strings.Contains(got[1], strings.Repeat("x", 300000)) ||
+		got[5] != `Z "I"` {
+		for i := range got {
+			got[i] = fmt.Sprintf("%.60s (%d)", got[i], len(got[i]))
+		}
+		t.Fatalf("got %q", got)
+	}
+}
+
+// TestQueriesThatAreGuardedLookTheSame compares what a client of the server sees with what a client
+// of the proxy sees.
+func TestQueriesThatAreGuardedLookTheSame(t *testing.T) {
+	r := newRig(t, nil)
+	owner := r.connect("")
+	var seen [2][]string
+	exec(t, owner, guardedSchema)
+	for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
+		exec(t, owner, "TRUNCATE t, noisy, late, ruled; DROP RULE IF EXISTS show ON late")
+		c, err := pgconn.Connect(t.Context(), r.dsn("search_path=s"+port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := hijack(t, c)
+		for _, sql := range guardedQueries {
+			seen[i] = append(seen[i], sql)
+			seen[i] = append(seen[i], w.playAll(q(sql))...)
+		}
+	}
+	last := ""
+	for i := range max(len(seen[0]), len(seen[1])) {
+		if i >= len(seen[0]) || i >= len(seen[1]) || seen[0][i] != seen[1][i] {
+			t.Fatalf("%s: the server says %q, the proxy %q", last, seen[0][i:min(i+4, len(seen[0]))],
+				seen[1][i:min(i+4, len(seen[1]))])
+		}
+		if slices.Contains(guardedQueries, seen[0][i]) {
+			last = seen[0][i]
+		}
+	}
+}
+
+const guardedSchema = `CREATE SCHEMA s; SET search_path = s;
+CREATE TABLE t (a int PRIMARY KEY, b text);
+CREATE TABLE noisy (a int); CREATE TABLE late (a int); CREATE TABLE ruled (a int);
+CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN RAISE NOTICE 'a is %', NEW.a; IF NEW.a < 0 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END$$;
+CREATE TRIGGER n BEFORE INSERT ON noisy FOR EACH ROW EXECUTE FUNCTION say();
+CREATE CONSTRAINT TRIGGER l AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION say();
+CREATE RULE twice AS ON INSERT TO ruled DO ALSO INSERT INTO t VALUES (NEW.a + 100, 'r')`
+
+var guardedQueries = []string{
+	"INSERT INTO t VALUES (1, 'a')", "INSERT INTO t VALUES (1, 'a')",
+	"INSERT INTO t VALUES (2, 'a') RETURNING b;",
+	"; INSERT INTO t VALUES (3, 'a') -- comment", "/* c */ UPDATE t SET b = 'z' RETURNING *;;",
+	"INSERT INTO nowhere VALUES (1)", "INSERT INTO t VALUE",
+	"PREPARE p AS SELECT * FROM t", "EXECUTE p", "EXECUTE p()", "EXECUTE nothing",
+	"PREPARE p2(int) AS INSERT INTO t VALUES ($1, 'p') RETURNING a", "EXECUTE p2(7)",
+	"EXECUTE p2(7)", "EXECUTE p2", "PREPARE p3 AS SELECT", "EXECUTE p3",
+	"INSERT INTO ruled VALUES (1)", "SELECT * FROM t",
+	"INSERT INTO noisy VALUES (1)", "INSERT INTO late VALUES (1)", "INSERT INTO late VALUES (-1)",
+	"WITH x AS (INSERT INTO t VALUES (20, 'w') RETURNING a) SELECT * FROM x",
+	"SELECT * FROM late", "UPDATE t SET b = b WHERE false",
+	"INSERT INTO t VALUES ($1, 'a')",
+	"INSERT INTO t VALUES (1, 'a') RETURNING b",
+	"INSERT INTO noisy VALUES (2) RETURNING a",
+	"CREATE RULE show AS ON INSERT TO late DO ALSO SELECT 'inserted'", "INSERT INTO late VALUES (2)",
+}
+
+// playAll is play with notices, by their text, and with errors by code, text and position.
+func (w *raw) playAll(st scriptStep) []string {
+	w.t.Helper()
+	var seen []string
+	w.send(st.send)
+	_ = w.c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	for ends := st.ends; ends > 0; {
+		typ, body, err := w.r.ReadMessage()
+		if err != nil {
+			return append(seen, "gone: "+err.Error())
+		}
+		switch typ {
+		case 'N', 'E':
+			e, _ := pgwire.ParseError(body)
+			seen = append(seen, fmt.Sprintf("%c %s %s %s", typ, e.Code, e.Message, body))
+		case 'Z':
+			ends--
+			fallthrough
+		default:
+			seen = append(seen, fmt.Sprintf("%c %q", typ, body))
+		}
+	}
+	return seen
 }
