@@ -108,6 +108,10 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 			return n, errBackendLost
 		}
 	}
+	if hide && b.keep && !b.giveKept(s, w) {
+		s.again.failed = true
+		return n, errBackendLost
+	}
 	w.pos += n
 	b.keepBack(w, n)
 	if b.over {
@@ -260,7 +264,8 @@ func (b *backend) keepBack(w *window, n int) {
 	}
 }
 
-// giveKept gives the client what was kept back, before the end of its unit of work.
+// giveKept gives the client what was kept back: the row description of a Query that was executed
+// without an error, or its completion before the end of its unit of work.
 func (b *backend) giveKept(s *session, w *window) bool {
 	kept, typ := b.kept, b.typ
 	b.kept = 0

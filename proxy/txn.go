@@ -311,6 +311,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		pgwire.SrvParameterDescription:
 	case pgwire.SrvRowDescription, pgwire.SrvNoData:
 		if o.kind == opDescribe {
+			a.keep = o.asQuery && !hide // a Query that fails with RETURNING has none
 			a.done = f.pop()
 		}
 	default:
