@@ -115,7 +115,9 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		}
 		s.push(o)
 	case pgwire.CliCopyDone, pgwire.CliCopyFail:
-		s.flow.copyEnd()
+		if s.flow.copyEnd(at) {
+			s.pushed++
+		}
 	case pgwire.CliCopyData, pgwire.CliFlush:
 	case pgwire.CliTerminate:
 		return forwardStop, nil
