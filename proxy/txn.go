@@ -187,8 +187,8 @@ func (f *flow) copyEnd(at int) bool {
 		f.copyIn = false
 		return false
 	}
-	if o := f.current(); o == nil || o.kind == opQuery {
-		return false
+	if f.current() == nil || f.ops[len(f.ops)-1].kind == opQuery {
+		return false // a Query takes data itself
 	}
 	return f.push(op{kind: opCopyEnd, start: at})
 }
