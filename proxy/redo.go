@@ -18,6 +18,8 @@ type redo struct {
 	isOff   bool
 	isBegun bool          // it was run again at least in part
 	why     *pgwire.Error // what it ends with if it is not run again; nil is 40001
+	// isRewound tells that the session was made what it was at the start of the unit.
+	isRewound bool
 
 	// locks are the session advisory locks as they were known when the backend was lost;
 	// locksVague tells that those of the start of the unit were taken again, and not known which

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/pgwire"
+	"holdfast/proxy"
 )
 
 // TestReplayThatComesShort: what a transaction was shown is longer than what it is shown when it is
@@ -44,6 +46,34 @@ func TestReplayInsideAMessage(t *testing.T) {
 		for i := range got {
 			got[i] = fmt.Sprintf("%.60s (%d)", got[i], len(got[i]))
 		}
+		t.Fatalf("got %q", got)
+	}
+}
+
+// TestReplayThatNeverBegins: the next primary is lost while the session is made what it was when its
+// unit began, and there is no other for longer than it may wait.
+func TestReplayThatNeverBegins(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = time.Second })
+	w := hijack(t, r.connect(""))
+	parse := pgwire.AppendSync(pgwire.AppendParse(nil, "p", "SELECT 7", nil))
+	w.play([]scriptStep{q("BEGIN"), {send: parse, ends: 1}})
+	var once sync.Once
+	gone := make(chan struct{})
+	r.line.Watch(func(typ byte, _ []byte) bool {
+		if typ == 'C' { // Close: it is rewound
+			once.Do(func() { r.topo.Set(nil); close(gone) })
+			return false
+		}
+		return true
+	}, nil)
+	r.line.Cut()
+	<-gone
+	r.line.Watch(nil, nil)
+	got := w.play([]scriptStep{q("SELECT 1")})
+	r.lead(0, 0)
+	got = append(got, w.play([]scriptStep{q("ROLLBACK"), {send: bindRun("p"), ends: 1}})...)
+	want := []string{"E 40001", `Z "E"`, `C "ROLLBACK\x00"`, `Z "I"`}
+	if len(got) != 9 || !slices.Equal(got[:4], want) {
 		t.Fatalf("got %q", got)
 	}
 }
@@ -112,7 +142,6 @@ func TestCopyLooksTheSame(t *testing.T) {
 	owner := r.connect("")
 	exec(t, owner, "CREATE TABLE t (a int, b text)")
 	insert := func(a int) []byte { return extended(fmt.Sprintf("INSERT INTO t VALUES (%d, 'x')", a)) }
-	noSync := func(b []byte) []byte { return b[:len(b)-len(pgwire.AppendSync(nil))] }
 	prepare := pgwire.AppendSync(pgwire.AppendParse(nil, "c", "COPY t FROM STDIN", nil))
 	for name, steps := range map[string][]scriptStep{
 		"execute of a prepared copy": {

@@ -247,8 +247,9 @@ func (s *session) stopBackend() error {
 	return err
 }
 
-// attach starts relaying to and from b. The owner calls it with no backend attached.
-func (s *session) attach(b *backend) error {
+// attach starts relaying to and from b, once begin was called with s.mu held. The owner calls it
+// with no backend attached.
+func (s *session) attach(b *backend, begin func()) error {
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -266,6 +267,7 @@ func (s *session) attach(b *backend) error {
 	b.session = s
 	b.relayFromHere()
 	b.filled = len(b.in.bytes()) > 0
+	begin()
 	s.mu.Unlock()
 	b.conn.handle((*serverSide)(b))
 	s.loop.post((*serverSide)(b))
