@@ -42,6 +42,8 @@ const (
 	clsDML
 	// clsSavepoint marks SAVEPOINT: a failed block with one can go on.
 	clsSavepoint
+	// clsCopy marks COPY: its server may take nothing but data until its client has sent the end.
+	clsCopy
 )
 
 // has tells whether any of the bits is set.
@@ -187,6 +189,8 @@ func classOf(s *pgwire.Statement) class {
 		c |= clsDML
 	case pgwire.KindSavepoint:
 		c |= clsSavepoint
+	case pgwire.KindCopy:
+		c |= clsCopy
 	case pgwire.KindCall, pgwire.KindDo:
 		c |= clsSelfCommit | clsMayWrite | clsState
 	case pgwire.KindUtility, pgwire.KindUnknown:

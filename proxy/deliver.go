@@ -60,7 +60,7 @@ func (b *backend) consume(s *session) ([]byte, error) {
 	if b.in.want > 0 {
 		b.in.want += b.kept
 	}
-	if s.watching {
+	if s.watching || s.again.isOpen() && s.flow.awaitsClient() {
 		s.notify()
 	}
 	if s.onLoop.Load() && s.flow.isSafePoint() {
@@ -108,6 +108,10 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 			return n, errBackendLost
 		}
 	}
+	if hide && b.keep && !b.giveKept(s, w) {
+		s.again.failed = true
+		return n, errBackendLost
+	}
 	w.pos += n
 	b.keepBack(w, n)
 	if b.over {
@@ -122,6 +126,8 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 func (b *backend) show(s *session, w *window, n int, start bool) bool {
 	p := w.data[w.pos : w.pos+n]
 	switch {
+	case s.again.isOpen() && s.again.loss.cutMessage && isAsync(b.typ):
+		// The client has a part of a message, and gets nothing before the rest of it.
 	case s.again.isOpen():
 		a := s.again
 		had, same := s.seen.again(b.typ, p, start, a.want)
@@ -258,7 +264,8 @@ func (b *backend) keepBack(w *window, n int) {
 	}
 }
 
-// giveKept gives the client what was kept back, before the end of its unit of work.
+// giveKept gives the client what was kept back: the row description of a Query that was executed
+// without an error, or its completion before the end of its unit of work.
 func (b *backend) giveKept(s *session, w *window) bool {
 	kept, typ := b.kept, b.typ
 	b.kept = 0

@@ -105,7 +105,8 @@ func (s *session) step(now int64) step {
 	s.mu.Lock()
 	b, start := s.backend, s.flow.isSafePoint()
 	switch {
-	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld):
+	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld),
+		s.cameShort():
 		s.mu.Unlock()
 		return stepRare
 	case s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
@@ -268,7 +269,7 @@ func (s *session) forward(ctx context.Context) error {
 	b := s.backend
 	if s.unsent == 0 && s.awaitsSame() {
 		s.mu.Unlock()
-		return s.awaitBackend(ctx, func() bool { return !s.awaitsSame() })
+		return s.awaitBackend(ctx, func() bool { return s.cameShort() || !s.awaitsSame() })
 	}
 	if s.unsent > 0 || s.passing > 0 {
 		s.mu.Unlock()

@@ -292,7 +292,7 @@ func (s *session) begin(b *backend) error {
 	s.mu.Lock()
 	s.flow = newFlow(b.status)
 	s.mu.Unlock()
-	return s.attach(b)
+	return s.attach(b, func() {})
 }
 
 // departed ends a session whose client has left, on the loop, if its backend can be left behind;

@@ -115,7 +115,9 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		}
 		s.push(o)
 	case pgwire.CliCopyDone, pgwire.CliCopyFail:
-		s.flow.copyEnd()
+		if s.flow.copyEnd(at) {
+			s.pushed++
+		}
 	case pgwire.CliCopyData, pgwire.CliFlush:
 	case pgwire.CliTerminate:
 		return forwardStop, nil
@@ -314,10 +316,10 @@ func (s *session) noteUnnamed() {
 // noUnnamed stands for an unnamed statement that nobody used before it was replaced.
 var noUnnamed = &unnamedStatement{}
 
-// unguarded are statements that commit by themselves, or cannot be read: nothing can be asked in
-// between.
+// unguarded are statements that commit by themselves, or cannot be read, or during which the server
+// takes no question: nothing can be asked in between.
 const unguarded = clsSelfCommit | clsEnds | clsOpaque | clsCommit | clsRollback | clsBegin |
-	clsChain | clsMulti | clsOpens
+	clsChain | clsMulti | clsOpens | clsCopy
 
 // wantsSyncGuard tells whether a Sync that comes now commits a statement outside a block whose
 // outcome can be made known.

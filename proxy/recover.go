@@ -60,13 +60,11 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	if err := s.tellMissed(); err != nil {
 		return err
 	}
-	if err := s.attach(b); err != nil {
-		return err
-	}
-	if ok {
-		s.runAgain(l, from, want)
-	}
-	return nil
+	return s.attach(b, func() {
+		if ok {
+			s.runAgain(l, from, want)
+		}
+	})
 }
 
 // kind labels the loss for metrics.

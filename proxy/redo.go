@@ -18,6 +18,8 @@ type redo struct {
 	isOff   bool
 	isBegun bool          // it was run again at least in part
 	why     *pgwire.Error // what it ends with if it is not run again; nil is 40001
+	// isRewound tells that the session was made what it was at the start of the unit.
+	isRewound bool
 
 	// locks are the session advisory locks as they were known when the backend was lost;
 	// locksVague tells that those of the start of the unit were taken again, and not known which
@@ -47,6 +49,12 @@ type again struct {
 
 // isOpen tells that it is not known yet whether the answers are what they were.
 func (a *again) isOpen() bool { return a != nil && !a.verified }
+
+// cameShort tells that all of a unit of work was sent again and answered, with less than the client
+// was shown: what it waits for never comes. The caller holds s.mu and is the owner.
+func (s *session) cameShort() bool {
+	return s.again.isOpen() && s.again.left <= 0 && s.flow.awaitsClient()
+}
 
 // mayRedo tells that surely nothing of it is committed, and that running it again can lead the
 // session to where it was.

@@ -42,6 +42,8 @@ func (s *session) endRedo(l *loss, why string) {
 	l.redo.isOff = true
 	if l.redo.isBegun {
 		s.proxy.metrics.replays.WithLabelValues(why).Inc()
+	}
+	if l.redo.isRewound {
 		s.track.believe(maps.Clone(l.redo.names))
 		s.unnamed, s.unnamedQ = l.redo.unnamed.parsed, l.redo.unnamed.body
 		s.track.locks = l.redo.locks
@@ -52,6 +54,7 @@ func (s *session) endRedo(l *loss, why string) {
 // statements and advisory locks.
 func (s *session) rewind(b *backend, l *loss) error {
 	s.mu.Lock()
+	l.redo.isRewound = true
 	out, n := s.out[:0], 0
 	if !l.redo.begun { // else nothing was answered of it, so that it has changed nothing
 		out, n = s.rewindStatements(out)
@@ -94,13 +97,11 @@ func (s *session) rewindStatements(out []byte) ([]byte, int) {
 	return out, n
 }
 
-// runAgain begins to run a unit again on the backend that was just attached.
+// runAgain begins to run a unit again on the backend that is being attached. The caller holds s.mu.
 func (s *session) runAgain(l *loss, from int, want digest) {
 	messages := l.redo.messages[from-l.redo.from:]
 	l.redo.isBegun = true
 	s.proxy.metrics.replays.WithLabelValues("begun").Inc()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.tries++
 	if want.n == 0 {
 		s.proxy.metrics.replays.WithLabelValues("same").Inc()

@@ -99,6 +99,10 @@ func (f *flow) unansweredBatches() []batch {
 	var out []batch
 	first := true
 	for i := f.head; i < len(f.ops); {
+		if f.ops[i].kind == opCopyEnd {
+			i++ // of what was before it, or of nothing
+			continue
+		}
 		j := i
 		b := batch{start: f.ops[i].start, end: -1, behind: !first}
 		internal := f.ops[i].internal

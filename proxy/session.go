@@ -248,8 +248,9 @@ func (s *session) stopBackend() error {
 	return err
 }
 
-// attach starts relaying to and from b. The owner calls it with no backend attached.
-func (s *session) attach(b *backend) error {
+// attach starts relaying to and from b, once begin was called with s.mu held. The owner calls it
+// with no backend attached.
+func (s *session) attach(b *backend, begin func()) error {
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -267,6 +268,7 @@ func (s *session) attach(b *backend) error {
 	b.session = s
 	b.relayFromHere()
 	b.filled = len(b.in.bytes()) > 0
+	begin()
 	s.mu.Unlock()
 	b.conn.handle((*serverSide)(b))
 	s.loop.post((*serverSide)(b))
@@ -297,6 +299,9 @@ func (s *session) signals() error {
 	case s.closing && (s.backend == nil || s.flow.isSafePoint()):
 		return errClosing
 	case s.lost || s.backend == nil:
+		return errBackendLost
+	case s.cameShort():
+		s.again.failed = true
 		return errBackendLost
 	}
 	return nil

@@ -131,6 +131,7 @@ func (f *flow) push(o op) bool {
 	switch o.kind {
 	case opSync, opQuery, opFunctionCall:
 		f.unsynced, f.unsent = 0, 0
+	case opCopyEnd: // alone it opens no batch
 	default:
 		f.unsynced++
 		f.unsent |= o.cls
@@ -178,17 +179,18 @@ func (f *flow) count(o *op, n int) {
 	}
 }
 
-// copyEnd records CopyDone or CopyFail of the client.
-func (f *flow) copyEnd() {
+// copyEnd records CopyDone or CopyFail of the client; true if as an op, which takes no answer.
+func (f *flow) copyEnd(at int) bool {
 	f.endSent = f.endSent || !f.copying
 	f.copying = false
 	if f.copyIn {
 		f.copyIn = false
-		return
+		return false
 	}
-	if o := f.current(); o != nil && o.kind != opQuery {
-		f.push(op{kind: opCopyEnd})
+	if f.current() == nil || f.ops[len(f.ops)-1].kind == opQuery {
+		return false // a Query takes data itself
 	}
+	return f.push(op{kind: opCopyEnd, start: at})
 }
 
 // expected is the transaction status behind all that was sent, if it succeeds.
@@ -209,6 +211,9 @@ func (f *flow) current() *op {
 	}
 	return &f.ops[f.head]
 }
+
+// awaitsClient tells that the server has answered all that it was sent, or takes data of COPY.
+func (f *flow) awaitsClient() bool { return f.current() == nil || f.copying }
 
 // isSettled tells that every finished batch was answered: the transaction status is that of the
 // client's present.
@@ -308,6 +313,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		pgwire.SrvParameterDescription:
 	case pgwire.SrvRowDescription, pgwire.SrvNoData:
 		if o.kind == opDescribe {
+			a.keep = o.asQuery && !hide // a Query that fails with RETURNING has none
 			a.done = f.pop()
 		}
 	default:
@@ -368,6 +374,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	}
 	hide := o.internal && !o.showEnd
 	f.pop()
+	f.current() // what was no end of a copy is answered, too
 	f.status, f.live = st, st
 	f.errored, f.responded, f.finished = false, false, 0
 	f.answered, f.asQuery, f.copying = 0, false, false
@@ -420,7 +427,9 @@ func (f *flow) enterCopyIn() {
 		}
 		f.ops[kept] = o
 		kept++
-		f.unsynced++
+		if o.kind != opCopyEnd {
+			f.unsynced++
+		}
 		if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
 			f.unsynced = 0
 		}

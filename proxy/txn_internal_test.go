@@ -177,7 +177,7 @@ func TestFlowCopyInIgnoresSync(t *testing.T) {
 		f.push(op{kind: k})
 	}
 	feed(t, &f, "12G") // the Sync that was sent with Execute is ignored
-	f.copyEnd()
+	f.copyEnd(0)
 	f.push(op{kind: opSync})
 	feed(t, &f, "CZI")
 	if !f.isSafePoint() {

@@ -19,7 +19,10 @@ type Line struct {
 	// toServer and toClient are asked before each message is passed on; false cuts the
 	// connection there and then.
 	toServer, toClient func(typ byte, body []byte) bool
-	work               sync.WaitGroup
+	// insideTyp and insideAt name the message to the client that is cut inside, and where; once.
+	insideTyp byte
+	insideAt  int
+	work      sync.WaitGroup
 }
 
 // NewLine listens on a free port; it is closed when the test ends.
@@ -63,6 +66,25 @@ func (l *Line) Watch(toServer, toClient func(typ byte, body []byte) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.toServer, l.toClient = toServer, toClient
+}
+
+// CutInside ends the connection once n bytes of the next message of that type to the client have
+// passed. What has passed arrives.
+func (l *Line) CutInside(typ byte, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.insideTyp, l.insideAt = typ, n
+}
+
+// isInside tells that the message is the one to be cut inside.
+func (l *Line) isInside(typ byte) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.insideAt == 0 || l.insideTyp != typ {
+		return false
+	}
+	l.insideTyp = 0
+	return true
 }
 
 func (l *Line) runAccept() {
@@ -127,7 +149,12 @@ func (l *Line) runCopy(from, to net.Conn, toServer bool) {
 			}
 			return
 		}
-		if _, err := to.Write(pgwire.AppendMessage(nil, typ, body)); err != nil {
+		msg := pgwire.AppendMessage(nil, typ, body)
+		if !toServer && l.isInside(typ) {
+			_, _ = to.Write(msg[:l.insideAt])
+			return
+		}
+		if _, err := to.Write(msg); err != nil {
 			return
 		}
 	}
