@@ -98,6 +98,10 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 		n = min(b.passing, len(w.data)-w.pos)
 		b.passing -= n
 	}
+	if b.keep && !b.giveKept(s, w) { // CommandComplete behind a RowDescription without rows
+		s.again.failed = true
+		return n, errBackendLost
+	}
 	if !hide {
 		if b.kept > 0 && isAsync(b.typ) {
 			b.showBefore(s, w, n)

@@ -95,9 +95,10 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		o := op{kind: opDescribe, start: at}
 		if typ == pgwire.CliClose {
 			o.kind = opClose
-			if kind == 'S' {
+			switch kind {
+			case 'S':
 				o.name = string(name)
-			} else {
+			case 'P':
 				delete(s.portals, string(name))
 			}
 		}
@@ -135,6 +136,9 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		}
 		p = s.classify(sql)
 		s.resolveExecute(&p)
+		if p.cls.has(clsDML) && pgwire.HasParameter(sql, s.conf) {
+			p.cls &^= clsDML // as a Query it fails; in the extended protocol it has another error
+		}
 	}
 	s.noteUnnamed()
 	s.unnamedQ = nil // the server drops the unnamed statement too

@@ -308,6 +308,8 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		pgwire.SrvParameterDescription:
 	case pgwire.SrvRowDescription, pgwire.SrvNoData:
 		if o.kind == opDescribe {
+			// A Query has no RowDescription where the statement fails.
+			a.keep = o.asQuery && typ == pgwire.SrvRowDescription
 			a.done = f.pop()
 		}
 	default:
