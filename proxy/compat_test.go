@@ -195,12 +195,25 @@ var compatScripts = []script{
 		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "d", "SELECT 2", nil)), ends: 1},
 		{send: pgwire.AppendSync(pgwire.AppendClose(nil, 'S', "d")), ends: 1},
 	}},
+	{name: "lies inside messages", steps: []scriptStep{
+		{send: lyingBind("\x00\x00\x7f\xff"), ends: 1},
+		{send: lyingBind("\x00\x00\x00\x00\x00\x01\x7f\xff\xff\xffx\x00\x00"), ends: 1},
+		{send: lyingBind("\x00\x00\x00\x00\x00\x01\xff\xff\xff\xfe\x00\x00"), ends: 1},
+		{send: pgwire.AppendMessage(nil, 'F', []byte("\x00\x00\x00\xb1\x00\x01\x00\x01\xff\xff")),
+			ends: 1}, q("SELECT 1"),
+	}},
 }
 
 // noSync is a batch that has no end yet.
 func noSync(sqls ...string) []byte {
 	out := extended(sqls...)
 	return out[:len(out)-len(pgwire.AppendSync(nil))]
+}
+
+// lyingBind binds with a body whose counts and lengths do not fit.
+func lyingBind(body string) []byte {
+	out := pgwire.AppendParse(nil, "", "SELECT 1", nil)
+	return pgwire.AppendSync(pgwire.AppendMessage(out, 'B', []byte(body)))
 }
 
 func describedBehind(sqls ...string) []byte {
