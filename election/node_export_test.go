@@ -28,6 +28,12 @@ func (d *Disk) Hang() (goOn func()) {
 	return d.disk.mu.Unlock
 }
 
+// Vanish ends the node's goroutines as a kill would: nothing is released. Close is still due.
+func (n *Node) Vanish() {
+	n.cancel()
+	n.work.Wait()
+}
+
 // IsSilent tells whether the node's Raft takes part.
 func (n *Node) IsSilent() bool { return n.store.isSilent() }
 

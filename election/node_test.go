@@ -259,7 +259,8 @@ func TestUnreachableLesseeCostsItsPromise(t *testing.T) {
 	leader := waitLeader(t, g)
 	for _, m := range g.Nodes {
 		if m.Name != leader {
-			g.Stop(m.Name) // without a release
+			g.Running[m.Name].Vanish() // without a release
+			g.Stop(m.Name)
 			break
 		}
 	}

@@ -107,12 +107,13 @@ func ParseExecute(b []byte) (portal []byte, maxRows uint32, err error) {
 	return portal, maxRows, r.err("Execute")
 }
 
-// ParseTarget reads a Describe or Close: 'S' and a statement's name, or 'P' and a portal's.
+// ParseTarget reads a Describe or Close: 'S' and a statement's name, or 'P' and a portal's. Another
+// kind is no violation of the framing: the server answers it with an error, and the session goes on.
 func ParseTarget(b []byte) (kind byte, name []byte, err error) {
 	r := body{b: b}
 	k := r.bytes(1)
 	name = r.cstring()
-	if r.bad || k[0] != 'S' && k[0] != 'P' {
+	if r.bad {
 		return 0, nil, protocolError("malformed Describe or Close message")
 	}
 	return k[0], name, nil

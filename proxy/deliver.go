@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -208,6 +209,9 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	hide = a.hide
 	switch typ {
 	case pgwire.SrvParameterStatus:
+		if len(s.params.list) > paramsMax {
+			return n, true, errTooManyParams
+		}
 		hide = b.reported(s, body) || hide
 	case pgwire.SrvNotice:
 		hide = size == n && isFarewell(body)
@@ -287,6 +291,12 @@ func (b *backend) showBefore(s *session, w *window, n int) {
 	w.pos += n
 	copy(w.data[w.pos-len(kept):w.pos], kept)
 }
+
+// paramsMax bounds the parameters that a server may report; PostgreSQL has about 15. A server that
+// reports more is given up as one that is lost.
+const paramsMax = 1000
+
+var errTooManyParams = errors.New("server reports too many parameters")
 
 // reported notes a ParameterStatus; true hides one that the client knows already.
 func (b *backend) reported(s *session, body []byte) bool {

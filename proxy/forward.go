@@ -121,6 +121,11 @@ func (s *session) step(now int64) step {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
 	}
+	if s.flow.isFull() {
+		s.serverFull.Store(true) // the server's next answers go on with it
+		s.mu.Unlock()
+		return stepWait
+	}
 	n, act, before, err := s.inspectInbox()
 	s.mu.Unlock()
 	if werr := s.send(b, n, before); werr != nil {
@@ -283,6 +288,10 @@ func (s *session) forward(ctx context.Context) error {
 			return nil
 		}
 		return s.awaitBackend(ctx, func() bool { return !s.endHeld })
+	}
+	if s.flow.isFull() {
+		s.mu.Unlock()
+		return s.awaitBackend(ctx, func() bool { return !s.flow.isFull() })
 	}
 	if s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch) {
 		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
@@ -451,6 +460,9 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 	typ, n, err := pgwire.Header(p)
 	if err != nil {
 		return 0, forwardIt, fatalProtocol(err)
+	}
+	if !isClientMessage(typ) {
+		return 0, forwardIt, fatalProtocol(errClientMessage(typ)) // the rest is not waited for
 	}
 	size = pgwire.HeaderLen + n
 	s.in.want = 0

@@ -95,10 +95,11 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 		o := op{kind: opDescribe, start: at}
 		if typ == pgwire.CliClose {
 			o.kind = opClose
-			if kind == 'S' {
-				o.name = string(name)
-			} else {
-				delete(s.portals, string(name))
+			switch kind {
+			case 'S':
+				o.name = serverName(name)
+			case 'P':
+				delete(s.portals, serverName(name))
 			}
 		}
 		s.push(o)
@@ -122,10 +123,25 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 	case pgwire.CliTerminate:
 		return forwardStop, nil
 	default:
-		return forwardIt, pgwire.NewError(pgwire.CodeProtocolViolation,
-			fmt.Sprintf("invalid frontend message type %d", typ))
+		return forwardIt, errClientMessage(typ)
 	}
 	return forwardIt, nil
+}
+
+// isClientMessage tells of the types that a client may send once it has logged in.
+func isClientMessage(typ byte) bool {
+	switch typ {
+	case pgwire.CliQuery, pgwire.CliParse, pgwire.CliBind, pgwire.CliExecute, pgwire.CliDescribe,
+		pgwire.CliClose, pgwire.CliSync, pgwire.CliFlush, pgwire.CliFunctionCall,
+		pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail, pgwire.CliTerminate:
+		return true
+	}
+	return false
+}
+
+func errClientMessage(typ byte) error {
+	return pgwire.NewError(pgwire.CodeProtocolViolation,
+		fmt.Sprintf("invalid frontend message type %d", typ))
 }
 
 func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, error) {
@@ -137,6 +153,9 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		}
 		p = s.classify(sql)
 		s.resolveExecute(&p)
+		if p.cls.has(clsDML) && pgwire.HasParameter(sql, s.conf) {
+			p.cls &^= clsDML // as a Query it fails; in the extended protocol it has another error
+		}
 	}
 	s.noteUnnamed()
 	s.unnamedQ = nil // the server drops the unnamed statement too
@@ -207,7 +226,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 			return pgwire.NewError(pgwire.CodeProtocolViolation, "name of a statement is too long")
 		}
 		if len(name) > 0 {
-			o.name, o.stmt = string(name), &prepared{parsed: opaque, lost: true}
+			o.name, o.stmt = serverName(name), &prepared{parsed: opaque, lost: true}
 		} else {
 			s.noteUnnamed()
 			s.unnamed, s.unnamedQ = opaque, nil
@@ -219,6 +238,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	if err != nil {
 		return err
 	}
+	name = name[:min(len(name), serverNameBytes)]
 	p = s.classify(sql)
 	s.resolveExecute(&p)
 	if hasUserType(oids) {
@@ -253,11 +273,18 @@ func hasUserType(oids []uint32) bool {
 // anything.
 const portalsMax = 1000
 
+// portalName is the name that the server knows a portal by: it keeps 63 bytes (portalmem.c,
+// MAX_PORTALNAME_LEN), so that two longer names may mean the same portal.
+func serverName(name []byte) string { return string(name[:min(len(name), serverNameBytes)]) }
+
+const serverNameBytes = 63
+
 func (s *session) inspectBind(body []byte, at int) error {
 	portal, stmt, err := pgwire.ParseBindNames(body)
 	if err != nil {
 		return err
 	}
+	stmt = stmt[:min(len(stmt), serverNameBytes)]
 	if s.flow.lostParse {
 		s.flow.lostParse = false
 		s.unnamed, s.unnamedQ = opaque, nil
@@ -276,7 +303,7 @@ func (s *session) inspectBind(body []byte, at int) error {
 		if s.portals == nil || s.flow.isSafePoint() || len(s.portals) >= portalsMax {
 			s.portals = make(map[string]parsed)
 		}
-		s.portals[string(portal)] = p
+		s.portals[serverName(portal)] = p
 	}
 	s.push(op{kind: opBind, start: at})
 	return nil
@@ -290,7 +317,7 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 	p := s.portal
 	if len(portal) > 0 {
 		var ok bool
-		if p, ok = s.portals[string(portal)]; !ok {
+		if p, ok = s.portals[serverName(portal)]; !ok {
 			p = opaque // a cursor, perhaps
 		}
 	}
