@@ -267,7 +267,6 @@ func TestVoterThatLostItsDiskEndorsesNothingOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &testVoter{fsm: newFSM(), path: filepath.Join(t.TempDir(), "endorsed.json")}
 		v.restart(t)
-		start := time.Now()
 		old := v.begin("a")
 		if err := v.admit(t.Context(), old+1); err != nil { // which is not in its log yet
 			t.Fatal(err)
@@ -277,7 +276,7 @@ func TestVoterThatLostItsDiskEndorsesNothingOld(t *testing.T) {
 			t.Errorf("an endorsement below the floor: %v", err)
 		}
 		v.restart(t)
-		start = time.Now()
+		start := time.Now()
 		if err = v.endorseFor(t, old, time.Minute); err == nil {
 			t.Error("an endorsement below the floor, after another start")
 		}
