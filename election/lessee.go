@@ -70,6 +70,7 @@ type lessee struct {
 	flying      map[string]int // renewals that are not answered yet, by voter
 	// leaves is set before the end of a process that goes in order.
 	leaves atomic.Bool
+	ended  atomic.Bool // run has returned
 
 	work sync.WaitGroup
 }
@@ -128,6 +129,7 @@ func (l *lessee) state() (uint64, <-chan struct{}) {
 
 // run renews until ctx ends, and waits for its goroutines.
 func (l *lessee) run(ctx context.Context) {
+	defer l.ended.Store(true)
 	defer l.work.Wait()
 	t := time.NewTicker(l.timing.Interval)
 	defer t.Stop()

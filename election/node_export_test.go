@@ -28,10 +28,13 @@ func (d *Disk) Hang() (goOn func()) {
 	return d.disk.mu.Unlock
 }
 
-// Vanish ends the node's goroutines as a kill would: nothing is released. Close is still due.
+// Vanish ends the node's lease as a kill would: nothing is renewed or released any more. Close is
+// still due.
 func (n *Node) Vanish() {
 	n.cancel()
-	n.work.Wait()
+	for !n.lessee.ended.Load() {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // IsSilent tells whether the node's Raft takes part.
