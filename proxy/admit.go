@@ -17,7 +17,7 @@ const loginMessageMax = 10000
 // True tells that a session was made of it, which will call clientDone.
 func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
 	_ = conn.SetDeadline(until)
-	stop := context.AfterFunc(p.doors, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	stop := p.endWithDoors(conn)
 	defer stop()
 	d := newDoor(p, conn, conn.RemoteAddr())
 	st, kind, err := d.startup(ctx)

@@ -161,7 +161,8 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 	return p
 }
 
-// hidesExecute tells of an EXPLAIN, or what makes a temporary table, that may run what was prepared.
+// hidesExecute tells of an EXPLAIN, or what makes a temporary table, that may run what was
+// prepared.
 func hidesExecute(s *pgwire.Statement, sql []byte, c class) bool {
 	return (s.Kind == pgwire.KindExplain || s.Kind == pgwire.KindUtility && c.has(clsTemp)) &&
 		bytes.Contains(bytes.ToLower(sql[s.Start:s.End]), []byte("execute"))

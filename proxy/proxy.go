@@ -242,6 +242,11 @@ func (p *Proxy) runClient(conn *sock, until time.Time) {
 	}
 }
 
+// endWithDoors ends a client that is no session yet when Close begins, until stop is called.
+func (p *Proxy) endWithDoors(conn *sock) (stop func() bool) {
+	return context.AfterFunc(p.doors, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+}
+
 // clientDone accounts for the end of a client's connection.
 func (p *Proxy) clientDone() {
 	p.conns.Add(-1)
