@@ -78,6 +78,21 @@ func TestReplayThatNeverBegins(t *testing.T) {
 	}
 }
 
+// TestCompletionBeforeAHeldEnd: the end of a Query whose commit was guarded waits for the session's
+// settings, and the server is lost. The client gets the completion and then the end.
+func TestCompletionBeforeAHeldEnd(t *testing.T) {
+	r := newRig(t, nil)
+	w := hijack(t, r.connect(""))
+	w.play([]scriptStep{q("PREPARE s AS SELECT 1")})
+	r.line.Watch(func(_ byte, body []byte) bool {
+		return !strings.Contains(string(body), "pg_listening_channels")
+	}, nil)
+	got := w.play([]scriptStep{q("EXECUTE s")})
+	if len(got) != 4 || got[2] != `C "SELECT 1\x00"` || got[3] != `Z "I"` {
+		t.Fatalf("got %q", got)
+	}
+}
+
 // TestQueriesThatAreGuardedLookTheSame compares what a client of the server sees with what a client
 // of the proxy sees.
 func TestQueriesThatAreGuardedLookTheSame(t *testing.T) {
