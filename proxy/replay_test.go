@@ -50,8 +50,8 @@ func TestReplayInsideAMessage(t *testing.T) {
 	}
 }
 
-// TestReplayThatNeverBegins: the next primary is lost while the session is made what it was when its
-// unit began, and there is no other for longer than it may wait.
+// TestReplayThatNeverBegins: the next primary is lost while the session is made what it was when
+// its unit began, and there is no other for longer than it may wait.
 func TestReplayThatNeverBegins(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = time.Second })
 	w := hijack(t, r.connect(""))
@@ -128,7 +128,8 @@ const guardedSchema = `CREATE SCHEMA s; SET search_path = s;
 CREATE TABLE t (a int PRIMARY KEY, b text);
 CREATE TABLE noisy (a int); CREATE TABLE late (a int); CREATE TABLE ruled (a int);
 CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS
-$$BEGIN RAISE NOTICE 'a is %', NEW.a; IF NEW.a < 0 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END$$;
+$$BEGIN RAISE NOTICE 'a is %', NEW.a; IF NEW.a < 0 THEN RAISE EXCEPTION 'no'; END IF;
+RETURN NEW; END$$;
 CREATE TRIGGER n BEFORE INSERT ON noisy FOR EACH ROW EXECUTE FUNCTION say();
 CREATE CONSTRAINT TRIGGER l AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED
 FOR EACH ROW EXECUTE FUNCTION say();
@@ -151,7 +152,7 @@ var guardedQueries = []string{
 	"INSERT INTO noisy VALUES (2) RETURNING a",
 }
 
-// TestCopyLooksTheSame compares conversations with COPY as TestQueriesThatAreGuardedLookTheSame does.
+// TestCopyLooksTheSame compares conversations with COPY in the same way.
 func TestCopyLooksTheSame(t *testing.T) {
 	r := newRig(t, nil)
 	owner := r.connect("")
@@ -180,12 +181,9 @@ func TestCopyLooksTheSame(t *testing.T) {
 		"copy fails": {
 			{send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},
 			{send: pgwire.AppendMessage(nil, 'f', []byte("no\x00")), ends: 1},
-			q("SELECT * FROM t"), q("COPY t FROM STDIN; SELECT 1"),
+			q("SELECT * FROM t"),
 		},
 	} {
-		if name == "copy fails" {
-			steps = steps[:3]
-		}
 		var seen [2][]string
 		for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
 			exec(t, owner, "TRUNCATE t")
