@@ -109,7 +109,7 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 			return n, errBackendLost
 		}
 	}
-	if hide && b.keep && !b.giveKept(s, w) {
+	if hide && (b.keep || b.over) && !b.giveKept(s, w) {
 		s.again.failed = true
 		return n, errBackendLost
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -175,8 +176,9 @@ func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
 func TestCutAnywhere(t *testing.T) {
 	s := newStage(t, nil)
 	cells := 0
-	for i := range scripts {
-		sc := &scripts[i]
+	all := slices.Concat(scripts, cutScripts)
+	for i := range all {
+		sc := &all[i]
 		if *onlyScript != "" && *onlyScript != sc.name {
 			continue
 		}

@@ -1,10 +1,6 @@
 package proxy_test
 
-import (
-	"strings"
-
-	"holdfast/pgwire"
-)
+import "holdfast/pgwire"
 
 // script is a conversation of a client: what it sends, and how many ReadyForQuery, or messages of a
 // type, it waits for before it goes on.
@@ -147,69 +143,6 @@ var scripts = []script{
 		{send: append(extended("BEGIN", "INSERT INTO t VALUES (1, 'a')"),
 			append(extended("SELECT 1/0", "SELECT 2"), extended("ROLLBACK")...)...), ends: 3},
 	}},
-	{name: "copy behind a batch", steps: []scriptStep{
-		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"),
-			pgwire.AppendQuery(nil, "COPY t FROM STDIN")...), copyData("2\ta")...), ends: 2},
-		q("SELECT * FROM t"), q("INSERT INTO t VALUES (3, 'x')"), q("SELECT * FROM t"),
-	}, allow: "08007"},
-	{name: "stray end of a copy", steps: []scriptStep{
-		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"), copyData()...),
-			extended("UPDATE t SET b = b || 'x'")...), ends: 2},
-		q("SELECT * FROM t"),
-	}},
-	{name: "copy in, extended", steps: []scriptStep{
-		q("BEGIN"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
-		{send: pgwire.AppendSync(copyData("1\ta", "2\tb", "3\tc")), ends: 1},
-		q("SELECT count(*) FROM t"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
-		{send: pgwire.AppendSync(pgwire.AppendMessage(nil, 'f', []byte("no\x00"))), ends: 1},
-		q("SELECT 1"), q("ROLLBACK"),
-	}},
-	{name: "two copies pipelined", steps: []scriptStep{
-		q("BEGIN"), {send: append(append(append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
-			copyData("1\ta")...), pgwire.AppendQuery(nil, "COPY t FROM STDIN")...),
-			copyData("2\tb")...), ends: 2},
-		q("SELECT count(*) FROM t"), q("COMMIT"),
-	}},
-	{name: "large messages", steps: []scriptStep{
-		q("BEGIN"), q("INSERT INTO t VALUES (1, '" + strings.Repeat("l", 1500000) + "')"),
-		{send: extended("INSERT INTO t VALUES (2, '" + strings.Repeat("e", 1500000) + "')"), ends: 1},
-		q("SELECT a, length(b) FROM t"), q("COMMIT"),
-	}, allow: "40001"},
-	{name: "query in a batch", steps: []scriptStep{
-		{send: append(append(noSync(extended("INSERT INTO t VALUES (1, 'a')")),
-			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
-			pgwire.AppendSync(nil)...), ends: 2},
-		flushed("SELECT 1"), q("INSERT INTO t VALUES (3, 'b')"), q("SELECT * FROM t"),
-	}, allow: "08007"},
-	{name: "error before the Sync", steps: []scriptStep{
-		q("BEGIN"), x("SELECT 1"),
-		{send: pgwire.AppendFlush(noSync(extended("SELECT 1/0"))), typ: 'E'},
-		{send: extended("SELECT 2"), ends: 1}, x("ROLLBACK"),
-		{send: pgwire.AppendFlush(noSync(extended("SELECT 1/0"))), typ: 'E'},
-		{send: extended("INSERT INTO t VALUES (1, 'a')"), ends: 1}, x("SELECT 1"),
-	}},
-	{name: "many pipelined writes", steps: []scriptStep{
-		{send: append(append(append(extended("INSERT INTO t VALUES (1, 'a')"),
-			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
-			extended("BEGIN", "INSERT INTO t VALUES (3, 'c')")...),
-			append(pgwire.AppendQuery(nil, "COMMIT"), extended("INSERT INTO t VALUES (1, 'a')",
-				"SELECT 1")...)...), ends: 5},
-		q("SELECT * FROM t"),
-	}},
-	{name: "parsed, run later", steps: []scriptStep{
-		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "", "INSERT INTO t VALUES ($1, 'p')",
-			[]uint32{23})), ends: 1},
-		{send: bindRun("", "1"), ends: 1}, {send: bindRun("", "2"), ends: 1},
-		q("INSERT INTO t VALUES (3, 'q')"), {send: bindRun("", "4"), ends: 1}, q("SELECT * FROM t"),
-	}},
-	{name: "empty queries", steps: []scriptStep{
-		q("", ";"), x(""), q("BEGIN"), q("", "INSERT INTO t VALUES (1, 'a')"), x("", "SELECT 1"),
-		q("COMMIT"),
-	}},
-	{name: "strings of statements", steps: []scriptStep{
-		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
-		q("COMMIT"),
-	}, allow: "08007"},
 }
 
 // bindRun runs a prepared statement with text parameters.

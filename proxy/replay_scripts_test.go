@@ -1,0 +1,70 @@
+package proxy_test
+
+import "holdfast/pgwire"
+
+// cutScripts are conversations for TestCutAnywhere alone: what few clients do, and the protocol
+// allows.
+var cutScripts = []script{
+	{name: "copy behind a batch", steps: []scriptStep{
+		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"),
+			pgwire.AppendQuery(nil, "COPY t FROM STDIN")...), copyData("2\ta")...), ends: 2},
+		q("SELECT * FROM t"), q("INSERT INTO t VALUES (3, 'x')"), q("SELECT * FROM t"),
+	}, allow: "08007"},
+	{name: "stray end of a copy", steps: []scriptStep{
+		{send: append(append(extended("INSERT INTO t VALUES (1, 'a')"), copyData()...),
+			extended("UPDATE t SET b = b || 'x'")...), ends: 2},
+		q("SELECT * FROM t"),
+	}},
+	{name: "copy in, extended", steps: []scriptStep{
+		q("BEGIN"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
+		{send: pgwire.AppendSync(copyData("1\ta", "2\tb", "3\tc")), ends: 1},
+		q("SELECT count(*) FROM t"), {send: extended("COPY t FROM STDIN"), typ: 'G'},
+		{send: pgwire.AppendSync(pgwire.AppendMessage(nil, 'f', []byte("no\x00"))), ends: 1},
+		q("SELECT 1"), q("ROLLBACK"),
+	}},
+	{name: "two copies pipelined", steps: []scriptStep{
+		q("BEGIN"), {send: append(append(append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
+			copyData("1\ta")...), pgwire.AppendQuery(nil, "COPY t FROM STDIN")...),
+			copyData("2\tb")...), ends: 2},
+		q("SELECT count(*) FROM t"), q("COMMIT"),
+	}},
+	{name: "wide rows of a write", steps: []scriptStep{
+		q("INSERT INTO t SELECT i, repeat('x', 30000) FROM generate_series(1, 3) AS i RETURNING *"),
+		q("INSERT INTO t VALUES (1, 'twice') RETURNING *"), q("DELETE FROM t WHERE false RETURNING a"),
+	}, allow: "08007"}, // what has changed nothing has no transaction id
+	{name: "query in a batch", steps: []scriptStep{
+		{send: append(append(noSync(extended("INSERT INTO t VALUES (1, 'a')")),
+			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
+			pgwire.AppendSync(nil)...), ends: 2},
+		flushed("SELECT 1"), q("INSERT INTO t VALUES (3, 'b')"), q("SELECT * FROM t"),
+	}, allow: "08007"},
+	{name: "error before the Sync", steps: []scriptStep{
+		q("BEGIN"), x("SELECT 1"),
+		{send: pgwire.AppendFlush(noSync(extended("SELECT 1/0"))), typ: 'E'},
+		{send: extended("SELECT 2"), ends: 1}, x("ROLLBACK"),
+		{send: pgwire.AppendFlush(noSync(extended("SELECT 1/0"))), typ: 'E'},
+		{send: extended("INSERT INTO t VALUES (1, 'a')"), ends: 1}, x("SELECT 1"),
+	}},
+	{name: "many pipelined writes", steps: []scriptStep{
+		{send: append(append(append(extended("INSERT INTO t VALUES (1, 'a')"),
+			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
+			extended("BEGIN", "INSERT INTO t VALUES (3, 'c')")...),
+			append(pgwire.AppendQuery(nil, "COMMIT"), extended("INSERT INTO t VALUES (1, 'a')",
+				"SELECT 1")...)...), ends: 5},
+		q("SELECT * FROM t"),
+	}},
+	{name: "parsed, run later", steps: []scriptStep{
+		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "", "INSERT INTO t VALUES ($1, 'p')",
+			[]uint32{23})), ends: 1},
+		{send: bindRun("", "1"), ends: 1}, {send: bindRun("", "2"), ends: 1},
+		q("INSERT INTO t VALUES (3, 'q')"), {send: bindRun("", "4"), ends: 1}, q("SELECT * FROM t"),
+	}},
+	{name: "empty queries", steps: []scriptStep{
+		q("", ";"), x(""), q("BEGIN"), q("", "INSERT INTO t VALUES (1, 'a')"), x("", "SELECT 1"),
+		q("COMMIT"),
+	}},
+	{name: "strings of statements", steps: []scriptStep{
+		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
+		q("COMMIT"),
+	}, allow: "08007"},
+}
