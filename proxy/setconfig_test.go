@@ -1,0 +1,33 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestSetConfigInFlight cuts the connection at every message of a client that sets by set_config
+// what others set by SET, as row policies and PostgREST want it: it sees no error, not even at the
+// COMMIT of a transaction that has only read (DESIGN.md I20).
+func TestSetConfigInFlight(t *testing.T) {
+	sc := &script{name: "set_config", steps: []scriptStep{
+		q("SELECT set_config('app.me', 'one', false)"), q("SHOW app.me"),
+		x("SELECT set_config('app.me', 'two', false)"), x("SHOW app.me"),
+		q("BEGIN"), q("SELECT set_config('app.me', 'three', true)"), q("SELECT count(*) FROM t"),
+		q("SHOW app.me"), q("COMMIT"), q("SHOW app.me"),
+		x("BEGIN"), x("SELECT set_config('app.me', 'four', false)"), x("SELECT count(*) FROM t"),
+		x("COMMIT"), x("SHOW app.me"),
+	}}
+	s := newStage(t, nil)
+	for _, toward := range []bool{true, false} {
+		want := s.run(sc, faultCut, -1, toward)
+		if strings.Contains(strings.Join(want.seen, " "), "gone") {
+			t.Fatalf("%s", want.seen)
+		}
+		for at := range want.sent {
+			got := s.run(sc, faultCut, at, toward)
+			if diff := sc.judge(want, got); got.hit && diff != "" {
+				t.Errorf("cut at %d of %d, to the server %v: %s", at, want.sent, toward, diff)
+			}
+		}
+	}
+}
