@@ -161,7 +161,7 @@ func (w *goWork) pgxRound(ctx context.Context, pool *pgxpool.Pool, n int, reset 
 	if n%7 == 0 {
 		w.me = fmt.Sprintf("me-%d", n)
 		run("reset", reset)
-		run("set", "SELECT set_config('app.me', $1, false)", w.me)
+		run("set", fmt.Sprintf("SET app.me = '%s'", w.me))
 	}
 }
 
@@ -194,9 +194,9 @@ func workLibpq(ctx context.Context, d *driverRun) (driverReport, error) {
 			w.do("close", ins.Close)
 			w.do("reset", func() error { _, err := db.ExecContext(ctx, "DISCARD ALL"); return err })
 			w.do("prepare", func() (err error) { ins, err = db.PrepareContext(ctx, insert); return })
-			w.want("set", w.me, func(to any) error {
-				return db.QueryRowContext(ctx, "SELECT set_config('app.me', $1, false)",
-					w.me).Scan(to)
+			w.do("set", func() error {
+				_, err := db.ExecContext(ctx, fmt.Sprintf("SET app.me = '%s'", w.me))
+				return err
 			})
 		}
 	})
@@ -316,7 +316,10 @@ func workPsql(ctx context.Context, d *driverRun) (driverReport, error) {
 		}
 		report.Rounds = n
 	}
-	err = errors.Join(err, in.Close(), cmd.Wait())
+	_ = in.Close() // it may be closed already
+	if err = errors.Join(err, cmd.Wait()); err != nil {
+		return report, fmt.Errorf("%w\n%s", err, said.String())
+	}
 	for line := range strings.Lines(said.String()) {
 		if !strings.HasPrefix(line, "NOTICE") && !strings.HasPrefix(line, "LOCATION") {
 			report.Errors = append(report.Errors, driverError{"psql", "", line})

@@ -5,10 +5,11 @@ import (
 	"testing"
 )
 
-// TestSetConfigInFlight cuts the connection at every message of a client that sets by set_config
-// what others set by SET, as row policies and PostgREST want it: it sees no error, not even at the
-// COMMIT of a transaction that has only read (DESIGN.md I20).
-func TestSetConfigInFlight(t *testing.T) {
+// TestKnownSettersInFlight cuts the connection at every message of a client that sets by set_config
+// what others set by SET, as row policies and PostgREST want it, or runs EXECUTE: it sees no error,
+// not even at the COMMIT of a transaction that has only read, nor where the server could not be
+// asked what was set (DESIGN.md I16, I20).
+func TestKnownSettersInFlight(t *testing.T) {
 	sc := &script{name: "set_config", steps: []scriptStep{
 		q("SELECT set_config('app.me', 'one', false)"), q("SHOW app.me"),
 		x("SELECT set_config('app.me', 'two', false)"), x("SHOW app.me"),
@@ -16,6 +17,8 @@ func TestSetConfigInFlight(t *testing.T) {
 		q("SHOW app.me"), q("COMMIT"), q("SHOW app.me"),
 		x("BEGIN"), x("SELECT set_config('app.me', 'four', false)"), x("SELECT count(*) FROM t"),
 		x("COMMIT"), x("SHOW app.me"),
+		q("PREPARE ins(int) AS INSERT INTO t VALUES ($1, 'p')"), q("EXECUTE ins(1)"),
+		q("BEGIN"), q("EXECUTE ins(2)"), q("COMMIT"), x("EXECUTE ins(3)"),
 	}}
 	s := newStage(t, nil)
 	for _, toward := range []bool{true, false} {

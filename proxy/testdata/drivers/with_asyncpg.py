@@ -10,7 +10,7 @@ t = Tally("asyncpg " + asyncpg.__version__)
 
 async def setup(conn):
     t.me = "me-%d" % t.rounds
-    await conn.execute("SELECT set_config('app.me', $1, false)", t.me)
+    await conn.execute("SET app.me = '%s'" % t.me)
 
 
 async def one(conn, n):

@@ -13,7 +13,7 @@ def run(sql, *args, **more):
 
 
 def begin():
-    run("SELECT set_config('app.me', %s, false)", t.me)
+    run("SET app.me = '%s'" % t.me)
 
 
 def transaction(n):
