@@ -123,7 +123,8 @@ CHANGES := 24
 drivers: ## common drivers under kills and switchovers (docs/drivers.md); pg comes from npm
 	@scripts/setup.sh drivers
 	$(NEED_ALL) HOLDFAST_DRIVERS=all $(GOTEST) ./proxy -run '^TestDrivers$$' -count 1 \
-	    -timeout 30m -v -drivers.changes=$(CHANGES) | grep -E '^ *(---|drivers_test|FAIL|ok)'
+	    -timeout 30m -v -drivers.changes=$(CHANGES) \
+	    | grep --line-buffered -E '^ *(---|drivers_test|FAIL|ok)'
 
 .PHONY: bench
 bench: setup-bench build ## micro-benchmarks, the relay beside its peers, time without a commit

@@ -60,13 +60,15 @@ type driver struct {
 	work    func(context.Context, *driverRun) (driverReport, error)
 	// isRequired fails where PostgreSQL is required: scripts/setup.sh installs it.
 	isRequired bool
+	// inProcess ones run with -short too, which the race detector does.
+	inProcess bool
 }
 
 var drivers = []driver{
-	{name: "pgx", missing: nothing, work: workPgx(pgxDefault), isRequired: true},
-	{name: "pgx simple", missing: nothing, work: workPgx(pgxSimple), isRequired: true},
-	{name: "lib/pq", missing: nothing, work: workLibpq, isRequired: true},
-	{name: "psql", missing: nothing, work: workPsql, isRequired: true},
+	{name: "pgx", missing: nothing, work: workPgx(pgxDefault), inProcess: true},
+	{name: "pgx simple", missing: nothing, work: workPgx(pgxSimple), inProcess: true},
+	{name: "lib/pq", missing: nothing, work: workLibpq, inProcess: true},
+	{name: "psql", missing: nothing, work: workPsql},
 	{name: "psycopg2", missing: python("psycopg2"), work: program(debianPython,
 		"with_psycopg2.py"), isRequired: true},
 	{name: "psycopg3", missing: python("psycopg"), work: program(debianPython,
@@ -89,6 +91,9 @@ const (
 func TestDrivers(t *testing.T) {
 	for i, d := range drivers {
 		t.Run(d.name, func(t *testing.T) {
+			if testing.Short() && !d.inProcess {
+				t.Skip("slow")
+			}
 			if why := d.missing(t); why != "" {
 				if wantsAllDrivers() || d.isRequired && os.Getenv("HOLDFAST_REQUIRE_POSTGRES") != "" {
 					t.Fatal(why)

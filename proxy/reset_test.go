@@ -20,6 +20,28 @@ func TestKnownSettersInFlight(t *testing.T) {
 		q("PREPARE ins(int) AS INSERT INTO t VALUES ($1, 'p')"), q("EXECUTE ins(1)"),
 		q("BEGIN"), q("EXECUTE ins(2)"), q("COMMIT"), x("EXECUTE ins(3)"),
 	}}
+	cutAtEach(t, sc)
+}
+
+// TestPoolResetInFlight does the same with what pools send between two users: asyncpg a string of
+// statements, others RESET ALL or DISCARD ALL.
+func TestPoolResetInFlight(t *testing.T) {
+	// A custom setting that was reset is empty in its backend, and not there in another one.
+	const me = "SELECT coalesce(current_setting('app.me', true), '')"
+	const asyncpg = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
+	cutAtEach(t, &script{name: "pool resets", steps: []scriptStep{
+		q("SET app.me = 'one'"), q("LISTEN a"), q("SELECT pg_advisory_lock(7)"), q(asyncpg),
+		q(me), q("SELECT pg_advisory_unlock(7)"),
+		q("SELECT count(*) FROM pg_listening_channels()"),
+		q("SET app.me = 'two'"), q("LISTEN a"), q("DISCARD ALL"),
+		q(me), q("SET app.me = 'three'"), q("RESET ALL"),
+		q(me),
+	}})
+}
+
+// cutAtEach has the conversation with a cut at each of its messages, in both directions.
+func cutAtEach(t *testing.T, sc *script) {
+	t.Helper()
 	s := newStage(t, nil)
 	for _, toward := range []bool{true, false} {
 		want := s.run(sc, faultCut, -1, toward)
