@@ -116,6 +116,16 @@ survives: setup ## docs/what-survives.md, from what a real server did: an hour, 
 	$(NEED_ALL) $(GOTEST) ./proxy -run '^TestWhatSurvives$$' -count 1 -timeout 10h \
 	    -survive.sample=$(SAMPLE) -survive.out=$(CURDIR)/docs/what-survives.md
 
+# How often the primary changes under each driver.
+CHANGES := 24
+
+.PHONY: drivers
+drivers: ## common drivers under kills and switchovers (docs/drivers.md); pg comes from npm
+	@scripts/setup.sh drivers
+	$(NEED_ALL) HOLDFAST_DRIVERS=all $(GOTEST) ./proxy -run '^TestDrivers$$' -count 1 \
+	    -timeout 30m -v -drivers.changes=$(CHANGES) \
+	    | grep --line-buffered -E '^ *(---|drivers_test|FAIL|ok)'
+
 .PHONY: bench
 bench: setup-bench build ## micro-benchmarks, the relay beside its peers, time without a commit
 	$(GOTEST) -run '^$$' -bench . -benchmem ./...

@@ -8,7 +8,8 @@ package pgwire
 // may have temporary ones must not ask. What EXECUTE runs is not in its text, so that it may
 // write. What FETCH and MOVE run is judged where the cursor is declared, and what COMMIT makes
 // last by the statements before it; one of LISTEN, NOTIFY or WITH HOLD makes COMMIT write, and is
-// never called harmless. conforming is standard_conforming_strings. Bytes beyond ASCII are
+// never called harmless. UNLISTEN is: it changes what its own server process listens to, and pools
+// send it between two users. conforming is standard_conforming_strings. Bytes beyond ASCII are
 // understood in constants and comments, if no character of the encoding ends in a quote or a
 // backslash.
 func ReadOnlyIf(dst Needs, sql []byte, conforming bool) (Needs, bool) {
@@ -33,7 +34,7 @@ func ReadOnlyIf(dst Needs, sql []byte, conforming bool) (Needs, bool) {
 // reads tells whether the statement only reads, by its kind and its words.
 func (s *needsScan) reads(st *Statement) bool {
 	switch st.Kind {
-	case KindListen, KindUnlisten:
+	case KindListen:
 		return false
 	case KindCommit, KindFetch:
 		return true

@@ -77,8 +77,11 @@ func newCatalogues(p *Proxy) *catalogues {
 // that the primary could not be asked now; ask again. What cannot be asked at all may write.
 func (p *Proxy) onlyReads(ctx context.Context, pr *Primary, database string, sqls []statement,
 ) (bool, error) {
-	var want catalogWant
+	want := catalogWant{namesSettings: true}
 	for i := range sqls {
+		if !namedSettings(sqls[i].text, sqls[i].conforming) {
+			want.namesSettings = false
+		}
 		if !want.statements(sqls[i].text, sqls[i].conforming) {
 			return false, nil
 		}

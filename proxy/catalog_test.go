@@ -29,6 +29,8 @@ CREATE FUNCTION lies_atomic() RETURNS int STABLE LANGUAGE sql BEGIN ATOMIC SELEC
 CREATE FUNCTION reads_atomic() RETURNS int STABLE LANGUAGE sql BEGIN ATOMIC SELECT 1; END;
 CREATE FUNCTION hides() RETURNS int STABLE LANGUAGE plpgsql AS
  $$DECLARE r int; BEGIN EXECUTE 'SELECT wri' || 'tes()' INTO r; RETURN r; END$$;
+CREATE FUNCTION sets_config() RETURNS text LANGUAGE sql
+ AS 'SELECT set_config(''a.c'', ''d'', false)';
 CREATE FUNCTION sets() RETURNS text LANGUAGE sql AS 'SET app.x = 1; SELECT ''x''';
 CREATE FUNCTION deep(n int) RETURNS int STABLE LANGUAGE plpgsql AS
  'BEGIN RETURN reads_stable(n); END';
@@ -130,6 +132,7 @@ func TestOnlyReads(t *testing.T) {
 		"SELECT * FROM no_such_table", "BEGIN; SELECT * FROM orders; COMMIT",
 		"SELECT extract(year FROM due), due AT TIME ZONE 'UTC', substring(status FROM 1) FROM orders",
 		"SELECT x.a FROM generate_series(1, 5) AS x(a)", "SELECT array_agg(id) FROM orders",
+		"SELECT set_config('a.b', 'c', false)", "SELECT pg_catalog.set_config('a.b', $1, true)",
 		"SELECT '{}'::jsonb -> 'a' ->> 'b', jsonb_build_object('a', id) FROM orders",
 	} {
 		if !onlyReads(t, r, sql) {
@@ -151,7 +154,11 @@ func TestOnlyReads(t *testing.T) {
 		"COPY v_calls TO STDOUT", "COPY (SELECT writes()) TO STDOUT", "COPY orders FROM STDIN",
 		"COPY orders TO '/tmp/x'", "COPY orders TO PROGRAM 'cat'", "EXPLAIN SELECT writes()",
 		"EXPLAIN ANALYZE INSERT INTO orders VALUES (1)", "DECLARE c CURSOR FOR SELECT writes()",
-		"DECLARE c CURSOR WITH HOLD FOR SELECT 1", "SELECT set_config('a.b', 'c', false)",
+		"DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+		"SELECT set_config('a.' || 'b', 'c', false)", "SELECT set_config($1, 'c', false)",
+		"SELECT set_config('a.b', 'c', false), set_config(status, 'c', false) FROM orders",
+		"SELECT set_config('standard_conforming_strings', 'off', false)", "SELECT sets_config()",
+		"SELECT set_config('a.b', sets_config(), false)", "SELECT set_config('a.b', writes(), false)",
 		"SELECT lo_creat(-1)", "SELECT pg_notify('a', 'b')",
 		"SELECT table_to_xml('v_calls', false, false, '')", "SELECT query_to_xml('a', true, true, '')",
 		"SELECT pg_terminate_backend(1)", "SELECT domain_in('1', 'logged'::regtype, -1)",

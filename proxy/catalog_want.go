@@ -10,6 +10,9 @@ import (
 type catalogWant struct {
 	needs pgwire.Needs
 	types []uint32 // types by their oid
+	// namesSettings tells that each set_config in a text of the client names its setting by a
+	// constant: what it sets is known, as that of SET is, and goes with the lost backend.
+	namesSettings bool
 }
 
 // firstUserOID is where the oids of what users have made begin (transam.h, FirstNormalObjectId).
@@ -35,6 +38,26 @@ func (w *catalogWant) statements(sql string, conforming bool) bool {
 		}
 	}
 	return true
+}
+
+// namedSettings tells whether all that a client's text sets by set_config is named in it, and does
+// not change how texts are read.
+func namedSettings(sql string, conforming bool) bool {
+	all := pgwire.Classify(nil, []byte(sql), conforming)
+	for i := range all {
+		if all[i].SetConfigOther ||
+			slices.Contains(all[i].SetConfigNames, "standard_conforming_strings") {
+			return false
+		}
+	}
+	return true
+}
+
+// callsSetConfig tells whether a function of that name is called.
+func (w *catalogWant) callsSetConfig() bool {
+	return slices.ContainsFunc(w.needs.Functions, func(n pgwire.Name) bool {
+		return n.Name == "set_config"
+	})
 }
 
 // expressions adds those of a text from the catalogue: a default, a policy, a constraint.
@@ -89,11 +112,14 @@ func decideCatalogue(want catalogWant, query catalogQuery) (bool, error) {
 		if len(rows) > catalogRowsMax {
 			return false, nil
 		}
-		want = catalogWant{}
+		want = catalogWant{namesSettings: want.namesSettings}
 		for _, row := range rows {
 			if !judgeRow(row, &want) {
 				return false, nil
 			}
+		}
+		if want.callsSetConfig() {
+			return false, nil // a body's: nobody would learn of it
 		}
 	}
 	return false, nil
@@ -172,7 +198,7 @@ func (f *catalogFunction) isHarmless(want *catalogWant) bool {
 	switch {
 	case f.isBuiltin:
 		if isVolatile {
-			return harmlessVolatile[f.name]
+			return harmlessVolatile[f.name] || f.name == "set_config" && want.namesSettings
 		}
 		return !runsQueries[f.name]
 	case f.kind == "p":

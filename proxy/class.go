@@ -104,6 +104,10 @@ type effect struct {
 	// names are settings that set_config names; other tells that it may be any.
 	names []string
 	other bool
+	// isKnown tells of what counts as clsState that all it may have set is what again does again,
+	// or nothing if that is empty. It is no matter then if the server could not be asked.
+	isKnown bool
+	again   string
 }
 
 // parsed is what is known about the text of a Query or Parse message. Effects is nil for nearly
@@ -132,6 +136,9 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 			e.at, e.conf = n, conforming
 			if s.Kind == pgwire.KindSelect && c.has(clsAdvisory) {
 				e.lock = pgwire.ParseAdvisory(sql[s.Start:s.End], conforming)
+			}
+			if s.Kind == pgwire.KindSelect && s.HasSetConfig {
+				e.knowSetConfig(sql[s.Start:s.End], conforming)
 			}
 			p.effects = append(p.effects, e)
 		}
@@ -166,6 +173,13 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 func hidesExecute(s *pgwire.Statement, sql []byte, c class) bool {
 	return (s.Kind == pgwire.KindExplain || s.Kind == pgwire.KindUtility && c.has(clsTemp)) &&
 		bytes.Contains(bytes.ToLower(sql[s.Start:s.End]), []byte("execute"))
+}
+
+// knowSetConfig reads what a SELECT of nothing but set_config sets, if that is in its text.
+func (e *effect) knowSetConfig(sql []byte, conforming bool) {
+	if calls := pgwire.ParseSetConfig(sql, conforming); calls != nil {
+		e.isKnown, e.again = calls.Local || calls.Text != "", calls.Text
+	}
 }
 
 // classOf classifies one statement.

@@ -249,7 +249,7 @@ func (h *holding) giveUp(ctx context.Context, why *pgwire.Error, reason string) 
 func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) error {
 	var out []byte
 	if l.endHeld {
-		out, l.endHeld = pgwire.AppendReadyForQuery(out, pgwire.TxIdle), false
+		out = l.appendHeldEnd(out)
 	}
 	for i := range l.pending {
 		p := &l.pending[i]

@@ -190,8 +190,12 @@ func (s *session) statementNamed(name string) parsed {
 	if ps := s.track.statements[name]; ps != nil {
 		p, known = ps.parsed, true
 		if ps.bySQL {
-			p.cls |= clsMayWrite | clsState // what it does was not read
+			// It was not read in depth. What it sets is known to be nothing if its text names
+			// neither set_config nor a function that sets settings.
 			e := effect{kind: pgwire.KindExecute, cls: clsState}
+			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) &&
+				s.setters.calledIn([]byte(ps.sql)) == nil
+			p.cls |= clsMayWrite | clsState
 			if mentionsAdvisory(ps.sql) {
 				e.cls |= clsAdvisory
 			}

@@ -28,7 +28,7 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 	_ = s.client.SetWriteDeadline(time.Now().Add(goodbyeTime))
 	var out []byte
 	if l.endHeld {
-		out, l.endHeld = pgwire.AppendReadyForQuery(out, pgwire.TxIdle), false
+		out = l.appendHeldEnd(out)
 	}
 	// What comes after the last one in doubt was not executed: the goodbye is its answer.
 	last := len(l.pending) - 1

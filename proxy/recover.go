@@ -180,13 +180,20 @@ func (s *session) judgeAll(status byte) []pending {
 	return out
 }
 
+// appendHeldEnd gives the client the ReadyForQuery that was kept back for a snapshot, and what was
+// kept back before it.
+func (l *loss) appendHeldEnd(out []byte) []byte {
+	out = pgwire.AppendReadyForQuery(append(out, l.kept...), pgwire.TxIdle)
+	l.kept, l.endHeld = nil, false
+	return out
+}
+
 // settle answers what was outstanding, in order, with the help of the new backend, which is
 // restored and not attached, up to what can be run again. An error of errBackendLost leaves the
 // rest in l.
 func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 	if l.endHeld {
-		l.endHeld = false
-		if err := s.writeClient(pgwire.AppendReadyForQuery(nil, pgwire.TxIdle)); err != nil {
+		if err := s.writeClient(l.appendHeldEnd(nil)); err != nil {
 			return err
 		}
 	}

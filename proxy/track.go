@@ -95,7 +95,8 @@ func (t *tracker) took(e *effect) {
 	case pgwire.KindDiscard:
 		t.discard(e)
 	case pgwire.KindPrepare:
-		t.prepare(e.name, &prepared{sql: e.text, bySQL: true, conf: e.conf})
+		t.prepare(e.name, &prepared{sql: e.text, bySQL: true, conf: e.conf,
+			parsed: parsed{cls: e.cls & clsState}})
 	case pgwire.KindDeallocate:
 		t.deallocate(e)
 	case pgwire.KindCommit:
@@ -129,7 +130,11 @@ func (t *tracker) called(e *effect) {
 	if !e.cls.has(clsState) {
 		return
 	}
-	t.dirty, t.txUnknown = true, true
+	t.dirty = true
+	t.txUnknown = t.txUnknown || !e.isKnown
+	if e.again != "" {
+		t.overlay1(e.again)
+	}
 	for _, name := range e.names {
 		t.learn(name)
 	}

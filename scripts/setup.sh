@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Installs what is needed beside Go. What is there already is left alone. As a plain user with
 # something missing it says what to install, in one line, and exits 1.
-# Usage: scripts/setup.sh demo|tools|test|bench
+# Usage: scripts/setup.sh demo|tools|test|bench|drivers
 #   demo   PostgreSQL's server and tools
 #   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, a C compiler
-#          for the race detector, and shellcheck
+#          for the race detector, shellcheck, and Debian's drivers for Python
 #   bench  PostgreSQL's, and the proxies that the relay is measured beside
+#   drivers as tools, and pgjdbc with a JDK, and npm
 #   test   as tools, and root: the fault lab's tests make namespaces and file systems
 set -euo pipefail
-for_what=${1:?usage: setup.sh demo|tools|test|bench}
+for_what=${1:?usage: setup.sh demo|tools|test|bench|drivers}
 case $for_what in
-    demo | tools | test | bench) ;;
+    demo | tools | test | bench | drivers) ;;
     *)
-        echo "usage: setup.sh demo|tools|test|bench" >&2
+        echo "usage: setup.sh demo|tools|test|bench|drivers" >&2
         exit 2
         ;;
 esac
@@ -43,7 +44,7 @@ if [[ $for_what == bench ]]; then
     [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
     [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
 fi
-if [[ $for_what == tools || $for_what == test ]]; then
+if [[ $for_what == tools || $for_what == test || $for_what == drivers ]]; then
     command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
     command -v ps >/dev/null || missing+=(procps)
     [[ -x /sbin/mkfs.ext4 ]] || missing+=(e2fsprogs)
@@ -52,6 +53,14 @@ if [[ $for_what == tools || $for_what == test ]]; then
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
     command -v git >/dev/null || missing+=(git)
     command -v shellcheck >/dev/null || missing+=(shellcheck)
+    for module in psycopg2 psycopg asyncpg; do
+        /usr/bin/python3 -c "import $module" 2>/dev/null || missing+=("python3-$module")
+    done
+fi
+if [[ $for_what == drivers ]]; then
+    [[ -r /usr/share/java/postgresql.jar ]] || missing+=(libpostgresql-jdbc-java)
+    command -v javac >/dev/null || missing+=(default-jdk-headless)
+    command -v npm >/dev/null || missing+=(npm)
 fi
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 

@@ -101,7 +101,7 @@ func onlyReads(p parsed) error {
 		}
 		return nil
 	case "VariableSetStmt", "VariableShowStmt", "DeallocateStmt", "DiscardStmt", "PrepareStmt",
-		"ClosePortalStmt", "FetchStmt", "LockStmt":
+		"ClosePortalStmt", "FetchStmt", "LockStmt", "UnlistenStmt":
 		return nil
 	case "DeclareCursorStmt":
 		options, _ := p.body["options"].(float64)
