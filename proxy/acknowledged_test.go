@@ -10,8 +10,8 @@ import (
 	"holdfast/pgwire"
 )
 
-// A commit that a client was told of, and that is lost with the server's unwritten WAL, is told: the
-// session does not go on as if it were there (DESIGN 10.18).
+// A commit that a client was told of, and that is lost with the server's unwritten WAL, is told:
+// the session does not go on as if it were there (DESIGN 10.18).
 func TestLostAcknowledgedCommitIsTold(t *testing.T) {
 	for name, write := range map[string]func(*testing.T, *pgconn.PgConn){
 		"transaction": func(t *testing.T, c *pgconn.PgConn) {

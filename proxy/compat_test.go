@@ -31,8 +31,8 @@ TRUNCATE t, late, told, ruled, plain;
 ALTER TABLE shaped ALTER a TYPE int;
 INSERT INTO t VALUES (1, 'one'), (2, 'two')`
 
-// asyncOrder allows asynchronous messages another place among the others, which the protocol does: a
-// Query that is guarded is executed in the extended protocol, where RowDescription comes before
+// asyncOrder allows asynchronous messages another place among the others, which the protocol does:
+// a Query that is guarded is executed in the extended protocol, where RowDescription comes before
 // what the statement raises, and its CommandComplete is kept back for longer.
 const asyncOrder = "asynchronous messages"
 

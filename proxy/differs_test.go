@@ -145,8 +145,8 @@ func TestJournalsAreBounded(t *testing.T) {
 	}
 }
 
-// A transaction whose COMMIT was lost, and that differs when it is run again, is not committed: also
-// if it only comes to less than before.
+// A transaction whose COMMIT was lost, and that differs when it is run again, is not committed:
+// also if it only comes to less than before.
 func TestReplayThatDiffersDoesNotCommit(t *testing.T) {
 	for name, block := range map[string]string{
 		"another value": "SELECT clock_timestamp()", "fewer rows": "SELECT a FROM others",
@@ -185,8 +185,8 @@ func TestReplayThatDiffersDoesNotCommit(t *testing.T) {
 	}
 }
 
-// A guarded Query that fails at its commit is answered as PostgreSQL answers a Query: with the error,
-// and no CommandComplete before it.
+// A guarded Query that fails at its commit is answered as PostgreSQL answers a Query: with the
+// error, and no CommandComplete before it.
 func TestGuardedQueryThatFailsAtItsCommit(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")

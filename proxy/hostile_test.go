@@ -175,19 +175,28 @@ func TestHostileAfterLogin(t *testing.T) {
 		said []byte
 		want string
 	}{
-		"length 0":                   {[]byte{'Q', 0, 0, 0, 0}, "08P01"},
-		"length 3":                   {[]byte{'Q', 0, 0, 0, 3}, "08P01"},
-		"length 0xffffffff":          {[]byte{'Q', 255, 255, 255, 255}, "08P01"},
-		"negative length":            {[]byte{'P', 128, 0, 0, 0}, "08P01"},
-		"a lie behind a statement":   {append(pgwire.AppendQuery(nil, "SELECT 1"), 'Q', 0, 0, 0, 1), "08P01"},
-		"a type that is none":        {[]byte{0, 0, 0, 0, 4}, "08P01"},
-		"a type of a server":         {pgwire.AppendReadyForQuery(nil, 'I'), "08P01"},
-		"a password":                 {pgwire.AppendPassword(nil, []byte("x\x00")), "08P01"},
-		"a Query without an end":     {[]byte("Q\x00\x00\x00\x05a"), "08P01"},
-		"a Parse with lies":          {pgwire.AppendMessage(nil, 'P', []byte("\x00x\x00\x00\x09")), "08P01"},
-		"a startup packet":           {startupOf("user", "app"), "08P01"},
-		"a Query in a COPY":          {append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"), pgwire.AppendQuery(nil, "SELECT 1")...), "08P01"},
-		"Terminate in a transaction": {pgwire.AppendTerminate(pgwire.AppendQuery(nil, "BEGIN; INSERT INTO t VALUES (1)")), ""},
+		"length 0":          {[]byte{'Q', 0, 0, 0, 0}, "08P01"},
+		"length 3":          {[]byte{'Q', 0, 0, 0, 3}, "08P01"},
+		"length 0xffffffff": {[]byte{'Q', 255, 255, 255, 255}, "08P01"},
+		"negative length":   {[]byte{'P', 128, 0, 0, 0}, "08P01"},
+		"a lie behind a statement": {
+			append(pgwire.AppendQuery(nil, "SELECT 1"), 'Q', 0, 0, 0, 1), "08P01",
+		},
+		"a type that is none":    {[]byte{0, 0, 0, 0, 4}, "08P01"},
+		"a type of a server":     {pgwire.AppendReadyForQuery(nil, 'I'), "08P01"},
+		"a password":             {pgwire.AppendPassword(nil, []byte("x\x00")), "08P01"},
+		"a Query without an end": {[]byte("Q\x00\x00\x00\x05a"), "08P01"},
+		"a Parse with lies": {
+			pgwire.AppendMessage(nil, 'P', []byte("\x00x\x00\x00\x09")), "08P01",
+		},
+		"a startup packet": {startupOf("user", "app"), "08P01"},
+		"a Query in a COPY": {
+			append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
+				pgwire.AppendQuery(nil, "SELECT 1")...), "08P01",
+		},
+		"Terminate in a transaction": {
+			pgwire.AppendTerminate(pgwire.AppendQuery(nil, "BEGIN; INSERT INTO t VALUES (1)")), "",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := hijack(t, r.connect(""))

@@ -121,7 +121,7 @@ type stage struct {
 func newStage(t *testing.T, change func(*proxy.Config)) *stage {
 	t.Helper()
 	s := &stage{rig: newRig(t, func(c *proxy.Config) {
-		c.KeepAlive = time.Hour
+		c.KeepAlive, c.Reuse = time.Hour, false // what is left behind would be counted too
 		if change != nil {
 			change(c)
 		}
