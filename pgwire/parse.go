@@ -107,9 +107,8 @@ func ParseExecute(b []byte) (portal []byte, maxRows uint32, err error) {
 	return portal, maxRows, r.err("Execute")
 }
 
-// ParseTarget reads a Describe or Close: 'S' and a statement's name, or 'P' and a portal's. Another
-// kind is no violation of the framing: the server answers it with an error, and the session goes
-// on.
+// ParseTarget reads a Describe or Close: 'S' and a statement's name, or 'P' and a portal's. The
+// framing does not depend on the kind: the server answers another one with an error, and goes on.
 func ParseTarget(b []byte) (kind byte, name []byte, err error) {
 	r := body{b: b}
 	k := r.bytes(1)

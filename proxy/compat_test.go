@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/pgwire"
+	"holdfast/proxy"
 )
 
 // compatSetup makes what the conversations use; it is run again before each of them, and leaves the
@@ -31,12 +32,12 @@ TRUNCATE t, late, told, ruled, plain;
 ALTER TABLE shaped ALTER a TYPE int;
 INSERT INTO t VALUES (1, 'one'), (2, 'two')`
 
-// asyncOrder allows asynchronous messages another place among the others, which the protocol does:
-// a Query that is guarded is executed in the extended protocol, where RowDescription comes before
-// what the statement raises, and its CommandComplete is kept back for longer.
-const asyncOrder = "asynchronous messages"
+// asyncOrder allows a NotificationResponse another place: a Query that is guarded is executed in
+// the extended protocol, and its CommandComplete is kept back until the end of its transaction is
+// known, which is told behind what that has notified.
+const asyncOrder = "notifications"
 
-// compatScripts are what broke other proxies, and what this one does otherwise than it was asked.
+// compatScripts are what broke other proxies, and what this one does otherwise than asked.
 var compatScripts = []script{
 	{name: "two ParameterStatus in one pipeline", steps: []scriptStep{
 		x("SET application_name = 'a'", "SET TimeZone = 'Asia/Tokyo'", "SELECT 1"),
@@ -296,11 +297,11 @@ func TestAsDirectly(t *testing.T) {
 	}
 }
 
-// asyncLast puts asynchronous messages behind the others.
+// asyncLast puts notifications behind the others.
 func asyncLast(lines []string) []string {
 	var out, async []string
 	for _, l := range lines {
-		if l[0] == 'A' || l[0] == 'N' || l[0] == 'S' {
+		if l[0] == 'A' {
 			async = append(async, l)
 		} else {
 			out = append(out, l)
@@ -322,5 +323,75 @@ func compare(t *testing.T, want, got []string) {
 		if w != g {
 			t.Errorf("message %d:\n directly %s\n proxy    %s", i, w, g)
 		}
+	}
+}
+
+// A client that names its search_path at login (CVE-2025-12819) gets it, for itself alone; the
+// questions of the proxy in that very session mean PostgreSQL's own objects still.
+func TestSearchPathOfTheLogin(t *testing.T) {
+	r := newRig(t, nil)
+	r.server.ExecIn("app", `CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO app;
+CREATE TABLE evil.t (a int); GRANT ALL ON evil.t TO app;
+CREATE FUNCTION evil.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION evil.pg_postmaster_start_time() RETURNS timestamptz LANGUAGE sql
+  AS 'SELECT timestamptz ''epoch''';
+CREATE FUNCTION evil.pg_backend_pid() RETURNS int LANGUAGE sql AS 'SELECT 0';
+CREATE FUNCTION evil.pg_current_xact_id_if_assigned() RETURNS xid8 LANGUAGE sql
+  AS 'SELECT ''3''::xid8';
+CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT ''evil''';
+CREATE FUNCTION evil.never(int, int) RETURNS bool LANGUAGE sql AS 'SELECT false';
+CREATE OPERATOR evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = evil.never);
+CREATE FUNCTION evil.zero(numeric, int) RETURNS numeric LANGUAGE sql AS 'SELECT 0.0';
+CREATE OPERATOR evil.* (LEFTARG = numeric, RIGHTARG = int, FUNCTION = evil.zero);
+CREATE VIEW evil.pg_settings AS SELECT 'work_mem'::text AS name, '1GB'::text AS setting;
+CREATE VIEW evil.pg_stat_activity AS SELECT 0 AS pid, now() AS backend_start;
+CREATE SCHEMA holdfast; CREATE FUNCTION holdfast.user_secret(text) RETURNS text LANGUAGE sql
+  AS 'SELECT NULL::text'`)
+	for _, options := range []string{"search_path=evil,pg_catalog",
+		"options='-c search_path=evil,pg_catalog'"} {
+		c := r.connect(options)
+		want := exec(t, r.directly(options), "SHOW search_path")
+		if got := exec(t, c, "SHOW search_path"); got != want || !strings.HasPrefix(got, "evil") {
+			t.Errorf("%s: got %q, want %q", options, got, want)
+		}
+		exec(t, c, "SET work_mem = '5MB'")
+		exec(t, c, "INSERT INTO t VALUES (1)")
+		exec(t, c, "BEGIN")
+		exec(t, c, "INSERT INTO t VALUES (2)")
+		r.change()
+		exec(t, c, "COMMIT")
+		if got := exec(t, c, "SHOW search_path"); got != want {
+			t.Errorf("%s: after a change: %q", options, got)
+		}
+		if got := exec(t, c, "SHOW work_mem"); got != "5MB" {
+			t.Errorf("%s: work_mem %q", options, got)
+		}
+		if n := exec(t, c, "SELECT count(*) FROM evil.t"); n != "2" {
+			t.Errorf("%s: %s rows", options, n)
+		}
+		exec(t, c, "TRUNCATE evil.t")
+		_ = c.Close(context.Background())
+		if got := exec(t, r.connect(""), "SHOW search_path"); strings.Contains(got, "evil") {
+			t.Errorf("another login has %q", got)
+		}
+	}
+}
+
+// The known difference of a guarded Query: rows of a rule's own SELECT are told in the simple
+// protocol only (pquery.c, PortalRunMulti). Without the guard there is none.
+func TestRuleThatSelects(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*proxy.Config)
+		rows   string
+	}{"guarded": {nil, ""}, "not guarded": {guardExplicit, "42"}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, c.change)
+			s := r.connect("")
+			exec(t, s, "CREATE TABLE t (a int)")
+			exec(t, s, "CREATE RULE also AS ON INSERT TO t DO ALSO SELECT 42 AS x")
+			if got := exec(t, s, "INSERT INTO t VALUES (1)"); got != c.rows {
+				t.Errorf("got %q, want %q", got, c.rows)
+			}
+		})
 	}
 }
