@@ -34,7 +34,12 @@ func (w *goWork) do(op string, work func() error) {
 		return
 	}
 	if w.err = work(); w.err != nil {
-		w.report.Errors = append(w.report.Errors, driverError{op, code(w.err), w.err.Error()})
+		var told interface{ SQLState() string } // pgx's errors and lib/pq's have it
+		e := driverError{Op: op, Text: w.err.Error()}
+		if errors.As(w.err, &told) {
+			e.Code = told.SQLState()
+		}
+		w.report.Errors = append(w.report.Errors, e)
 	}
 }
 
@@ -45,7 +50,7 @@ func (w *goWork) want(op string, want any, ask func(any) error) {
 			return err
 		}
 		if got != fmt.Sprint(want) {
-			return fmt.Errorf("got %q, want %q", got, want)
+			return fmt.Errorf("got %q, want %v", got, want)
 		}
 		return nil
 	})
