@@ -26,7 +26,7 @@ IMAGE := holdfast
 
 GOTEST := go test -tags $(TAGS)
 # -p 1: tests of two packages side by side would share two cores with real servers.
-TEST_FLAGS := -p 1 -timeout 15m
+TEST_FLAGS := -p 1 -timeout 25m
 # With CI=true a test that needs PostgreSQL fails and does not skip.
 NEED_ALL := CI=true HOLDFAST_REQUIRE_POSTGRES=1
 
