@@ -226,7 +226,7 @@ func TestServerFloods(t *testing.T) {
 	r, s := liarRig(t)
 	other := r.connect("")
 	const total = 128 << 20
-	part := make([]byte, 64<<10)
+	part, into := make([]byte, 64<<10), make([]byte, 64<<10)
 	notice := pgwire.AppendNotice(nil, &pgwire.Error{Severity: "NOTICE", Code: "00000",
 		Message: strings.Repeat("n", 1000)})
 	s.lies["an endless row"] = func(c net.Conn) {
@@ -260,7 +260,7 @@ func TestServerFloods(t *testing.T) {
 			_ = w.c.SetReadDeadline(time.Now().Add(30 * time.Second))
 			n := 0
 			for n < total/2 {
-				m, err := w.c.Read(part)
+				m, err := w.c.Read(into)
 				if err != nil {
 					t.Fatalf("after %d bytes: %v", n, err)
 				}

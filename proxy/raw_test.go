@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,10 +83,9 @@ func executedThenLost(t *testing.T, r *rig, w *raw, msg []byte,
 ) string {
 	t.Helper()
 	cut := make(chan struct{})
-	done := false
+	var done atomic.Bool // the line has another connection once the first is cut
 	r.line.Watch(nil, func(typ byte, body []byte) bool {
-		if !done && at(typ, body) {
-			done = true
+		if at(typ, body) && done.CompareAndSwap(false, true) {
 			time.Sleep(300 * time.Millisecond) // meanwhile the server executes all of it
 			close(cut)
 			return false
