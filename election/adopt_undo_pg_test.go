@@ -159,6 +159,7 @@ func TestAdoptRestartUndoesOutside(t *testing.T) {
 // is restarted last: before that its greater settings would stop the standby's replay.
 func TestAdoptRestartOfAStandby(t *testing.T) {
 	c := newAdoptCluster(t, 2, "n1", "n2")
+	c.awaitSQL("n1", "SELECT count(*) FROM pg_stat_replication WHERE replay_lsn IS NOT NULL", "1")
 	d := c.adoption("n1", func(cfg *election.AdoptConfig) { cfg.Restart = true })
 	if p := c.plan(d); !strings.Contains(strings.Join(p.Refusals, "\n"), "max_wal_senders grow") {
 		t.Errorf("a restart of the primary first: refusals %q", p.Refusals)

@@ -56,7 +56,18 @@ func (l *loss) waiting() bool { return len(l.pending) > 0 || l.endHeld }
 func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, error) {
 	h := holding{s: s, loss: l, login: login}
 	defer h.end()
-	for attempt := 0; ; {
+	attempt := s.restless
+	if attempt > 1 {
+		// What takes the login and then ends is not asked again at once.
+		select {
+		case <-s.wake:
+		default:
+		}
+		if err := h.wait(ctx, nil, attempt); err != nil {
+			return nil, err
+		}
+	}
+	for {
 		pr, changed := s.proxy.topo.Current()
 		if s.isUsable(pr) {
 			b, err := s.open(ctx, pr, l)

@@ -28,13 +28,19 @@ func (s *session) recover(ctx context.Context) error {
 	if why != 0 {
 		return s.leave(ctx, l, errUnmovable(why.String()))
 	}
-	for {
+	if time.Since(s.restoredAt) < restlessTime {
+		s.restless++
+	} else {
+		s.restless = 0
+	}
+	for ; ; s.restless++ {
 		b, err := s.hold(ctx, l, false)
 		if err != nil {
 			return s.leave(ctx, l, err)
 		}
 		if err = s.goOn(ctx, b, l); err == nil {
 			s.proxy.metrics.restored.Inc()
+			s.restoredAt = time.Now()
 			return nil
 		}
 		b.close(false)
@@ -43,6 +49,9 @@ func (s *session) recover(ctx context.Context) error {
 		}
 	}
 }
+
+// restlessTime is how long a backend has to last for its loss to count as the first one.
+const restlessTime = time.Second
 
 // goOn attaches a restored backend: what can be run again is, everything else was answered.
 func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {

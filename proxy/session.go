@@ -96,11 +96,16 @@ type session struct {
 	unnamedQ []byte // body of the unnamed Parse, to be parsed again on a new backend
 	portal   parsed
 	portals  map[string]parsed
-	passing  int  // bytes of a message that is relayed as it comes
-	discard  bool // they go nowhere: the backend that has the first part is lost
-	pushed   int
-	unsent   int    // bytes at the head of the inbox that were inspected and count as sent
-	guarded  parsed // what the message does that waits in guard
+	// restless is how often in a row a backend was lost at once after it was attached, at
+	// restoredAt.
+	restless   int
+	restoredAt time.Time
+
+	passing int  // bytes of a message that is relayed as it comes
+	discard bool // they go nowhere: the backend that has the first part is lost
+	pushed  int
+	unsent  int    // bytes at the head of the inbox that were inspected and count as sent
+	guarded parsed // what the message does that waits in guard
 }
 
 // serve does what the loop cannot, and ends when the session is the loop's again, or is over.
