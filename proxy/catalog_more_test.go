@@ -167,7 +167,7 @@ CREATE FUNCTION atomic(x text) RETURNS text LANGUAGE sql
 	pr, _ := r.topo.Current()
 	got, err := proxy.SettingNames(ctx, r.proxy, pr, "app")
 	slices.Sort(got)
-	want := []string{"app.atomic", "app.dyn", "app.locale", "app.tenant", "app.x"}
+	want := []string{"a.c", "app.atomic", "app.dyn", "app.locale", "app.tenant", "app.x"}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%q, %v", got, err)
 	}

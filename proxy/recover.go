@@ -66,6 +66,9 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	} else if err := s.settled(b, l); err != nil {
 		return err
 	}
+	if err := s.restoreUnnamed(b); err != nil {
+		return err
+	}
 	if err := s.tellMissed(); err != nil {
 		return err
 	}

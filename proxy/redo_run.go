@@ -88,11 +88,6 @@ func (s *session) rewindStatements(out []byte) ([]byte, int) {
 	}
 	if u := s.unit.unnamed; u != nil && u != noUnnamed {
 		s.unnamed, s.unnamedQ = u.parsed, u.body
-		if len(u.body) > 0 {
-			out = pgwire.AppendMessage(out, pgwire.CliParse, u.body)
-			out = pgwire.AppendSync(out)
-			n++
-		}
 	}
 	return out, n
 }

@@ -46,10 +46,10 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
 	err = s.retakeLocks(ctx, b, l)
 	if err == nil {
-		err = s.restore(b)
+		err = s.checkAcknowledged(b)
 	}
 	if err == nil {
-		err = s.checkAcknowledged(b)
+		err = s.restore(b)
 	}
 	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
 		err = s.proxy.endBackend(ctx, pr, l)
@@ -173,11 +173,6 @@ func (s *session) restoreStatements(b *backend) error {
 		out = appendPrepare(out, name, p)
 		n++
 	}
-	if len(s.unnamedQ) > 0 {
-		out = pgwire.AppendMessage(out, pgwire.CliParse, s.unnamedQ)
-		out = pgwire.AppendSync(out)
-		n++
-	}
 	s.mu.Unlock()
 	if n == 0 {
 		return nil
@@ -188,6 +183,21 @@ func (s *session) restoreStatements(b *backend) error {
 			zap.Int("failed", len(errs)), zap.String("sqlstate", errs[0].Code))
 	}
 	return err
+}
+
+// restoreUnnamed prepares the unnamed statement again. It comes last: any Query destroys it, ours as
+// well (protocol-flow, Extended Query). In a failed block there can be none.
+func (s *session) restoreUnnamed(b *backend) error {
+	if len(s.unnamedQ) == 0 || b.status != pgwire.TxIdle {
+		return nil
+	}
+	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
+	out := pgwire.AppendMessage(s.out[:0], pgwire.CliParse, s.unnamedQ)
+	if _, _, err := b.exchange(pgwire.AppendSync(out), 1, b.note); err != nil {
+		return errBackendLost // an error of the statement itself: its use is answered by the server
+	}
+	_ = b.conn.SetDeadline(time.Time{})
+	return nil
 }
 
 // appendPrepare makes a prepared statement as the client did, up to a ReadyForQuery.
