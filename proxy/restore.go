@@ -185,8 +185,8 @@ func (s *session) restoreStatements(b *backend) error {
 	return err
 }
 
-// restoreUnnamed prepares the unnamed statement again. It comes last: any Query destroys it, ours as
-// well (protocol-flow, Extended Query). In a failed block there can be none.
+// restoreUnnamed prepares the unnamed statement again. It comes last: any Query destroys it, ours
+// as well (protocol-flow, Extended Query). In a failed block there can be none.
 func (s *session) restoreUnnamed(b *backend) error {
 	if len(s.unnamedQ) == 0 || b.status != pgwire.TxIdle {
 		return nil
