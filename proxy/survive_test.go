@@ -39,6 +39,9 @@ func (c *tally) String() string {
 	}
 	var parts []string
 	for code, n := range c.codes {
+		if code == "" {
+			code = "no answer in the test's time"
+		}
 		parts = append(parts, fmt.Sprintf("%s: %d", code, n))
 	}
 	sort.Strings(parts)
