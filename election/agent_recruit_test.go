@@ -113,6 +113,9 @@ func newPowerDisk(t *testing.T, image, dir string) *powerDisk {
 		t.Skip("needs root to mount a file system")
 	}
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs mkfs.ext4 of e2fsprogs")
+		}
 		t.Skip("needs mkfs.ext4 of e2fsprogs")
 	}
 	if err := os.WriteFile(image, nil, 0o600); err != nil {

@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
-	"go.uber.org/zap/zaptest"
 
 	"holdfast/pgwire"
 	"holdfast/proxy"
@@ -129,16 +127,7 @@ func liarRig(t *testing.T) (*rig, *liar) {
 	cfg.ServerUsersFile = writeSecret(t, "app:"+proxytest.Password+"\n")
 	cfg.HoldTimeout, cfg.ShutdownTimeout = 5*time.Second, time.Second
 	cfg.DialTimeout = 2 * time.Second
-	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(t),
-		Registerer: r.metrics})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Start(context.Background()); err != nil {
-		t.Fatal(err)
-	}
-	r.proxy = p
-	t.Cleanup(func() { _ = p.Close() })
+	r.start(cfg)
 	r.topo.Set(&proxy.Primary{
 		Name: "liar", Addr: s.l.Addr().String(), Epoch: 1, Incarnation: liarStarted,
 		Lease: proxytest.NewLease(time.Hour), Boundaries: []proxy.Boundary{{Epoch: 1}},

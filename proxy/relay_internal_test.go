@@ -12,16 +12,7 @@ import (
 // sockPair is two ends of a connection, both on one loop.
 func sockPair(tb testing.TB) (a, b *sock) {
 	tb.Helper()
-	l, err := newLoop()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		l.run()
-	}()
-	tb.Cleanup(func() { l.stop(); <-done })
+	l := newTestLoop(tb)
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		tb.Fatal(err)

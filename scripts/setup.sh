@@ -3,8 +3,8 @@
 # something missing it says what to install, in one line, and exits 1.
 # Usage: scripts/setup.sh demo|tools|test|bench|drivers
 #   demo   PostgreSQL's server and tools
-#   tools  and for the tests iproute2, procps, git, what the fault lab's disks need, a C compiler
-#          for the race detector, shellcheck, and Debian's drivers for Python
+#   tools  and for the tests iproute2, procps, git, openssl, what the fault lab's disks need, a C
+#          compiler for the race detector, shellcheck, and Debian's drivers for Python
 #   bench  PostgreSQL's, and the proxies that the relay is measured beside
 #   drivers as tools, and pgjdbc with a JDK, and npm
 #   test   as tools, and root: the fault lab's tests make namespaces and file systems
@@ -51,6 +51,7 @@ if [[ $for_what == tools || $for_what == test || $for_what == drivers ]]; then
     [[ -x /sbin/fsfreeze ]] || missing+=(util-linux)
     command -v mount >/dev/null || missing+=(mount)
     command -v gcc >/dev/null || missing+=(gcc libc6-dev)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v git >/dev/null || missing+=(git)
     command -v shellcheck >/dev/null || missing+=(shellcheck)
     for module in psycopg2 psycopg asyncpg; do

@@ -15,37 +15,14 @@ import (
 	"time"
 
 	holdfast "holdfast/cmd/holdfast"
-	"holdfast/config"
 )
 
 // startHandMadePair starts a primary on node1 and a standby on node2 as an administrator makes
 // them with initdb and pg_basebackup -R; node3 has no data.
 func startHandMadePair(t *testing.T) *patroniCluster {
 	t.Helper()
-	hc, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
-		Binary: buildBinary(t), Prefix: "holdfast-e2e",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &patroniCluster{hc, t}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, n := range c.Nodes {
-		err := n.Configure(func(cfg *config.Config) {
-			cfg.Postgres.HBA = []string{"host all app 127.0.0.0/8 trust"}
-			cfg.Group.Profile = "lan"
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	c := newHandMadeCluster(t)
 	first, second := c.Nodes[0], c.Nodes[1]
-	c.asPostgres("initdb", "-D", first.DataDir, "-U", "postgres", "-E", "UTF8", "-N",
-		"--auth-local=peer")
 	c.write(first, "pg_hba.conf", "local all all peer\nhost replication streamer 127.0.0.0/8 "+
 		"trust\nhost all app 127.0.0.0/8 trust\n")
 	c.startByHand(first)

@@ -106,7 +106,9 @@ func (c *patroniCluster) start(n *holdfast.ClusterNode) {
 			"--wal_log_hints=on", n.DataDir, host, port))
 }
 
-func startPatroniCluster(t *testing.T) *patroniCluster {
+// newHandMadeCluster configures three nodes; the first has a data directory made with initdb, as an
+// administrator or Patroni makes it. Nothing runs.
+func newHandMadeCluster(t *testing.T) *patroniCluster {
 	t.Helper()
 	hc, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
 		Binary: buildBinary(t), Prefix: "holdfast-e2e",
@@ -129,9 +131,15 @@ func startPatroniCluster(t *testing.T) *patroniCluster {
 			t.Fatal(err)
 		}
 	}
-	first, second := c.Nodes[0], c.Nodes[1]
-	c.asPostgres("initdb", "-D", first.DataDir, "-U", "postgres", "-E", "UTF8", "-N",
+	c.asPostgres("initdb", "-D", c.Nodes[0].DataDir, "-U", "postgres", "-E", "UTF8", "-N",
 		"--auth-local=peer")
+	return c
+}
+
+func startPatroniCluster(t *testing.T) *patroniCluster {
+	t.Helper()
+	c := newHandMadeCluster(t)
+	first, second := c.Nodes[0], c.Nodes[1]
 	base, err := os.ReadFile(filepath.Join(first.DataDir, "postgresql.conf"))
 	if err != nil {
 		t.Fatal(err)
