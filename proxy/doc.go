@@ -10,11 +10,11 @@
 //	settings, role, prepared, LISTEN     restored
 //	open transaction                     run again, if every answer is what it was; else 40001
 //	                                     in a failed block, and the session stays
-//	COMMIT, or a single statement that   looked up: committed, or run again, or 08007 if nobody
-//	writes outside a transaction         can know
+//	COMMIT, or a single INSERT, UPDATE,  looked up: committed, or run again, or 08007 if nobody
+//	DELETE, MERGE, EXECUTE outside one   can know
 //	statement that only reads            run again; it goes on at the row where it was
-//	CALL, DO, VACUUM, several statements 08007 if they may have been executed
-//	in one string, in flight
+//	CALL, DO, DDL, COPY FROM, several    08007 if they may have been executed
+//	statements in one string, in flight
 //	session advisory lock                taken again before anything else runs, as often as it
 //	                                     was held; told if it cannot
 //	temporary table, WITH HOLD cursor    told: the session ends with 57P01

@@ -49,8 +49,9 @@ func (c *tally) String() string {
 }
 
 // TestWhatSurvives runs every conversation against every fault in every guard mode. A client must
-// see what it sees without a fault, or one of the honest errors: 40001 only where nothing of what
-// it is told about was done, 08007 only where the mode leaves it unknown. No session is lost.
+// see what it sees without a fault, or one of the errors of the contract: 40001, and 08007 only
+// where the mode leaves it unknown. That 40001 is true is for TestJudge…, TestCutAnywhere and
+// TestReplay… to show: here tables are compared only where nothing was told. No session is lost.
 func TestWhatSurvives(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a minute and more; TestCutAnywhere has the same conversations")
@@ -156,11 +157,12 @@ func honest(seen []string, guard string) string {
 func surviveTable(faults []*fault, table map[string]map[string]*tally) string {
 	var b strings.Builder
 	b.WriteString("# What survives\n\nWritten by `make survives` from what it saw on a real server: " +
-		"each conversation below, with each fault\nat its messages, one at a time, in both " +
-		"directions. *kept (n)*: in all n cases the client saw, to the byte, what\nit sees without " +
-		"a fault, and the tables are the same. Errors are counted by SQLSTATE: 40001 surely " +
-		"nothing was\ndone, repeat it; 08007 nobody can know. No case may lose the session, or be " +
-		"answered wrongly: the test\nfails then. The conversations are in proxy/scripts_test.go.\n")
+		"each conversation below, with each fault\nat some of its messages, drawn at random, in both " +
+		"directions (TestCutAnywhere cuts at every one).\n*kept (n)*: in all n cases the client " +
+		"saw, to the byte, what it sees without a fault, and the tables are the\nsame. Errors are " +
+		"counted by SQLSTATE: 40001 says that surely nothing was done, 08007 that nobody can " +
+		"know;\nwhere one was told the tables are not compared here. A case that loses the session " +
+		"or is not answered fails\nthe test. The conversations are in proxy/scripts_test.go.\n")
 	var names []string
 	for i := range scripts {
 		if table[scripts[i].name] != nil {
