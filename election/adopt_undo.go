@@ -92,6 +92,9 @@ func (d *Adoption) undoFiles(files []*adoptFile) error {
 // was.
 func (d *Adoption) undoFile(f *adoptFile) error {
 	kept, err := os.ReadFile(d.backupPath(f.path))
+	if err != nil && !os.IsNotExist(err) {
+		return err // to take it for "none" would remove the file
+	}
 	isKept := err == nil
 	isMade := f.old == nil || strings.HasPrefix(string(f.old), adoptMade)
 	isBeside := d.srv.isOutside(d.a.cfg.DataDir) && !d.isRead(f.path)

@@ -202,6 +202,9 @@ func TestAdoptRestartOfAStandby(t *testing.T) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+	if !c.streamsBySlot("n2") {
+		t.Error("the standby does not stream by its slot")
+	}
 	c.admin2("n1", "CREATE TABLE after_both (n int)")
 	for range 400 {
 		if c.admin2("n2", "SELECT to_regclass('after_both')") != "" {

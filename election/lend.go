@@ -45,12 +45,14 @@ func (l *lessee) lendSoon(ctx context.Context, r Renewal) RenewalAnswer {
 		case r.Epoch <= granted && !isShut:
 			return a
 		case r.Epoch <= granted: // it has an end
+			// Another epoch may replace this barrier, and then nobody opens it.
 			select {
 			case <-ctx.Done():
 				return a
 			case <-opened:
-				continue
+			case <-time.After(l.timing.Interval):
 			}
+			continue
 		}
 		if late == nil {
 			t := time.NewTimer(l.timing.Interval)

@@ -277,9 +277,11 @@ func hasUserType(oids []uint32) bool {
 // anything.
 const portalsMax = 1000
 
-// portalName is the name that the server knows a portal by: it keeps 63 bytes (portalmem.c,
-// MAX_PORTALNAME_LEN), so that two longer names may mean the same portal.
-func serverName(name []byte) string { return string(name[:min(len(name), serverNameBytes)]) }
+// serverName is the name that the server knows a portal or a statement by: it keeps 63 bytes
+// (portalmem.c, MAX_PORTALNAME_LEN), so that two longer names may mean the same one.
+func serverName[T string | []byte](name T) string {
+	return string(name[:min(len(name), serverNameBytes)])
+}
 
 const serverNameBytes = 63
 

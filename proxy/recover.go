@@ -58,6 +58,8 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	if err := s.settle(ctx, b, l); err != nil {
 		return err
 	}
+	// What is asked here is answered at once; settle may have waited for a lookup.
+	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
 	from, want, ok := l.plan()
 	if ok {
 		if err := s.rewind(b, l); err != nil {
@@ -69,6 +71,7 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	if err := s.restoreUnnamed(b); err != nil {
 		return err
 	}
+	_ = b.conn.SetDeadline(time.Time{})
 	if err := s.tellMissed(); err != nil {
 		return err
 	}

@@ -54,23 +54,23 @@ func (t *texts) message(typ byte, body []byte) bool {
 		if err != nil {
 			return false
 		}
-		t.own[name] = &statement{text: string(sql), conforming: t.conf, types: oids}
+		t.own[serverName(name)] = &statement{text: string(sql), conforming: t.conf, types: oids}
 	case pgwire.CliBind:
 		portal, name, err := pgwire.ParseBindNames(body)
 		if err != nil {
 			return false
 		}
-		st := t.statement(string(name))
+		st := t.statement(serverName(name))
 		if st == nil {
 			return false
 		}
-		t.portals[string(portal)] = st
+		t.portals[serverName(portal)] = st
 	case pgwire.CliExecute:
 		portal, _, err := pgwire.ParseExecute(body)
 		if err != nil {
 			return false
 		}
-		st := t.portals[string(portal)]
+		st := t.portals[serverName(portal)]
 		if st == nil {
 			return false // a cursor of SQL, perhaps
 		}

@@ -16,11 +16,9 @@ type batch struct {
 	start  int // journal offset
 	end    int // journal offset behind it; -1 when it is the last one
 
-	errored   bool  // its ErrorResponse was delivered
-	responded bool  // any answer was delivered
-	finished  int   // statements of its Query that completed
-	copying   bool  // its current statement takes data, the end of which was not sent
-	done      class // of what was answered of its unit of work, see flow.done
+	errored  bool // its ErrorResponse was delivered
+	finished int  // statements of its Query that completed
+	copying  bool // its current statement takes data, the end of which was not sent
 	// behind tells that others before it are lost too: the status in which it began is what
 	// those are answered with, not what the server had.
 	behind bool
@@ -143,9 +141,9 @@ func (f *flow) unansweredBatches() []batch {
 
 // fillCurrent fills in what is known of the batch that is being answered.
 func (f *flow) fillCurrent(b *batch) {
-	b.errored, b.responded, b.finished = f.errored, f.responded, f.finished
+	b.errored, b.finished = f.errored, f.finished
 	b.before, b.live = f.answered, f.live
-	b.copying, b.done = f.copying, f.done
+	b.copying = f.copying
 	b.synced = b.synced || f.asQuery
 }
 
@@ -213,7 +211,7 @@ func judgeFailedBlock(b batch) (verdict, byte) {
 	case b.cls.has(clsCommit) && (b.behind || !single):
 		// It may have been a good block on the server, or have become one by ROLLBACK TO.
 		return verdictUnknown, b.afterBreak(pgwire.TxFailed)
-	case b.onlyRollsBack(), single && b.synced && !b.cls.has(clsChain|clsMulti):
+	case single && b.synced && !b.cls.has(clsChain|clsMulti):
 		return verdictUndo, pgwire.TxIdle // COMMIT does the same there
 	case b.cls.has(clsRollback) && !single && b.cls.mayCommit():
 		return verdictUnknown, b.afterBreak(pgwire.TxFailed)

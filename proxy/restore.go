@@ -191,12 +191,10 @@ func (s *session) restoreUnnamed(b *backend) error {
 	if len(s.unnamedQ) == 0 || b.status != pgwire.TxIdle {
 		return nil
 	}
-	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
 	out := pgwire.AppendMessage(s.out[:0], pgwire.CliParse, s.unnamedQ)
 	if _, _, err := b.exchange(pgwire.AppendSync(out), 1, b.note); err != nil {
 		return errBackendLost // an error of the statement itself: its use is answered by the server
 	}
-	_ = b.conn.SetDeadline(time.Time{})
 	return nil
 }
 

@@ -126,9 +126,13 @@ func (p *Proxy) dialCancel(ctx context.Context, network, addr string) (net.Conn,
 			return t, nil
 		}
 	}
-	if p.cfg.ServerTLS.Mode == SSLPrefer && errors.Is(err, errNoServerTLS) {
+	prefer := p.cfg.ServerTLS.Mode == SSLPrefer
+	if prefer && errors.Is(err, errNoServerTLS) {
 		return c, nil
 	}
 	_ = c.Close()
+	if prefer && ctx.Err() == nil { // as dialServer
+		return p.dialer.DialContext(ctx, network, addr)
+	}
 	return nil, err
 }

@@ -85,6 +85,9 @@ func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
 	found, err := p.findSetters(ctx, pr, database)
 	if err != nil {
 		p.log.Debug("functions that set settings could not be asked for", zap.Error(err))
+		if isServerAway(err) {
+			at.stale.Store(true) // who has this entry asks again; a refusal stands until then
+		}
 		return
 	}
 	at.now.Store(found)

@@ -140,10 +140,11 @@ func sample(n int, f *fault, rng *rand.Rand) []int {
 
 // honest is the error that a client was told, if it is one that it may be told in that mode.
 func honest(seen []string, guard string) string {
+	if isGone(seen) {
+		return ""
+	}
 	for _, m := range seen {
 		switch {
-		case strings.HasPrefix(m, "gone"):
-			return ""
 		case m == "E 40001":
 			return "40001"
 		case m == "E 08007" && guard != proxy.GuardAll:

@@ -67,13 +67,12 @@ type flow struct {
 	head int
 	box  *opBox // where ops begin
 
-	status    byte  // of the last ReadyForQuery
-	errored   bool  // the current batch has had its ErrorResponse
-	skipping  bool  // the server skips what comes up to the next Sync, which is not sent yet
-	responded bool  // the client saw something of the current batch
-	live      byte  // transaction status behind what has completed of the current batch
-	finished  int   // statements of the current Query that have completed
-	answered  class // what the current batch has done since its last COMMIT or ROLLBACK
+	status   byte  // of the last ReadyForQuery
+	errored  bool  // the current batch has had its ErrorResponse
+	skipping bool  // the server skips what comes up to the next Sync, which is not sent yet
+	live     byte  // transaction status behind what has completed of the current batch
+	finished int   // statements of the current Query that have completed
+	answered class // what the current batch has done since its last COMMIT or ROLLBACK
 
 	renaming  int  // outstanding ops that may change what a prepared statement's name means
 	setting   int  // outstanding ops that may change settings
@@ -330,9 +329,6 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		}
 		a.done = f.pop()
 	}
-	if !hide {
-		f.responded = true
-	}
 	return a, nil
 }
 
@@ -384,7 +380,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	f.pop()
 	f.current() // what was no end of a copy is answered, too
 	f.status, f.live = st, st
-	f.errored, f.responded, f.finished = false, false, 0
+	f.errored, f.finished = false, 0
 	f.answered, f.asQuery, f.copying = 0, false, false
 	if st == pgwire.TxIdle {
 		f.all, f.done, f.canGoOn = 0, 0, false
@@ -395,7 +391,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 // failed takes ErrorResponse: in the extended protocol the server skips all up to the Sync
 // (protocol-flow, Extended Query).
 func (f *flow) failed(o *op) (answer, error) {
-	f.errored, f.responded, f.copying = true, true, false
+	f.errored, f.copying = true, false
 	hide := o.internal
 	f.rolledBack = f.rolledBack || !hide
 	f.live = afterError(f.live)

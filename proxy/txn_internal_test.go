@@ -36,10 +36,9 @@ func TestJudge(t *testing.T) {
 		}
 		return b
 	}
-	errored := func(b *batch) { b.errored, b.responded = true, true }
-	done := func(b *batch) { b.finished, b.responded = 1, true }
+	errored := func(b *batch) { b.errored = true }
+	done := func(b *batch) { b.finished = 1 }
 	now := func(status byte) func(*batch) { return func(b *batch) { b.live = status } }
-	some := func(b *batch) { b.responded = true }
 	extended := func(b *batch) {
 		b.simple, b.stmts, b.before, b.cls = false, 0, b.cls, 0
 		b.ops = []op{{kind: opSync}}
@@ -52,14 +51,13 @@ func TestJudge(t *testing.T) {
 		want    verdict
 		next    byte
 	}{
-		"idle insert":              {q(clsMayWrite), 'I', false, verdictUnknown, 'I'},
-		"idle harmless":            {q(0), 'I', false, verdictRolledBack, 'I'},
-		"idle harmless, rows seen": {q(0, some), 'I', false, verdictRolledBack, 'I'},
-		"idle begin":               {q(clsBegin), 'I', false, verdictRolledBack, 'E'},
-		"idle begin done":          {q(clsBegin, done, now('T')), 'I', false, verdictFinish, 'T'},
-		"idle insert done":         {q(clsMayWrite, done), 'I', false, verdictFinish, 'I'},
-		"idle insert failed":       {q(clsMayWrite, errored), 'I', false, verdictFinish, 'I'},
-		"idle multi done once":     {q(clsMayWrite|clsMulti, done), 'I', false, verdictUnknown, 'I'},
+		"idle insert":          {q(clsMayWrite), 'I', false, verdictUnknown, 'I'},
+		"idle harmless":        {q(0), 'I', false, verdictRolledBack, 'I'},
+		"idle begin":           {q(clsBegin), 'I', false, verdictRolledBack, 'E'},
+		"idle begin done":      {q(clsBegin, done, now('T')), 'I', false, verdictFinish, 'T'},
+		"idle insert done":     {q(clsMayWrite, done), 'I', false, verdictFinish, 'I'},
+		"idle insert failed":   {q(clsMayWrite, errored), 'I', false, verdictFinish, 'I'},
+		"idle multi done once": {q(clsMayWrite|clsMulti, done), 'I', false, verdictUnknown, 'I'},
 		"idle multi, one failed": {
 			q(clsMayWrite|clsMulti, errored), 'I', false, verdictFinish, 'I',
 		},

@@ -8,9 +8,8 @@ import (
 )
 
 // unit is what is kept of the session's current unit of work, all since its last safe point, so
-// that it can be run again on another backend: the client's messages, and of the server's answers
-// the digest. It does no I/O. The owner of the session uses it; what the relay from the backend
-// needs of a unit is in progress.
+// that it can be run again on another backend: the client's messages. Of the server's answers
+// the session keeps a digest (digest.go). It does no I/O; the owner of the session uses it.
 type unit struct {
 	bytes []byte
 	box   *journalBox // where bytes begins

@@ -415,6 +415,9 @@ func requestHTTP(ctx context.Context, method, url string, body io.Reader) (*http
 	return resp, nil
 }
 
+// answerMax bounds an answer; a million sessions (sessions_max) take some 400 bytes each.
+const answerMax = 1 << 30
+
 // callHTTP asks a node's HTTP interface; an error answer becomes an error.
 func callHTTP(ctx context.Context, method, url string, body io.Reader, into any) error {
 	resp, err := requestHTTP(ctx, method, url, body)
@@ -422,7 +425,7 @@ func callHTTP(ctx context.Context, method, url string, body io.Reader, into any)
 		return err
 	}
 	defer resp.Body.Close()
-	r := io.LimitReader(resp.Body, 4<<20)
+	r := io.LimitReader(resp.Body, answerMax)
 	if resp.StatusCode != http.StatusOK {
 		var e httpError
 		if err := json.NewDecoder(r).Decode(&e); err != nil || e.Error == "" {
