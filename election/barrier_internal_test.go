@@ -149,7 +149,9 @@ func TestBarrierOfTheMissing(t *testing.T) {
 	withTwo(t, func(t *testing.T, w *barrierTest) {
 		w.begin(t)
 		// a is cut off: it neither renews nor releases.
+		w.a.lessee.mu.Lock()
 		w.a.lessee.voters = nil
+		w.a.lessee.mu.Unlock()
 		pass(w.a.timing.Promise + w.a.timing.Interval)
 		w.b.set(intended(1, 2, IntentFailover))
 		w.endorse(2)
