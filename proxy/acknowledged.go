@@ -15,11 +15,16 @@ import (
 // synchronous_commit = off: the session must not go on as if it were there (DESIGN.md I25).
 type acknowledged struct{ xid, epoch uint64 }
 
-// commitAnswered takes the server's answer to a commit; the caller holds s.mu. It comes before the
-// answer is written to the client.
-func (s *session) commitAnswered() {
-	if b := s.backend; s.inDoubt && s.xid != 0 && b != nil && !s.flow.rolledBack {
+// commitAnswered takes the server's answer to what was in doubt, a statement of that class or a
+// Sync; the caller holds s.mu. It comes before the answer is written to the client.
+func (s *session) commitAnswered(cls class) {
+	switch b := s.backend; {
+	case !s.inDoubt || s.xid == 0 || b == nil || s.flow.rolledBack:
+	case !cls.has(clsRollbackPrepared):
 		s.acked = acknowledged{s.xid, b.primary.Epoch}
+		s.ackedPrepare = cls.has(clsPrepares)
+	case s.acked.xid == s.xid:
+		s.acked = acknowledged{} // what it had prepared is not to be there any more
 	}
 	s.inDoubt, s.noCancel = false, false
 }
@@ -28,7 +33,7 @@ func (s *session) commitAnswered() {
 // the client was told is committed.
 func (s *session) checkAcknowledged(b *backend) error {
 	s.mu.Lock()
-	a := s.acked
+	a, prepared := s.acked, s.ackedPrepare
 	s.mu.Unlock()
 	if a.xid == 0 || a.epoch == b.primary.Epoch {
 		return nil
@@ -39,7 +44,8 @@ func (s *session) checkAcknowledged(b *backend) error {
 		if err != nil {
 			return err
 		}
-		isLost = status == "aborted" || status == "future"
+		// What was prepared may have been rolled back by another session since then.
+		isLost = status == "aborted" && !prepared || status == "future"
 	}
 	if !isLost {
 		s.mu.Lock()

@@ -44,6 +44,11 @@ const (
 	clsSavepoint
 	// clsCopy marks COPY: its server may take nothing but data until its client has sent the end.
 	clsCopy
+	// clsPrepares marks a single PREPARE TRANSACTION, which ends its block as COMMIT does.
+	clsPrepares
+	// clsCommitPrepared and clsRollbackPrepared mark a single statement of that kind.
+	clsCommitPrepared
+	clsRollbackPrepared
 )
 
 // has tells whether any of the bits is set.
@@ -162,7 +167,7 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		if p.cls.has(clsCommit | clsRollback) {
 			p.cls |= clsEnds
 		}
-		p.cls &^= clsBegin | clsCommit | clsRollback | clsRollbackTo | clsDML
+		p.cls &^= clsBegin | clsCommit | clsRollback | clsRollbackTo | clsDML | twoPhase
 		p.cls |= clsMulti
 	}
 	return p
@@ -197,9 +202,12 @@ func classOf(s *pgwire.Statement) class {
 		c |= clsRollback
 	case pgwire.KindRollbackTo:
 		c |= clsRollbackTo
-	case pgwire.KindPrepareTransaction, pgwire.KindCommitPrepared,
-		pgwire.KindRollbackPrepared:
-		c |= clsEnds | clsMayWrite
+	case pgwire.KindPrepareTransaction:
+		c |= clsCommit | clsPrepares
+	case pgwire.KindCommitPrepared:
+		c |= clsEnds | clsMayWrite | clsCommitPrepared
+	case pgwire.KindRollbackPrepared:
+		c |= clsEnds | clsMayWrite | clsRollbackPrepared
 	case pgwire.KindWrite, pgwire.KindExecute:
 		c |= clsDML
 	case pgwire.KindSavepoint:
@@ -244,6 +252,10 @@ func effectOf(s *pgwire.Statement, sql []byte, c class) (effect, bool) {
 		}, true
 	case pgwire.KindCommit, pgwire.KindRollback, pgwire.KindRollbackTo:
 		return effect{kind: s.Kind, cls: c}, true
+	case pgwire.KindPrepareTransaction:
+		return effect{kind: pgwire.KindCommit, cls: c}, true
+	case pgwire.KindCommitPrepared, pgwire.KindRollbackPrepared:
+		return effect{kind: s.Kind, name: s.Name, cls: c}, true
 	}
 	if c.has(clsTemp | clsHold | clsAdvisory | clsState) {
 		return effect{

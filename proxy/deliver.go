@@ -382,7 +382,7 @@ func (s *session) completed(o *op, body []byte) {
 	}
 	s.flow.rolledBack = isRollback
 	if o.commits {
-		s.commitAnswered()
+		s.commitAnswered(o.cls)
 	}
 }
 
@@ -419,7 +419,7 @@ func (s *session) ended(a answer, hide bool) bool {
 		return true
 	}
 	if a.done.commits || s.flow.head == len(s.flow.ops) {
-		s.commitAnswered()
+		s.commitAnswered(0)
 	}
 	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
 		s.track.dirty = true // some of it may have been done and undone

@@ -12,6 +12,8 @@ import (
 const (
 	innerName = "_holdfast"
 	xidSQL    = "SELECT pg_catalog.pg_current_xact_id_if_assigned()"
+	// newXIDSQL is for PREPARE TRANSACTION, which takes a transaction id if there is none yet.
+	newXIDSQL = "SELECT pg_catalog.pg_current_xact_id()"
 )
 
 // guard forwards the message at the head of the inbox, which may commit, once everything before it
@@ -34,6 +36,8 @@ func (s *session) guard(ctx context.Context, b *backend) error {
 	switch {
 	case held:
 		return nil // the end of what was before waits for a snapshot, which comes first
+	case s.guarded.cls.has(clsCommitPrepared | clsRollbackPrepared):
+		return s.guardPrepared(ctx, b)
 	case s.guarded.cls.has(clsCommit):
 		return s.guardCommit(ctx, b)
 	}
@@ -55,7 +59,7 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
-	s.xid = 0
+	s.xid, s.inner = 0, nil
 	ask := s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping
 	extended := s.in.bytes()[0] == pgwire.CliExecute
 	s.mu.Unlock()
@@ -78,12 +82,16 @@ func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
 	before := s.flow
 	s.pushed = 0
 	at := s.unit.end()
+	sql := xidSQL
+	if s.guarded.cls.has(clsPrepares) {
+		sql = newXIDSQL
+	}
 	if extended {
-		out = appendInner(out, xidSQL)
+		out = appendInner(out, sql)
 		out = pgwire.AppendFlush(out)
 		s.pushInner(at)
 	} else {
-		out = pgwire.AppendQuery(out, xidSQL)
+		out = pgwire.AppendQuery(out, sql)
 		s.push(op{kind: opQuery, internal: true, showErr: true, start: at})
 	}
 	s.out = out
@@ -139,13 +147,19 @@ func (s *session) sendInner(b *backend, out []byte, before flow) error {
 
 // forwardCommit sends the message that commits, marked as in doubt before the first byte leaves.
 func (s *session) forwardCommit(b *backend, asked bool) error {
+	s.mu.Lock()
+	return s.forwardCommitLocked(b, asked)
+}
+
+// forwardCommitLocked is forwardCommit for a caller that holds s.mu, which is released.
+func (s *session) forwardCommitLocked(b *backend, asked bool) error {
 	data := s.in.bytes()
 	_, n, err := pgwire.Header(data)
 	if err != nil {
+		s.mu.Unlock()
 		return fatalProtocol(err)
 	}
 	n += pgwire.HeaderLen
-	s.mu.Lock()
 	if s.inner != nil && data[0] == pgwire.CliQuery {
 		return s.commitFailed(b, n) // unlocks
 	}
@@ -161,7 +175,9 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 		s.beginUnit()
 	}
 	o := op{kind: opExecute, commits: true}
-	o.cls = clsCommit | clsMayWrite | s.guarded.cls&clsChain
+	if o.cls = s.guarded.cls & (clsCommit | clsChain | clsEnds | twoPhase); o.cls.has(clsCommit) {
+		o.cls |= clsMayWrite
+	}
 	o.start = s.unit.end()
 	if data[0] == pgwire.CliQuery {
 		o.kind = opQuery

@@ -159,7 +159,8 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 	}
 	s.noteUnnamed()
 	s.unnamedQ = nil // the server drops the unnamed statement too
-	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsQueryGuard(p.cls) {
+	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsQueryGuard(p.cls) ||
+		s.wantsPreparedGuard(p.cls) {
 		s.guarded = p
 		return forwardGuard, nil
 	}
@@ -327,7 +328,7 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 			p = opaque // a cursor, perhaps
 		}
 	}
-	if p.cls.has(clsCommit) && s.wantsGuard() {
+	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsPreparedGuard(p.cls) {
 		s.guarded = p
 		return forwardGuard, nil
 	}

@@ -78,7 +78,7 @@ func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) er
 			return err
 		}
 	}
-	o, why, err := s.proxy.outcome(ctx, pr, l)
+	o, why, err := s.proxy.outcome(ctx, pr, l, l.pending[0].batch.doubted())
 	if err != nil {
 		return err
 	}

@@ -35,14 +35,17 @@ const outcomePoll = 5 * time.Millisecond
 
 // outcome looks up what became of the transaction of a lost session (DESIGN.md I4, I5). An error
 // means that the primary could not be asked now; ask again. why tells a client what could not be
-// known.
-func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, string, error) {
+// known. cls is the class of the statement that ends it, if it is one; committed then means that
+// this has done what it is for.
+func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss, cls class,
+) (outcome, string, error) {
 	if l.xid == 0 {
 		return outcomeUnknown, "The transaction had no transaction id before its COMMIT.", nil
 	}
 	switch fateOf(l.xid, l.epoch, pr.Boundaries) {
 	case fateAborted:
-		return outcomeAborted, "", nil
+		o, _ := outcomeOf("aborted", false, cls)
+		return o, "", nil
 	case fateUnknown:
 		return outcomeUnknown, "The transaction id was given out around the promotion.", nil
 	}
@@ -50,32 +53,47 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss) (outcome, str
 	defer cancel()
 	xid := strconv.FormatUint(l.xid, 10)
 	for {
-		rows, err := p.outcomesAt.query(ctx, pr,
-			"SELECT pg_catalog.pg_xact_status('"+xid+"'::pg_catalog.xid8)")
-		var pe *pgwire.Error
-		if errors.As(err, &pe) && pe.Code == "22023" {
-			// "transaction ID is in the future": it never arrived here.
-			return outcomeAborted, "", nil
-		}
+		status, err := p.statusOf(ctx, pr, xid)
 		if err != nil {
 			return outcomeUnknown, "", err
 		}
-		if len(rows) != 1 || len(rows[0]) != 1 {
-			return outcomeUnknown, "", errors.New("look up outcome: unexpected answer")
+		isPrepared := false
+		if status == "in progress" && cls.has(twoPhase) {
+			if isPrepared, err = p.isPrepared(ctx, pr, l.xid); err != nil {
+				return outcomeUnknown, "", err
+			}
 		}
-		switch string(rows[0][0]) {
-		case "committed":
-			return outcomeCommitted, "", p.awaitFlushed(ctx, pr)
-		case "aborted":
-			return outcomeAborted, "", nil
-		case "in progress":
+		o, known := outcomeOf(status, isPrepared, cls)
+		switch {
+		case !known:
 			if err := sleep(ctx, outcomePoll); err != nil {
 				return outcomeUnknown, "", err
 			}
-			continue
+		case o == outcomeCommitted:
+			return o, "", p.awaitFlushed(ctx, pr)
+		case o == outcomeAborted:
+			return o, "", nil
+		default:
+			return o, "The server no longer knows about the transaction.", nil
 		}
-		return outcomeUnknown, "The server no longer knows about the transaction.", nil
 	}
+}
+
+// statusOf is what the primary says of a transaction id; one that is in its future never arrived.
+func (p *Proxy) statusOf(ctx context.Context, pr *Primary, xid string) (string, error) {
+	rows, err := p.outcomesAt.query(ctx, pr,
+		"SELECT pg_catalog.pg_xact_status('"+xid+"'::pg_catalog.xid8)")
+	var pe *pgwire.Error
+	if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidParameterValue {
+		return "aborted", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(rows) != 1 || len(rows[0]) != 1 {
+		return "", errors.New("look up outcome: unexpected answer")
+	}
+	return string(rows[0][0]), nil
 }
 
 // flushedSQL asks whether a position is as durable as an acknowledged commit: by the server's own

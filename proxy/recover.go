@@ -329,7 +329,7 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 			return errCommitAborted(), nil
 		}
 	}
-	o, why, err := s.proxy.outcome(ctx, b.primary, l)
+	o, why, err := s.proxy.outcome(ctx, b.primary, l, p.batch.doubted())
 	if err != nil {
 		s.log().Info("outcome could not be looked up yet", zap.Error(err))
 		return nil, errBackendLost
@@ -379,11 +379,18 @@ func appendEnd(out []byte, p *pending, e *pgwire.Error, kept []byte) []byte {
 	return out
 }
 
-// endTag is the tag of the end of a transaction. A COMMIT is one of a transaction that was
-// committed, or of a failed one.
+// endTag is the tag of the end of a transaction. A COMMIT, or PREPARE TRANSACTION, is one of a
+// transaction that was committed, or of a failed one.
 func endTag(b *batch, o *op) string {
-	if o.cls.has(clsRollback) || b.live == pgwire.TxFailed {
+	switch {
+	case o.cls.has(clsCommitPrepared):
+		return "COMMIT PREPARED"
+	case o.cls.has(clsRollbackPrepared):
+		return "ROLLBACK PREPARED"
+	case o.cls.has(clsRollback) || b.live == pgwire.TxFailed:
 		return "ROLLBACK"
+	case o.cls.has(clsPrepares):
+		return "PREPARE TRANSACTION"
 	}
 	return "COMMIT"
 }

@@ -143,6 +143,7 @@ type heard struct {
 // none.
 func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
 	s.t.Helper()
+	s.endPrepared()
 	exec(s.t, s.admin, "TRUNCATE t")
 	c := &cutter{at: at, toward: toward, cuts: f.cuts, hit: make(chan struct{})}
 	w := hijack(s.t, s.connect(""))
@@ -168,6 +169,17 @@ func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
 	h.sent, h.hit = c.seen, c.isHit
 	h.table = exec(s.t, s.admin, "SELECT string_agg(a || b, ',' ORDER BY a) FROM t")
 	return h
+}
+
+// endPrepared rolls back what a conversation that was told an error has left prepared.
+func (s *stage) endPrepared() {
+	s.t.Helper()
+	gids := exec(s.t, s.admin, "SELECT coalesce(string_agg(gid, ','), '') FROM pg_prepared_xacts")
+	for gid := range strings.SplitSeq(gids, ",") {
+		if gid != "" {
+			exec(s.t, s.admin, "ROLLBACK PREPARED '"+gid+"'")
+		}
+	}
 }
 
 // TestCutAnywhere cuts the connection to the server at every message of a conversation, in both

@@ -64,6 +64,16 @@ func (b *batch) commits() bool {
 	return false
 }
 
+// doubted is the class of what was marked as in doubt.
+func (b *batch) doubted() class {
+	for i := range b.ops {
+		if b.ops[i].commits {
+			return b.ops[i].cls
+		}
+	}
+	return 0
+}
+
 // next is the class of the first statement that is left.
 func (b *batch) next() class {
 	for i := range b.ops {
@@ -166,7 +176,8 @@ func judge(b batch, status byte, inDoubt bool) (verdict, byte) {
 		return verdictFinish, afterError(status)
 	case inDoubt && b.commits():
 		return verdictLookup, b.walk(status)
-	case b.isDone() && (b.simple || status != pgwire.TxIdle || !b.before.mayCommit()):
+	case b.isDone() && (b.simple || status != pgwire.TxIdle || !b.before.mayCommit() ||
+		b.before.isSecondPhase()):
 		return verdictFinish, status
 	case b.copying && !b.cls.has(clsEnds|clsOpaque):
 		return verdictRolledBack, b.afterBreak(status) // it takes data yet, and did not end

@@ -84,6 +84,15 @@ var scripts = []script{
 			extended("UPDATE t SET b = b || 'x'")...), ends: 2},
 		q("INSERT INTO t VALUES (2, 'a')", "UPDATE t SET b = b || 'y'", "SELECT 1"),
 	}},
+	{name: "two-phase commit", steps: []scriptStep{
+		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("PREPARE TRANSACTION 'one'"),
+		q("COMMIT PREPARED 'one'"), x("BEGIN"), x("INSERT INTO t VALUES (2, 'b')"),
+		x("PREPARE TRANSACTION 'two'"), x("ROLLBACK PREPARED 'two'"),
+		x("BEGIN", "INSERT INTO t VALUES (3, 'c')", "PREPARE TRANSACTION 'three'"),
+		x("COMMIT PREPARED 'three'"), q("BEGIN"), q("SELECT 1"), q("PREPARE TRANSACTION 'four'"),
+		q("ROLLBACK PREPARED 'four'"), q("BEGIN"), q("SELECT 1/0"), q("PREPARE TRANSACTION 'five'"),
+		q("SELECT * FROM t"),
+	}},
 	{name: "savepoints and errors", steps: []scriptStep{
 		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("SAVEPOINT s"),
 		q("INSERT INTO t VALUES (1, 'twice')"), q("SELECT 1"), q("ROLLBACK TO s"),

@@ -46,23 +46,24 @@ type session struct {
 	track   tracker
 	params  paramSet // as last reported to the client
 
-	lost        bool // the backend must not be used any more
-	gone        bool // the client cannot be written to
-	planned     bool // it was taken away at a safe point by a drain
-	canceled    bool // a cancel request came while there was no backend
-	closing     bool // the proxy is shutting down
-	watching    bool // the owner waits on wake
-	inDoubt     bool // COMMIT was forwarded with its xid known or known to be absent
-	noCancel    bool // a COMMIT is about to be forwarded, or outstanding
-	cancels     int  // cancel requests on their way to the server
-	xid         uint64
-	acked       acknowledged
-	endHeld     bool          // a ReadyForQuery 'I' waits for the snapshot
-	rows        [][3]string   // of an internal query
-	rowsCut     bool          // there were more
-	inner       *pgwire.Error // its error
-	fatal       *pgwire.Error // a FATAL of the server that was not passed on yet
-	clientQuiet silence       // Proxy.runWatch's own
+	lost         bool // the backend must not be used any more
+	gone         bool // the client cannot be written to
+	planned      bool // it was taken away at a safe point by a drain
+	canceled     bool // a cancel request came while there was no backend
+	closing      bool // the proxy is shutting down
+	watching     bool // the owner waits on wake
+	inDoubt      bool // COMMIT was forwarded with its xid known or known to be absent
+	noCancel     bool // a COMMIT is about to be forwarded, or outstanding
+	cancels      int  // cancel requests on their way to the server
+	xid          uint64
+	acked        acknowledged
+	ackedPrepare bool          // acked is of a PREPARE TRANSACTION
+	endHeld      bool          // a ReadyForQuery 'I' waits for the snapshot
+	rows         [][3]string   // of an internal query
+	rowsCut      bool          // there were more
+	inner        *pgwire.Error // its error
+	fatal        *pgwire.Error // a FATAL of the server that was not passed on yet
+	clientQuiet  silence       // Proxy.runWatch's own
 
 	hasLocks   bool      // it is in the proxy's lockBook
 	kept       func()    // ends the connection to a primary where it held locks; nil is none
