@@ -117,7 +117,8 @@ func (s *session) step(now int64) step {
 		return stepRare
 	}
 	s.serverFull.Store(false)
-	if s.unsent > 0 || s.passing > 0 {
+	alone := start || s.discard || s.flow.isFull()
+	if s.unsent > 0 || s.passing > 0 && alone {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
 	}
@@ -126,9 +127,9 @@ func (s *session) step(now int64) step {
 		s.mu.Unlock()
 		return stepWait
 	}
-	n, act, before, err := s.inspectInbox()
+	rest, n, act, before, err := s.inspectInbox()
 	s.mu.Unlock()
-	if werr := s.send(b, n, before); werr != nil {
+	if werr := s.send(b, rest, n, before); werr != nil {
 		return stepRare
 	}
 	if err != nil || act != forwardIt {
@@ -297,9 +298,9 @@ func (s *session) forward(ctx context.Context) error {
 		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
 		return nil
 	}
-	n, act, before, err := s.inspectInbox()
+	_, n, act, before, err := s.inspectInbox()
 	s.mu.Unlock()
-	if werr := s.send(b, n, before); werr != nil {
+	if werr := s.send(b, 0, n, before); werr != nil {
 		return werr
 	}
 	switch {
@@ -314,18 +315,22 @@ func (s *session) forward(ctx context.Context) error {
 }
 
 // inspectInbox records the messages at the head of the inbox, n bytes, in the flow, which was
-// before. act is about the message behind them. The caller holds s.mu.
-func (s *session) inspectInbox() (n int, act forwarding, before flow, err error) {
+// before. The first rest bytes of them belong to a message of which a part was sent already. act is
+// about the message behind them. The caller holds s.mu.
+func (s *session) inspectInbox() (rest, n int, act forwarding, before flow, err error) {
 	data := s.in.bytes()
 	if s.again != nil {
 		data = data[:min(len(data), s.again.left)]
 	}
 	before = s.flow
 	s.pushed = 0
+	rest = min(s.passing, len(data))
+	s.passing -= rest
+	n = rest
 	if s.flow.isSafePoint() {
 		s.beginUnit()
 	}
-	for n < len(data) {
+	for n < len(data) && s.passing == 0 {
 		var size int
 		size, act, err = s.inspectNext(data[n:], n)
 		if err != nil || size == 0 || act != forwardIt {
@@ -335,24 +340,30 @@ func (s *session) inspectInbox() (n int, act forwarding, before flow, err error)
 		s.passing = size - part
 		n += part + moreOf(data[n:], part, pgwire.CliCopyData)
 	}
-	return n, act, before, err
+	return rest, n, act, before, err
 }
 
 // send writes the first n bytes of the inbox to the backend and keeps the journal. What there is
-// no room for counts as sent, and goes with sendRest. If no byte could leave any more, the messages
-// count as not sent, and stay in the inbox.
-func (s *session) send(b *backend, n int, before flow) error {
+// no room for counts as sent, and goes with sendRest. If no byte could leave any more but for the
+// first rest, which belong to what was sent before, the messages count as not sent, and stay in the
+// inbox.
+func (s *session) send(b *backend, rest, n int, before flow) error {
 	if n == 0 {
 		return nil
 	}
 	p := s.in.bytes()[:n]
 	done, err := b.conn.tryWrite(p)
 	if err != nil && !errors.Is(err, errAgain) {
-		if done == 0 {
+		if done <= rest {
 			s.mu.Lock()
 			s.flow.unpush(s.pushed, before)
 			s.mu.Unlock()
-			s.passing = 0
+			if rest < n {
+				s.passing = 0 // what was inspected behind it is not sent
+			}
+			s.passing += rest - done
+			s.keep(p[:done])
+			s.in.take(done)
 		} else {
 			s.keep(p)
 			s.in.take(n)

@@ -184,7 +184,7 @@ func (s *session) forwardCommitLocked(b *backend, asked bool) error {
 	}
 	s.push(o)
 	s.mu.Unlock()
-	if err := s.send(b, n, before); err != nil {
+	if err := s.send(b, 0, n, before); err != nil {
 		s.mu.Lock()
 		s.inDoubt = s.inDoubt && s.flow.head < len(s.flow.ops)
 		s.mu.Unlock()

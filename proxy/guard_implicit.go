@@ -65,7 +65,7 @@ func (s *session) forwardUnguarded(b *backend, n int, isQuery bool) error {
 	}
 	s.push(o)
 	s.mu.Unlock()
-	return s.send(b, n, before)
+	return s.send(b, 0, n, before)
 }
 
 // sendAsExtended sends the Query at the head of the inbox, n bytes, in the extended protocol, and
@@ -175,5 +175,5 @@ func (s *session) forwardSync(b *backend, n int, isQuery bool) error {
 	if isQuery {
 		return s.sendInner(b, pgwire.AppendSync(s.out[:0]), before)
 	}
-	return s.send(b, n, before)
+	return s.send(b, 0, n, before)
 }

@@ -11,11 +11,10 @@ import (
 // that it can be run again on another backend: the client's messages. Of the server's answers
 // the session keeps a digest (digest.go). It does no I/O; the owner of the session uses it.
 type unit struct {
-	bytes []byte
-	box   *journalBox // where bytes begins
-	base  int         // offset of bytes[0] since the last safe point
-	whole bool        // bytes has everything since base
-	grown int         // bytes that are accounted for beside box
+	bytes []byte // of a pool, mostly
+	base  int    // offset of bytes[0] since the last safe point
+	whole bool   // bytes has everything since base
+	grown int    // bytes that are accounted for: all but the smallest buffers
 
 	// What the unnamed statement was when the unit began, if it was used before it was replaced.
 	usedUnnamed bool
@@ -28,11 +27,50 @@ type unnamedStatement struct {
 	body   []byte
 }
 
-// journalBox has room for the messages of a usual unit of work. A session has one only while it is
-// at work.
-type journalBox [2048]byte
+// Sizes of journals that are kept for reuse: for the messages of a usual unit of work, and for more.
+// What is larger still is made when it is needed.
+type (
+	journal2K   [2 << 10]byte
+	journal16K  [16 << 10]byte
+	journal128K [128 << 10]byte
+	journal1M   [1 << 20]byte
+)
 
-var journalBoxes = sync.Pool{New: func() any { return new(journalBox) }}
+var (
+	journals2K   = sync.Pool{New: func() any { return new(journal2K) }}
+	journals16K  = sync.Pool{New: func() any { return new(journal16K) }}
+	journals128K = sync.Pool{New: func() any { return new(journal128K) }}
+	journals1M   = sync.Pool{New: func() any { return new(journal1M) }}
+)
+
+// newJournal is an empty buffer for at least n bytes.
+func newJournal(n int) []byte {
+	switch {
+	case n <= len(journal2K{}):
+		return journals2K.Get().(*journal2K)[:0]
+	case n <= len(journal16K{}):
+		return journals16K.Get().(*journal16K)[:0]
+	case n <= len(journal128K{}):
+		return journals128K.Get().(*journal128K)[:0]
+	case n <= len(journal1M{}):
+		return journals1M.Get().(*journal1M)[:0]
+	}
+	return make([]byte, 0, n)
+}
+
+// freeJournal gives a buffer of newJournal back.
+func freeJournal(p []byte) {
+	switch n := cap(p); n {
+	case len(journal2K{}):
+		journals2K.Put((*journal2K)(p[:n]))
+	case len(journal16K{}):
+		journals16K.Put((*journal16K)(p[:n]))
+	case len(journal128K{}):
+		journals128K.Put((*journal128K)(p[:n]))
+	case len(journal1M{}):
+		journals1M.Put((*journal1M)(p[:n]))
+	}
+}
 
 // begin starts a unit at a safe point.
 func (u *unit) begin() {
@@ -43,25 +81,26 @@ func (u *unit) begin() {
 // end is the offset behind the last byte.
 func (u *unit) end() int { return u.base + len(u.bytes) }
 
-// keep appends messages as long as they fit into max bytes, and returns by how much the memory
-// beside the box has grown; false if they did not fit.
-func (u *unit) keep(p []byte, from, max int) (grown int, ok bool) {
+// keep appends messages as long as they fit into most bytes, and returns by how much the memory
+// that is accounted for has grown; false if they did not fit.
+func (u *unit) keep(p []byte, from, most int) (grown int, ok bool) {
 	u.trim(from)
-	if len(u.bytes)+len(p) > max {
+	if len(u.bytes)+len(p) > most {
 		grown = -u.grown
 		u.drop()
 		return grown, false
 	}
-	if u.bytes == nil {
-		u.box = journalBoxes.Get().(*journalBox)
-		u.bytes = u.box[:0]
+	if need := len(u.bytes) + len(p); need > cap(u.bytes) {
+		larger := newJournal(max(need, min(2*cap(u.bytes), most)))
+		larger = append(larger, u.bytes...)
+		freeJournal(u.bytes)
+		u.bytes = larger
+		if n := cap(larger); n > len(journal2K{}) {
+			grown = n - u.grown
+			u.grown = n
+		}
 	}
-	before := cap(u.bytes)
 	u.bytes = append(u.bytes, p...)
-	if n := cap(u.bytes); n > before && n > len(journalBox{}) {
-		grown = n - u.grown
-		u.grown = n
-	}
 	return grown, true
 }
 
@@ -75,20 +114,16 @@ func (u *unit) trim(from int) {
 
 // drop gives up: what comes is not kept until the next safe point.
 func (u *unit) drop() {
-	if u.box != nil {
-		journalBoxes.Put(u.box)
-	}
-	u.whole, u.bytes, u.box, u.grown = false, nil, nil, 0
+	freeJournal(u.bytes)
+	u.whole, u.bytes, u.grown = false, nil, 0
 }
 
-// rest gives back what a session at a safe point does not need, and returns how much memory beside
-// the box that was.
+// rest gives back what a session at a safe point does not need, and returns how much of it was
+// accounted for.
 func (u *unit) rest() int {
-	if u.box != nil {
-		journalBoxes.Put(u.box)
-	}
+	freeJournal(u.bytes)
 	n := u.grown
-	u.bytes, u.box, u.grown = nil, nil, 0
+	u.bytes, u.grown = nil, 0
 	u.unnamed = nil
 	return n
 }
