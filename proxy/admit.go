@@ -41,7 +41,7 @@ func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
 	}
 	s.prove(cred)
 	_ = d.conn.SetDeadline(time.Time{})
-	s.in.attach(d.conn, d.r.Buffered())
+	s.in.begin(d.r.Buffered())
 	if kind != notReplication {
 		s.passThrough(ctx, kind)
 		return true
@@ -89,7 +89,7 @@ func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 		return true
 	}
 	s.loop = conn.loop
-	s.in.attach(conn, nil)
+	s.in.begin(nil)
 	if err := s.challenge(e.secret, e.ok, from, until); err != nil {
 		go s.dismiss(err)
 	}
@@ -152,9 +152,8 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	}
 	s := &session{
 		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
-		wake: make(chan struct{}, 1), track: newTracker(user, p.cfg.PreparedBytesMax),
+		wake: make(chan struct{}, 1), track: newTracker(user, &p.cfg),
 		key: make([]byte, cancelKeyBytes(st.Protocol)),
 	}
-	s.track.locks.mode, s.track.locks.max = p.cfg.AdvisoryLocks, p.cfg.AdvisoryLocksMax
 	return s, p.add(s)
 }

@@ -60,9 +60,8 @@ func newSteady(tb testing.TB) *steady {
 	server, r.server = end()
 	s := &session{
 		proxy: p, loop: l, client: client, conf: true, wake: make(chan struct{}, 1),
-		track: newTracker("app", 1<<20), flow: newFlow('I'), account: newAccount(nil),
+		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
-	s.in.attach(client, nil)
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	r.back = &backend{primary: &Primary{Epoch: 1, Lease: far{}}, conn: server, status: 'I'}
 	r.session = s
@@ -173,6 +172,7 @@ func BenchmarkInspect(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				s.mu.Lock()
+				s.equip()
 				for n := 0; n < len(ask); {
 					size, _, err := s.inspectNext(ask[n:], n)
 					if err != nil || size == 0 {

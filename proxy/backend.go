@@ -18,7 +18,7 @@ type backend struct {
 	primary *Primary
 	conn    link
 	pid     uint32
-	key     []byte
+	key     string // for cancel requests
 	started string // backend_start, which with pid names the process for good
 	params  []pgwire.Param
 	born    int64          // CLOCK_BOOTTIME before it logged in
@@ -77,7 +77,7 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 	if err != nil {
 		return fmt.Errorf("log in to backend: %w", err)
 	}
-	b.pid, b.key, b.params, b.status = info.PID, info.Key, info.Params, info.TxStatus
+	b.pid, b.key, b.params, b.status = info.PID, string(info.Key), info.Params, info.TxStatus
 	rows, err := pgwire.SimpleQuery(b.conn, b.reader, checkSQL)
 	if err != nil {
 		return fmt.Errorf("check backend: %w", err)
@@ -121,7 +121,7 @@ func (b *backend) relayFromHere() {
 	}
 	ahead = append(slices.Clone(b.in.bytes()), ahead...)
 	b.in.release()
-	b.in.attach(b.conn, ahead)
+	b.in.begin(ahead)
 	b.reader = nil
 }
 

@@ -54,7 +54,7 @@ func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool 
 	default:
 		ctx, done := context.WithTimeout(ctx, 10*time.Second)
 		defer done()
-		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, b.key, p.dialCancel)
+		err := pgwire.SendCancel(ctx, b.primary.Addr, b.pid, []byte(b.key), p.dialCancel)
 		if err != nil {
 			p.log.Info("cancel request could not be passed on", zap.Error(err))
 		}

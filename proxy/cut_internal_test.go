@@ -38,7 +38,7 @@ func TestCutResetsReplication(t *testing.T) {
 	}
 	s := &session{
 		proxy: p, loop: client.loop, client: client, wake: make(chan struct{}, 1),
-		track: newTracker("app", 1<<20), flow: newFlow('I'), account: newAccount(nil),
+		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	p.sessions[1] = s
 	b := newReplicationBackend(&Primary{Epoch: 1}, server)

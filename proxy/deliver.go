@@ -35,7 +35,7 @@ func (b *backend) awaitLease(s *session) error {
 		case <-tick.C:
 		case <-t.C:
 			s.mu.Lock()
-			s.heldFrom = from
+			s.losing().heldFrom = from
 			s.mu.Unlock()
 			return errBackendLost
 		case <-moved:
@@ -246,7 +246,7 @@ func (b *backend) isFatal(s *session, body []byte) bool {
 	if err != nil || (e.Severity != "FATAL" && e.Severity != "PANIC") {
 		return false
 	}
-	s.fatal = e
+	s.losing().fatal = e
 	return true
 }
 

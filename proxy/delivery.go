@@ -56,7 +56,7 @@ func (b *backend) take() bool {
 	if b.filled {
 		return true
 	}
-	err := b.in.fillNow()
+	err := b.in.fillNow(b.conn)
 	if err != nil && !errors.Is(err, errAgain) {
 		b.lost(b.session, err)
 	}

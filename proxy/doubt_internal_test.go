@@ -7,13 +7,21 @@ import (
 	"holdfast/pgwire"
 )
 
+// tracking is a configuration with that room for prepared statements.
+func tracking(preparedBytes int) *Config {
+	cfg := DefaultConfig()
+	cfg.PreparedBytesMax = preparedBytes
+	return &cfg
+}
+
 // inspectRig is a session that is only looked at.
 func inspectRig(status byte) *session {
 	s := &session{
-		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", 10000),
+		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", tracking(10000)),
 		account: newAccount(nil),
 	}
 	s.flow = newFlow(status)
+	s.equip()
 	return s
 }
 
@@ -272,7 +280,7 @@ func TestBoundsOfWhatIsKept(t *testing.T) {
 		s.track.succeeded(&effect{kind: pgwire.KindSet, name: "work_mem",
 			text: "SET work_mem = '1MB'", cls: clsState})
 	}
-	if n := len(s.track.txOverlay); n > 4000 || !s.track.txUnknown {
+	if n := len(s.track.laid()); n > 4000 || !s.track.txUnknown {
 		t.Errorf("%d commands, unknown %v", n, s.track.txUnknown)
 	}
 	s = inspectRig('I')
@@ -292,12 +300,12 @@ func TestBoundsOfWhatIsKept(t *testing.T) {
 }
 
 func TestDiscardAllForgetsAll(t *testing.T) {
-	tr := newTracker("app", 1000)
+	tr := newTracker("app", tracking(1000))
 	tr.applySnapshot([][3]string{{"r", "role", "boss"}, {"a", "user", "chief"},
 		{"s", "app.tenant", "7"}, {"l", "ch", ""}}, false)
 	tr.succeeded(&effect{kind: pgwire.KindDiscard, name: "all", cls: clsState})
 	tr.batchEnded('I', false)
-	if out := tr.restoreSQL("app"); len(out) > 0 || !tr.dirty {
+	if out := tr.restoreSQL(); len(out) > 0 || !tr.dirty {
 		t.Errorf("restored: %q", out)
 	}
 }

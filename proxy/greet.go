@@ -56,7 +56,7 @@ func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.
 
 // hear reads on the loop.
 func (g *greeting) hear(s *session) {
-	if err := s.in.fillNow(); err != nil && !errors.Is(err, errAgain) {
+	if err := s.in.fillNow(s.client); err != nil && !errors.Is(err, errAgain) {
 		g.err = errClientGone
 	}
 }
@@ -269,6 +269,9 @@ func (s *session) enterNew(ctx context.Context, said []byte) {
 
 // first gets a new connection.
 func (s *session) first(ctx context.Context) error {
+	s.mu.Lock()
+	s.equip()
+	s.mu.Unlock()
 	b, err := s.hold(ctx, &loss{status: pgwire.TxIdle}, true)
 	if err != nil {
 		var pe *pgwire.Error

@@ -56,7 +56,10 @@ func (l *loss) waiting() bool { return len(l.pending) > 0 || l.endHeld }
 func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, error) {
 	h := holding{s: s, loss: l, login: login}
 	defer h.end()
-	attempt := s.restless
+	attempt := 0
+	if s.last != nil {
+		attempt = s.last.restless
+	}
 	if attempt > 1 {
 		// What takes the login and then ends is not asked again at once.
 		select {

@@ -48,7 +48,6 @@ func newBuffer(size int) *[]byte {
 // inbox is the bytes that arrived on a connection and were not taken yet. It holds a buffer only
 // while there are such bytes: a waiting session costs none. One goroutine at a time uses an inbox.
 type inbox struct {
-	conn   link
 	pooled *[]byte
 	buf    []byte
 	r, w   int
@@ -58,9 +57,9 @@ type inbox struct {
 	bulk bool
 }
 
-// attach makes the inbox read from conn; bytes that were read ahead during the login come first.
-func (in *inbox) attach(conn link, ahead []byte) {
-	*in = inbox{conn: conn}
+// begin empties the inbox but for bytes that were read ahead during the login.
+func (in *inbox) begin(ahead []byte) {
+	*in = inbox{}
 	if len(ahead) > 0 {
 		in.room(len(ahead))
 		in.w = copy(in.buf, ahead)
@@ -137,13 +136,13 @@ func (in *inbox) room(want int) {
 	in.buf, in.r, in.w = grown, 0, w
 }
 
-// fill waits for more bytes and appends them. io.EOF is the peer's end.
-func (in *inbox) fill() error { return in.read(true) }
+// fill waits for more bytes of its connection and appends them. io.EOF is the peer's end.
+func (in *inbox) fill(from link) error { return in.read(from, true) }
 
 // fillNow appends what has arrived; errAgain if nothing has.
-func (in *inbox) fillNow() error { return in.read(false) }
+func (in *inbox) fillNow(from link) error { return in.read(from, false) }
 
-func (in *inbox) read(wait bool) error {
+func (in *inbox) read(from link, wait bool) error {
 	if in.r > 0 && in.want > len(in.buf)-in.r {
 		in.w = copy(in.buf, in.buf[in.r:in.w])
 		in.r = 0
@@ -152,9 +151,9 @@ func (in *inbox) read(wait bool) error {
 	var n int
 	var err error
 	if wait {
-		n, err = in.conn.Read(in.buf[in.w:])
+		n, err = from.Read(in.buf[in.w:])
 	} else {
-		n, err = in.conn.tryRead(in.buf[in.w:])
+		n, err = from.tryRead(in.buf[in.w:])
 	}
 	in.w += n
 	in.bulk = in.w == len(in.buf)

@@ -43,8 +43,7 @@ const lockCallsMax = 1024
 // not how often each was taken: that follows from the calls, which have to explain what it tells.
 // It does no I/O; the session's lock guards it.
 type lockTable struct {
-	mode string // Config.AdvisoryLocks
-	max  int    // Config.AdvisoryLocksMax
+	cfg *Config // AdvisoryLocks and AdvisoryLocksMax of it
 
 	// held is as of the start of the unit of work, calls and vague are what the unit did.
 	held  map[lockKey]lockCount
@@ -62,7 +61,7 @@ func (t *lockTable) mayHold() bool {
 // reason is why the locks cannot be carried; 0 if they can.
 func (t *lockTable) reason() reason {
 	end, ok := t.end()
-	if !ok || t.mode == LocksEnd && len(end) > 0 {
+	if !ok || t.cfg.AdvisoryLocks == LocksEnd && len(end) > 0 {
 		return reasonAdvisory
 	}
 	return 0
@@ -77,7 +76,7 @@ func (t *lockTable) end() (map[lockKey]lockCount, bool) {
 	next, open := t.apply()
 	ok := len(open) == 0 && !t.vague && !t.many
 	for _, c := range next {
-		ok = ok && c.n > 0 && (!c.unsure || t.mode == LocksAssume)
+		ok = ok && c.n > 0 && (!c.unsure || t.cfg.AdvisoryLocks == LocksAssume)
 	}
 	return next, ok
 }
@@ -85,7 +84,7 @@ func (t *lockTable) end() (map[lockKey]lockCount, bool) {
 // surelyStart is start; false if it is not known for sure.
 func (t *lockTable) surelyStart() (map[lockKey]lockCount, bool) {
 	for _, c := range t.held {
-		if c.n < 1 || c.unsure && t.mode != LocksAssume {
+		if c.n < 1 || c.unsure && t.cfg.AdvisoryLocks != LocksAssume {
 			return nil, false
 		}
 	}
@@ -126,6 +125,9 @@ func (t *lockTable) retaken(held map[lockKey]lockCount) {
 
 // apply follows the calls. open are those whose key is not known.
 func (t *lockTable) apply() (next map[lockKey]lockCount, open []lockCall) {
+	if len(t.held) == 0 && len(t.calls) == 0 {
+		return nil, nil
+	}
 	next = maps.Clone(t.held)
 	if next == nil {
 		next = make(map[lockKey]lockCount)
@@ -184,12 +186,12 @@ func (t *lockTable) verify(now map[lockKey]struct{}) {
 	for k := range now {
 		c, known := next[k]
 		// What the calls do not explain was taken by a function, or another way.
-		c.unsure = (c.unsure || !known || c.n < 0 || t.vague) && t.mode != LocksAssume
+		c.unsure = (c.unsure || !known || c.n < 0 || t.vague) && t.cfg.AdvisoryLocks != LocksAssume
 		c.n = max(c.n, 1)
 		held[k] = c
 		total += c.n
 	}
-	t.many = total > t.max
+	t.many = total > t.cfg.AdvisoryLocksMax
 	t.held, t.calls, t.vague = held, nil, false
 }
 

@@ -47,7 +47,7 @@ func TestLockCounts(t *testing.T) {
 	exact, unsure := 0, 0
 	for seed := range 20000 {
 		r := rand.New(rand.NewPCG(uint64(seed), 7))
-		m := lockModel{r: r, real: map[lockKey]int{}, table: lockTable{mode: LocksRestore, max: 1000}}
+		m := lockModel{r: r, real: map[lockKey]int{}, table: lockTable{cfg: locking(1000)}}
 		hides := r.IntN(3) // never, sometimes, always
 		for range r.IntN(8) {
 			for range r.IntN(4) {
@@ -101,7 +101,7 @@ func (m *lockModel) checkEnd(t *testing.T, seed int) {
 func TestLocksOutOfSight(t *testing.T) {
 	k, other := lockKey{Obj: 1, Sub: 1}, lockKey{Obj: 2, Sub: 1}
 	now := map[lockKey]struct{}{k: {}}
-	tab := lockTable{mode: LocksRestore, max: 3}
+	tab := lockTable{cfg: locking(3)}
 	tab.vague = true
 	if tab.reason() == 0 {
 		t.Error("an open unit that may have taken locks is carried")
@@ -110,11 +110,11 @@ func TestLocksOutOfSight(t *testing.T) {
 	if tab.reason() == 0 || !tab.held[k].unsure {
 		t.Error("taken out of sight, and the count is sure")
 	}
-	tab.mode = LocksAssume
+	tab.cfg.AdvisoryLocks = LocksAssume
 	if tab.reason() != 0 {
 		t.Error("assume: the session is told")
 	}
-	tab.mode = LocksRestore
+	tab.cfg.AdvisoryLocks = LocksRestore
 	tab.verify(nil)
 	if tab.reason() != 0 || tab.mayHold() {
 		t.Error("gone, and not forgotten")
@@ -142,7 +142,7 @@ func TestLocksOutOfSight(t *testing.T) {
 	if tab.reason() == 0 {
 		t.Error("more locks than are kept are carried")
 	}
-	tab.mode = LocksEnd
+	tab.cfg.AdvisoryLocks = LocksEnd
 	tab.verify(map[lockKey]struct{}{})
 	if tab.reason() != 0 {
 		t.Error("end: a session without locks is told")
@@ -153,4 +153,11 @@ func TestLocksOutOfSight(t *testing.T) {
 	if len(tab.calls) > lockCallsMax || tab.reason() == 0 {
 		t.Error("more calls than are followed")
 	}
+}
+
+// locking is a configuration with that room for locks.
+func locking(most int) *Config {
+	cfg := DefaultConfig()
+	cfg.AdvisoryLocksMax = most
+	return &cfg
 }

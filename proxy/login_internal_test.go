@@ -32,7 +32,6 @@ func greeted(t *testing.T, p *Proxy, from netip.Addr) (s *session, send func(p [
 		t.Fatal(err)
 	}
 	s.loop = still
-	s.in.attach(client, nil)
 	if err := s.challenge("", false, from, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}

@@ -50,9 +50,13 @@ type sendState struct {
 // TCP_USER_TIMEOUT (tcp(7)) does not tell such a peer from one that is gone.
 func (c *sock) sendState() (st sendState, ok bool) {
 	open := c.control(func(fd int) {
+		if ok = !c.asked; ok {
+			return // the usual case: nothing was written since all was acknowledged
+		}
 		n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
 		if err != nil || n == 0 {
 			ok = err == nil
+			c.asked = !ok
 			return
 		}
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)

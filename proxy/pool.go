@@ -93,7 +93,7 @@ func (p *pool) put(key poolKey, owner poolOwner, b *backend, params paramSet) bo
 	p.all[c] = struct{}{}
 	p.owned[owner]++
 	p.changed()
-	b.in.attach(b.conn, nil)
+	b.in.begin(nil)
 	b.conn.handle(c) // the answers that are due wake it, whatever came before
 	if n, _ := b.conn.tryWrite(resetQueries); n < len(resetQueries) {
 		p.drop(c, "ended")
@@ -210,7 +210,7 @@ func (c *spare) read() {
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
 	for !c.isOut {
-		err := c.b.in.fillNow()
+		err := c.b.in.fillNow(c.b.conn)
 		if errors.Is(err, errAgain) {
 			return
 		}

@@ -28,19 +28,20 @@ func (s *session) recover(ctx context.Context) error {
 	if why != 0 {
 		return s.leave(ctx, l, errUnmovable(why.String()))
 	}
-	if time.Since(s.restoredAt) < restlessTime {
-		s.restless++
+	last := s.last
+	if time.Since(last.restoredAt) < restlessTime {
+		last.restless++
 	} else {
-		s.restless = 0
+		last.restless = 0
 	}
-	for ; ; s.restless++ {
+	for ; ; last.restless++ {
 		b, err := s.hold(ctx, l, false)
 		if err != nil {
 			return s.leave(ctx, l, err)
 		}
 		if err = s.goOn(ctx, b, l); err == nil {
 			s.proxy.metrics.restored.Inc()
-			s.restoredAt = time.Now()
+			last.restoredAt = time.Now()
 			return nil
 		}
 		b.close(false)
@@ -117,12 +118,13 @@ func (s *session) takeLoss() *loss {
 			return s.lostAgain(a)
 		}
 	}
+	last := s.losing()
 	l := &loss{
-		epoch: s.lostEpoch, pid: s.lostPID, started: s.lostStarted,
-		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: s.fatal,
-		planned: s.planned, cutMessage: s.lostMid, since: s.heldFrom, kept: s.lostKept,
+		epoch: last.epoch, pid: last.pid, started: last.started,
+		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: last.fatal,
+		planned: s.planned, cutMessage: last.mid, since: last.heldFrom, kept: last.kept,
 	}
-	s.heldFrom = time.Time{}
+	last.heldFrom, last.kept = time.Time{}, nil
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
@@ -162,10 +164,11 @@ func (s *session) takeLoss() *loss {
 // afterLoss clears what belonged to the lost backend; the caller holds s.mu.
 func (s *session) afterLoss(l *loss) {
 	s.flow = newFlow(l.status)
-	s.fatal, s.endHeld, s.inDoubt, s.lostTx = nil, false, false, false
+	s.endHeld, s.inDoubt, s.lostTx = false, false, false
+	s.losing().fatal = nil
 	s.noCancel = false
 	s.track.rolledBack()
-	if !l.redo.isPossible() || s.track.locks.mode == LocksEnd {
+	if !l.redo.isPossible() || s.proxy.cfg.AdvisoryLocks == LocksEnd {
 		s.track.unmovable |= s.track.locks.reason()
 	}
 	s.proxy.journaled(-s.unit.grown)
@@ -184,7 +187,7 @@ func (s *session) judgeAll(status byte) []pending {
 		p.verdict, p.next = judge(b, status, inDoubt)
 		if p.verdict == verdictLookup {
 			// What the transaction set is kept if it turns out to be committed.
-			p.overlay, p.unmovable = s.track.txOverlay, s.track.txUnmovable
+			p.overlay, p.unmovable = s.track.laid(), s.track.txUnmovable
 			p.unknown = s.track.txUnknown
 		}
 		inDoubt = false

@@ -14,9 +14,10 @@ import (
 // had been: it can be begun once more, unless it came out differently. The caller holds s.mu.
 func (s *session) lostAgain(a *again) *loss {
 	l := a.loss
-	l.epoch, l.pid, l.started = s.lostEpoch, s.lostPID, s.lostStarted
-	l.fatal, l.planned, l.since = s.fatal, s.planned, s.heldFrom
-	s.heldFrom = time.Time{}
+	last := s.losing()
+	l.epoch, l.pid, l.started = last.epoch, last.pid, last.started
+	l.fatal, l.planned, l.since = last.fatal, s.planned, last.heldFrom
+	last.heldFrom = time.Time{}
 	s.in.take(min(max(a.left, 0), len(s.in.bytes())))
 	s.track.rolledBack()
 	s.track.rewindNames()

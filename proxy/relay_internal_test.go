@@ -36,10 +36,11 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	client, _ := sockPair(tb)
 	s = &session{
 		proxy: p, loop: client.loop, client: client, conf: true, wake: make(chan struct{}, 1),
-		track: newTracker("app", 1<<20), flow: newFlow('I'), account: newAccount(nil),
+		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, session: s}
 	s.backend = b
+	s.equip()
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	ask = pgwire.AppendBind(nil, "", "p", "1")
 	ask = pgwire.AppendDescribe(ask, 'P', "")
@@ -99,7 +100,7 @@ func TestNoUnitStartsBehindADrain(t *testing.T) {
 	s, b, _, _ := relayRig(t)
 	b.conn, _ = sockPair(t)
 	query := pgwire.AppendQuery(nil, "SELECT 1")
-	s.in.attach(s.client, query)
+	s.in.begin(query)
 	raise(&s.proxy.drainEpoch, 1)
 	if err := s.forward(t.Context()); err != nil {
 		t.Fatal(err)

@@ -124,7 +124,7 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 		b.close(false)
 		return nil, fmt.Errorf("replication connection: %w", err)
 	}
-	b.pid, b.key, b.params, b.status = info.PID, info.Key, info.Params, info.TxStatus
+	b.pid, b.key, b.params, b.status = info.PID, string(info.Key), info.Params, info.TxStatus
 	return b, nil
 }
 
@@ -249,7 +249,7 @@ func (s *session) streamDown(b *backend, t *replicationTurn) error {
 	defer b.in.release()
 	for {
 		if len(b.in.bytes()) == 0 {
-			if err := b.in.fill(); err != nil {
+			if err := b.in.fill(b.conn); err != nil {
 				return errBackendLost
 			}
 		}

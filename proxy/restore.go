@@ -102,7 +102,7 @@ func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()
 // restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
 func (s *session) restore(b *backend) error {
 	s.mu.Lock()
-	cmds := s.track.restoreSQL(s.track.loginUser)
+	cmds := s.track.restoreSQL()
 	unknown := s.track.unknown
 	out, n := s.out[:0], len(cmds)
 	for _, c := range cmds {
@@ -132,7 +132,7 @@ func (s *session) restore(b *backend) error {
 // tellMissed tells a client that listens what it cannot know.
 func (s *session) tellMissed() error {
 	s.mu.Lock()
-	listens := len(s.track.channels) > 0
+	listens := s.track.listens()
 	s.mu.Unlock()
 	if !listens || s.mid {
 		return nil
@@ -274,7 +274,7 @@ func (s *session) align(b *backend, want byte) error {
 // session now.
 func (s *session) committedLate(b *backend, p *pending) error {
 	s.mu.Lock()
-	s.track.overlay = append(s.track.overlay, p.overlay...)
+	s.track.layDone(p.overlay)
 	s.track.unknown = s.track.unknown || p.unknown
 	s.track.unmovable |= p.unmovable
 	why := s.track.unmovable

@@ -57,27 +57,17 @@ type session struct {
 	cancels      int  // cancel requests on their way to the server
 	xid          uint64
 	acked        acknowledged
-	ackedPrepare bool          // acked is of a PREPARE TRANSACTION
-	endHeld      bool          // a ReadyForQuery 'I' waits for the snapshot
-	rows         [][3]string   // of an internal query
-	rowsCut      bool          // there were more
-	inner        *pgwire.Error // its error
-	fatal        *pgwire.Error // a FATAL of the server that was not passed on yet
-	clientQuiet  silence       // Proxy.runWatch's own
+	ackedPrepare bool    // acked is of a PREPARE TRANSACTION
+	endHeld      bool    // a ReadyForQuery 'I' waits for the snapshot
+	clientQuiet  silence // Proxy.runWatch's own
 
-	hasLocks   bool      // it is in the proxy's lockBook
-	kept       func()    // ends the connection to a primary where it held locks; nil is none
-	heldFrom   time.Time // since when the lost backend's answers were kept back; zero: not
-	lostStatus byte      // the transaction status that the client believes in, if lostTx
-	lostTx     bool      // the client's transaction is gone and it was not told yet
-	soiled     bool      // its server process cannot be made as new (op.soils)
+	hasLocks   bool   // it is in the proxy's lockBook
+	kept       func() // ends the connection to a primary where it held locks; nil is none
+	lostStatus byte   // the transaction status that the client believes in, if lostTx
+	lostTx     bool   // the client's transaction is gone and it was not told yet
+	soiled     bool   // its server process cannot be made as new (op.soils)
 
-	// Of the backend that was lost last.
-	lostEpoch   uint64
-	lostPID     uint32
-	lostStarted string
-	lostMid     bool // the client has a part of a message
-	lostKept    []byte
+	last *lastLoss // nil until a backend is lost
 	// mid tells the owner, who has no backend, that the client has a part of a message.
 	mid bool
 
@@ -90,27 +80,44 @@ type session struct {
 	overflowed bool
 
 	// The owner's own.
-	scratch  []pgwire.Statement
-	unit     unit
-	out      []byte
+	*work
 	unnamed  parsed
 	unnamedQ []byte // body of the unnamed Parse, to be parsed again on a new backend
-	portal   parsed
-	portals  map[string]parsed
-	// restless is how often in a row a backend was lost at once after it was attached, at
-	// restoredAt.
+	passing  int    // bytes of a message that is relayed as it comes
+	discard  bool   // they go nowhere: the backend that has the first part is lost
+	pushed   int
+	unsent   int // bytes at the head of the inbox that were inspected and count as sent
+}
+
+// lastLoss is what is known of the backend that was lost last, or is about to be.
+type lastLoss struct {
+	epoch    uint64
+	pid      uint32
+	started  string
+	mid      bool // the client has a part of a message
+	kept     []byte
+	fatal    *pgwire.Error // a FATAL of the server that was not passed on yet
+	heldFrom time.Time     // since when its answers were kept back; zero: not
+
+	// restless is how often in a row one was lost at once after it was attached, at restoredAt. The
+	// owner's own.
 	restless   int
 	restoredAt time.Time
+}
 
-	passing int  // bytes of a message that is relayed as it comes
-	discard bool // they go nowhere: the backend that has the first part is lost
-	pushed  int
-	unsent  int    // bytes at the head of the inbox that were inspected and count as sent
-	guarded parsed // what the message does that waits in guard
+// losing is where to note what is known of a loss. The caller holds s.mu.
+func (s *session) losing() *lastLoss {
+	if s.last == nil {
+		s.last = &lastLoss{}
+	}
+	return s.last
 }
 
 // serve does what the loop cannot, and ends when the session is the loop's again, or is over.
 func (s *session) serve(ctx context.Context) {
+	s.mu.Lock()
+	s.equip()
+	s.mu.Unlock()
 	for {
 		err := s.relayClient(ctx)
 		if err == nil {
@@ -137,15 +144,13 @@ func (s *session) serve(ctx context.Context) {
 	}
 }
 
-// rest gives back what a session at a safe point does not need. The caller holds s.mu and is the
-// owner.
-func (s *session) rest() {
-	s.proxy.journaled(-s.unit.rest())
-	s.flow.rest()
-}
-
 // park makes the loop the owner. The caller must not use s any more.
 func (s *session) park() {
+	s.mu.Lock()
+	if s.flow.isSafePoint() && s.unsent == 0 && s.passing == 0 {
+		s.rest()
+	}
+	s.mu.Unlock()
 	s.onLoop.Store(true)
 	s.loop.post((*clientSide)(s)) // what became ready meanwhile, and flags that were set
 }
@@ -186,7 +191,9 @@ func (s *session) sayGoodbye(err error) {
 
 func (s *session) finish() {
 	_ = s.stopBackend()
-	s.proxy.journaled(-s.unit.rest())
+	s.mu.Lock()
+	s.rest()
+	s.mu.Unlock()
 	s.endKept()
 	s.in.release()
 	_ = s.client.Close()
@@ -247,9 +254,10 @@ func (s *session) stopBackend() error {
 	}
 	s.mu.Lock()
 	s.backend = nil
-	s.lostEpoch, s.lostPID, s.lostStarted = b.primary.Epoch, b.pid, b.started
-	s.lostMid = b.passing > 0 && !b.passHide
-	s.lostKept = b.keptDone
+	l := s.losing()
+	l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
+	l.mid = b.passing > 0 && !b.passHide
+	l.kept = b.keptDone
 	s.mu.Unlock()
 	return err
 }
@@ -270,7 +278,10 @@ func (s *session) attach(b *backend, begin func()) error {
 	}
 	s.backend, s.opening = b, nil
 	s.lost, s.planned, s.canceled = false, false, false
-	s.inDoubt, s.noCancel, s.inner = false, false, nil
+	s.inDoubt, s.noCancel = false, false
+	if s.work != nil {
+		s.inner = nil
+	}
 	b.session = s
 	b.relayFromHere()
 	b.filled = len(b.in.bytes()) > 0

@@ -35,8 +35,10 @@ type sock struct {
 	rd  bool
 	wr  bool // it may be read, written, as far as known
 	hup bool // the peer has ended: a short read does not mean that all was read
-	h   handler
-	w   *waiting // nil while nobody ever waited since the relay took over
+	// asked tells that there may be bytes that the peer's host has not acknowledged.
+	asked bool
+	h     handler
+	w     *waiting // nil while nobody ever waited since the relay took over
 }
 
 // waiting is what a goroutine that waits needs.
@@ -57,7 +59,7 @@ func newSock(l *loop, conn net.Conn) (*sock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("take over a socket: %w", err)
 	}
-	c := &sock{loop: l, fd: -1, rd: true, wr: true}
+	c := &sock{loop: l, fd: -1, rd: true, wr: true, asked: true}
 	var derr error
 	err = raw.Control(func(fd uintptr) {
 		c.fd, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
@@ -158,7 +160,7 @@ func (c *sock) tryWrite(p []byte) (int, error) {
 			return done, fmt.Errorf("write: %w", errno)
 		default:
 			done += n
-			c.wr = done == len(p)
+			c.wr, c.asked = done == len(p), true
 		}
 	}
 	return done, nil

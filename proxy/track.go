@@ -26,29 +26,22 @@ type prepared struct {
 // that (the overlay), which matter only if the backend is lost before it could be asked again.
 // It does no I/O; the session's lock guards it.
 type tracker struct {
-	settings []setting
-	role     string // current_setting('role'): "none" if not set
-	authUser string // session_user
-	channels []string
-
-	overlay   []string // committed since the snapshot
-	txOverlay []string // of the open transaction
-	txUnknown bool     // the transaction may have changed settings in an unknown way
-	unknown   bool     // so did one that committed
+	told      *snapshot // nil: as after the login
+	overlay   *overlay  // nil: none
+	txUnknown bool      // the transaction may have changed settings in an unknown way
+	unknown   bool      // so did one that committed
 
 	dirty  bool // the server has to be asked
 	custom map[string]struct{}
 
 	statements    map[string]*prepared
 	preparedBytes int
-	preparedMax   int
 
 	// unmovable is why a new backend cannot stand in for the old one, txUnmovable why not if the
 	// open transaction commits. suspect are reasons that the server is to be asked about.
 	unmovable, txUnmovable, suspect reason
 
-	loginUser    string
-	overlayBytes int // of txOverlay
+	loginUser string
 
 	// renamed are the named prepared statements that the open unit of work has changed, as they
 	// were before; nil for one that was not there. No rollback undoes what they became.
@@ -58,11 +51,24 @@ type tracker struct {
 	blame string // the statement that made it unmovable, if it is
 }
 
-func newTracker(user string, preparedMax int) tracker {
-	return tracker{
-		role: "none", authUser: user, loginUser: user, preparedMax: preparedMax,
-		locks: lockTable{mode: LocksRestore, max: advisoryLocksMax},
-	}
+// snapshot is what the server told.
+type snapshot struct {
+	settings []setting
+	role     string // current_setting('role'): "none" if not set
+	authUser string // session_user
+	channels []string
+}
+
+// overlay is commands that came after the snapshot.
+type overlay struct {
+	done  []string // committed
+	open  []string // of the open transaction
+	bytes int      // of open
+}
+
+// newTracker is of a session that has just logged in; cfg is not changed any more.
+func newTracker(user string, cfg *Config) tracker {
+	return tracker{loginUser: user, locks: lockTable{cfg: cfg}}
 }
 
 const (
@@ -90,7 +96,7 @@ func (t *tracker) took(e *effect) {
 			t.learn(e.name)
 		}
 		if !e.local {
-			t.overlay1(e.text)
+			t.lay(e.text)
 		}
 	case pgwire.KindDiscard:
 		t.discard(e)
@@ -133,7 +139,7 @@ func (t *tracker) called(e *effect) {
 	t.dirty = true
 	t.txUnknown = t.txUnknown || !e.isKnown
 	if e.again != "" {
-		t.overlay1(e.again)
+		t.lay(e.again)
 	}
 	for _, name := range e.names {
 		t.learn(name)
@@ -162,13 +168,36 @@ func (t *tracker) learn(name string) {
 	t.custom[name] = struct{}{}
 }
 
-// overlay1 keeps a command of the open transaction.
-func (t *tracker) overlay1(text string) {
-	if t.overlayBytes += len(text); t.overlayBytes > overlayBytesMax {
-		t.txOverlay, t.txUnknown = nil, true
+// lay keeps a command of the open transaction.
+func (t *tracker) lay(text string) {
+	if t.overlay == nil {
+		t.overlay = &overlay{}
+	}
+	o := t.overlay
+	if o.bytes += len(text); o.bytes > overlayBytesMax {
+		o.open, t.txUnknown = nil, true
 		return
 	}
-	t.txOverlay = append(t.txOverlay, text)
+	o.open = append(o.open, text)
+}
+
+// laid is what lay has kept.
+func (t *tracker) laid() []string {
+	if t.overlay == nil {
+		return nil
+	}
+	return t.overlay.open
+}
+
+// layDone keeps commands that are committed.
+func (t *tracker) layDone(texts []string) {
+	if len(texts) == 0 {
+		return
+	}
+	if t.overlay == nil {
+		t.overlay = &overlay{}
+	}
+	t.overlay.done = append(t.overlay.done, texts...)
 }
 
 // largeStatement takes the tag of a statement that was not read, which says what it was.
@@ -192,7 +221,7 @@ func (t *tracker) largeStatement(tag string) {
 
 // committed takes the end of a transaction that commits.
 func (t *tracker) committed() {
-	t.overlay = append(t.overlay, t.txOverlay...)
+	t.layDone(t.laid())
 	t.unknown = t.unknown || t.txUnknown
 	t.unmovable |= t.txUnmovable
 	t.rolledBack()
@@ -200,20 +229,20 @@ func (t *tracker) committed() {
 
 // rolledBack forgets what the transaction did.
 func (t *tracker) rolledBack() {
-	t.txOverlay, t.txUnknown, t.txUnmovable, t.overlayBytes = nil, false, 0, 0
+	t.txUnknown, t.txUnmovable = false, 0
+	if t.overlay != nil {
+		t.overlay.open, t.overlay.bytes = nil, 0
+	}
 }
 
 // rolledBackTo takes ROLLBACK TO SAVEPOINT: which of the commands are undone is not followed.
-func (t *tracker) rolledBackTo() { t.txUnknown = t.txUnknown || len(t.txOverlay) > 0 }
+func (t *tracker) rolledBackTo() { t.txUnknown = t.txUnknown || len(t.laid()) > 0 }
 
 func (t *tracker) discard(e *effect) {
 	t.dirty = true
 	switch e.name {
 	case "all": // never in a transaction block
-		*t = tracker{
-			role: "none", authUser: t.loginUser, loginUser: t.loginUser,
-			preparedMax: t.preparedMax, dirty: true, locks: t.locks,
-		}
+		*t = tracker{loginUser: t.loginUser, dirty: true, locks: t.locks}
 		if t.locks.mayHold() {
 			t.locks.releasedAll()
 			t.suspectLocks()
@@ -244,7 +273,7 @@ func (p *prepared) size(name string) int {
 // being forgotten silently.
 func (t *tracker) prepare(name string, p *prepared) {
 	t.forget(name)
-	if t.preparedBytes+p.size(name) > t.preparedMax || p.lost {
+	if t.preparedBytes+p.size(name) > t.locks.cfg.PreparedBytesMax || p.lost {
 		t.unmovable |= reasonPrepared
 		p = &prepared{parsed: p.parsed, bySQL: p.bySQL}
 	}
@@ -341,7 +370,7 @@ const factsSQL = lockSQL +
 
 // applySnapshot takes the rows of snapshotSQL; cut tells that there were more than are kept.
 func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
-	t.settings, t.channels = t.settings[:0], t.channels[:0]
+	told := &snapshot{role: "none", authUser: t.loginUser}
 	asked := t.suspect != 0
 	if asked {
 		t.unmovable &^= reasonsAsked
@@ -350,13 +379,13 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	for _, r := range rows {
 		switch r[0] {
 		case "s":
-			t.settings = append(t.settings, setting{r[1], r[2]})
+			told.settings = append(told.settings, setting{r[1], r[2]})
 		case "l":
-			t.channels = append(t.channels, r[1])
+			told.channels = append(told.channels, r[1])
 		case "r":
-			t.role = r[2]
+			told.role = r[2]
 		case "a":
-			t.authUser = r[2]
+			told.authUser = r[2]
 		case "k":
 			if k, ok := parseLockRow(r[1], r[2]); ok {
 				locks[k] = struct{}{}
@@ -372,6 +401,9 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	if cut {
 		t.unmovable |= reasonSettings
 	}
+	if t.told = told; told.isAsLoggedIn(t.loginUser) {
+		t.told = nil
+	}
 	t.overlay, t.unknown, t.dirty = nil, false, false
 	if asked {
 		t.locks.verify(locks)
@@ -386,10 +418,30 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	}
 }
 
+// isAsLoggedIn tells that nothing has to be restored.
+func (s *snapshot) isAsLoggedIn(user string) bool {
+	return len(s.settings) == 0 && len(s.channels) == 0 && s.authUser == user && !s.hasRole()
+}
+
+func (s *snapshot) hasRole() bool { return s.role != "none" && s.role != "" }
+
+// listens tells that the session waits for notifications.
+func (t *tracker) listens() bool { return t.told != nil && len(t.told.channels) > 0 }
+
 // restoreSQL lists the commands that make a fresh backend of the login user what this session
 // is: the authorization first, since it decides what may be set, and the role last.
-func (t *tracker) restoreSQL(loginUser string) []string {
+func (t *tracker) restoreSQL() []string {
 	var out []string
+	if t.told != nil {
+		out = t.told.appendSQL(out, t.loginUser)
+	}
+	if t.overlay != nil {
+		out = append(out, t.overlay.done...)
+	}
+	return out
+}
+
+func (t *snapshot) appendSQL(out []string, loginUser string) []string {
 	for _, s := range t.settings {
 		if s.name == "client_encoding" {
 			// What follows is written in it.
@@ -411,13 +463,13 @@ func (t *tracker) restoreSQL(loginUser string) []string {
 		}
 		out = append(out, b.String())
 	}
-	if t.role != "none" && t.role != "" {
+	if t.hasRole() {
 		out = append(out, "SET ROLE "+quoteIdent(t.role))
 	}
 	for _, c := range t.channels {
 		out = append(out, "LISTEN "+quoteIdent(c))
 	}
-	return append(out, t.overlay...)
+	return out
 }
 
 // quoteLiteral writes a string constant that means the same under both settings of

@@ -85,7 +85,7 @@ func TestGuardedGID(t *testing.T) {
 		"ROLLBACK PREPARED '" + longText(199) + "'": longText(199),
 	} {
 		var scratch []pgwire.Statement
-		s := &session{guarded: classify(&scratch, []byte(sql), true)}
+		s := &session{work: &work{guarded: classify(&scratch, []byte(sql), true)}}
 		if s.guarded.cls.has(clsMulti) {
 			s.guarded.effects = nil // it is not guarded
 		}

@@ -215,22 +215,22 @@ func TestFlowRefusesNonsense(t *testing.T) {
 }
 
 func TestTrackerTransactions(t *testing.T) {
-	tr := newTracker("app", 100)
+	tr := newTracker("app", tracking(100))
 	set := effect{kind: pgwire.KindSet, name: "app.x", text: "SET app.x = 1", cls: clsState}
 	tr.succeeded(&set)
 	tr.batchEnded('T', false)
 	tr.batchEnded('I', true)
-	if len(tr.overlay) != 0 {
+	if tr.restoreSQL() != nil {
 		t.Error("a rolled-back SET sticks")
 	}
 	tr.succeeded(&set)
 	tr.batchEnded('I', false)
-	if len(tr.overlay) != 1 || !tr.dirty {
+	if len(tr.restoreSQL()) != 1 || !tr.dirty {
 		t.Error("a committed SET is lost")
 	}
 	tr.applySnapshot([][3]string{{"s", "app.x", "1"}, {"r", "role", "none"}, {"l", "c", ""}},
 		false)
-	if len(tr.overlay) != 0 || tr.dirty || len(tr.settings) != 1 || len(tr.channels) != 1 {
+	if tr.overlay != nil || tr.dirty || len(tr.told.settings) != 1 || len(tr.told.channels) != 1 {
 		t.Error("the snapshot does not stand for what came before")
 	}
 	tr.prepare("big", &prepared{sql: string(make([]byte, 200))})

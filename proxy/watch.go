@@ -158,18 +158,19 @@ func (p *Proxy) giveUp(s *session, b *backend, why string) {
 	b.close(false) // where it is not attached
 }
 
-// silence is since when a peer's host has not answered; zero: it has, or was not asked.
-type silence struct{ since time.Time }
+// silence is since when (bootNow) a peer's host has not answered; zero: it has, or was not asked.
+type silence int64
 
 // isOver takes the state of now and tells that nothing was acknowledged for that long.
-func (q *silence) isOver(st sendState, now time.Time, bound time.Duration) bool {
+func (q *silence) isOver(st sendState, now int64, bound time.Duration) bool {
+	since := now - int64(*q)
 	switch {
 	case !st.asking:
-		q.since = time.Time{}
-	case q.since.IsZero() || st.ackAge < now.Sub(q.since):
-		q.since = now // not from the last acknowledgement: there may have been nothing to answer
+		*q = 0
+	case *q == 0 || int64(st.ackAge) < since:
+		*q = silence(now) // not from the last acknowledgement: there may have been nothing to answer
 	default:
-		return now.Sub(q.since) >= bound
+		return since >= int64(bound)
 	}
 	return false
 }
@@ -181,7 +182,7 @@ func (p *Proxy) resetSilent() {
 	bound := p.cfg.KeepAlive * 9 / 10 // a tick may come early by the timer's slack
 	for _, s := range p.all() {
 		st, ok := s.client.sendState()
-		if ok && s.clientQuiet.isOver(st, time.Now(), bound) {
+		if ok && s.clientQuiet.isOver(st, bootNow(), bound) {
 			p.metrics.resets.WithLabelValues("client_silent").Inc()
 			s.client.reset()
 			s.notify()
@@ -193,7 +194,7 @@ func (p *Proxy) resetSilent() {
 			}
 			trimTLS(b.conn)
 			st, ok := b.conn.sendState()
-			if ok && b.quiet.isOver(st, time.Now(), bound) {
+			if ok && b.quiet.isOver(st, bootNow(), bound) {
 				p.giveUp(s, b, "backend_silent")
 			}
 		}

@@ -155,8 +155,6 @@ func dieInPromotion(candidate, leader bool) func(*labRun) error {
 func restartAll(r *labRun) error {
 	for _, n := range r.cluster.Nodes {
 		r.kill(n)
-	}
-	for _, n := range r.cluster.Nodes {
 		if _, err := n.Terminate(r.ctx); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -162,7 +163,7 @@ func (s *loadSession) lost(err error) {
 		s.load.everLost.Add(1)
 	}
 	addr := s.load.cfg.Proxies[s.home%len(s.load.cfg.Proxies)]
-	if s.load.proxyRun(addr) != s.run0 {
+	if s.load.proxyRun(addr) != s.run0 || s.run0 > 0 && isProxyStopping(err) {
 		s.load.cut.Add(1)
 		s.home++
 	} else {
@@ -179,6 +180,14 @@ func (s *loadSession) close() {
 	closeConn(s.conn)
 	s.conn = nil
 	s.load.connected.Add(-1)
+}
+
+// isProxyStopping tells that the proxy has said that it is told to stop. One that is announced to
+// stop may take a login in the moment before it does.
+func isProxyStopping(err error) bool {
+	var pe *pgconn.PgError
+	return errors.As(err, &pe) && pe.Code == pgwire.CodeAdminShutdown &&
+		strings.Contains(pe.Message, "proxy is shutting down")
 }
 
 // sqlState is the code of an error that a server or proxy sent; empty for another.

@@ -1,0 +1,56 @@
+package proxy
+
+import (
+	"sync"
+
+	"holdfast/pgwire"
+)
+
+// work is what a session needs only while it is at work. One that waits at a safe point has none.
+// The owner uses it.
+type work struct {
+	scratch []pgwire.Statement
+	unit    unit
+	out     []byte
+	portal  parsed // the unnamed one
+	portals map[string]parsed
+	guarded parsed // what the message does that waits in guard
+
+	// Of an internal query, guarded by the session's mu.
+	rows    [][3]string
+	rowsCut bool          // there were more
+	inner   *pgwire.Error // its error
+}
+
+var works = sync.Pool{New: func() any { return &work{portal: opaque} }}
+
+// workBytesMax is what a buffer may have to be kept for other sessions.
+const workBytesMax = 4 << 10
+
+// equip gives the session what it works with. The caller holds s.mu and is the owner.
+func (s *session) equip() {
+	if s.work == nil {
+		s.work = works.Get().(*work)
+	}
+}
+
+// rest gives back what a session at a safe point does not need. The caller holds s.mu and is the
+// owner.
+func (s *session) rest() {
+	s.flow.rest()
+	w := s.work
+	if w == nil {
+		return
+	}
+	s.work = nil
+	s.proxy.journaled(-w.unit.rest())
+	clear(w.scratch)
+	*w = work{scratch: w.scratch[:0], out: w.out[:0], portal: opaque}
+	if cap(w.out) > workBytesMax {
+		w.out = nil
+	}
+	if cap(w.scratch) > 16 {
+		w.scratch = nil
+	}
+	works.Put(w)
+}
