@@ -92,10 +92,10 @@ func (b *backend) isQuiet() bool {
 // isSpotless tells that nothing is outstanding at the server, and that nothing the session did
 // would outlive a reset. The caller holds s.mu and is the owner.
 func (s *session) isSpotless() bool {
-	return s.flow.isSafePoint() && !s.endHeld && !s.lostTx && !s.inDoubt && (s.last == nil || s.last.fatal == nil) &&
+	ends := s.last != nil && s.last.fatal != nil
+	return s.flow.isSafePoint() && !s.endHeld && !s.lostTx && !s.inDoubt && !ends &&
 		s.unsent == 0 && s.passing == 0 && s.cancels == 0 && !s.soiled && !s.track.unknown &&
-		s.again == nil &&
-		len(s.track.custom) == 0
+		s.again == nil && len(s.track.custom) == 0
 }
 
 // reuse takes a connection that another session has left behind; nil if there is none that is as

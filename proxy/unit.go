@@ -27,8 +27,8 @@ type unnamedStatement struct {
 	body   []byte
 }
 
-// Sizes of journals that are kept for reuse: for the messages of a usual unit of work, and for more.
-// What is larger still is made when it is needed.
+// Sizes of journals that are kept for reuse: for the messages of a usual unit of work, and for
+// more. What is larger still is made when it is needed.
 type (
 	journal2K   [2 << 10]byte
 	journal16K  [16 << 10]byte
