@@ -152,8 +152,9 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	}
 	s := &session{
 		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
-		wake: make(chan struct{}, 1), track: newTracker(user, &p.cfg),
-		key: make([]byte, cancelKeyBytes(st.Protocol)),
+		track: newTracker(user, &p.cfg),
+		key:   make([]byte, cancelKeyBytes(st.Protocol)),
 	}
+	s.attend()
 	return s, p.add(s)
 }

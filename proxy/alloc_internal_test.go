@@ -59,7 +59,7 @@ func newSteady(tb testing.TB) *steady {
 	client, r.client = end()
 	server, r.server = end()
 	s := &session{
-		proxy: p, loop: l, client: client, conf: true, wake: make(chan struct{}, 1),
+		proxy: p, loop: l, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
@@ -69,6 +69,7 @@ func newSteady(tb testing.TB) *steady {
 		tb.Fatal(err)
 	}
 	client.handle((*clientSide)(s))
+	s.attend()
 	s.park()
 	return r
 }

@@ -37,7 +37,7 @@ func TestCutResetsReplication(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &session{
-		proxy: p, loop: client.loop, client: client, wake: make(chan struct{}, 1),
+		proxy: p, loop: client.loop, client: client,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	p.sessions[1] = s

@@ -259,7 +259,7 @@ func (s *session) pause(ctx context.Context, moved <-chan struct{}) error {
 	select {
 	case <-ctx.Done():
 		return errClosing
-	case <-s.wake:
+	case <-s.news():
 	case <-moved:
 	case <-t.C:
 	}

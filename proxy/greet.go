@@ -184,6 +184,7 @@ func (g *greeting) reason(s *session) error {
 
 // handOver lets a goroutine do what may wait, as the owner; only the loop calls it.
 func (s *session) handOver(do func()) {
+	s.attend()
 	s.onLoop.Store(false)
 	go do()
 }

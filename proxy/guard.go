@@ -232,7 +232,7 @@ func (s *session) awaitBackend(ctx context.Context, cond func() bool) error {
 			return errBackendLost
 		}
 		select {
-		case <-s.wake:
+		case <-s.news():
 		case <-ctx.Done():
 			return errClosing
 		}

@@ -63,7 +63,7 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 	if attempt > 1 {
 		// What takes the login and then ends is not asked again at once.
 		select {
-		case <-s.wake:
+		case <-s.news():
 		default:
 		}
 		if err := h.wait(ctx, nil, attempt); err != nil {
@@ -189,7 +189,7 @@ func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int
 	case <-ctx.Done():
 		return errClosing
 	case <-changed:
-	case <-s.wake:
+	case <-s.news():
 	case <-t.C:
 	}
 	s.mu.Lock()

@@ -35,7 +35,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil), log: zap.NewNop()}
 	client, _ := sockPair(tb)
 	s = &session{
-		proxy: p, loop: client.loop, client: client, conf: true, wake: make(chan struct{}, 1),
+		proxy: p, loop: client.loop, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, session: s}

@@ -32,12 +32,12 @@ type session struct {
 	conf    bool       // standard_conforming_strings; the owner's, under mu for writing
 	setters *settersAt // of its database, once there was a use for them
 
-	onLoop     atomic.Bool   // the loop is the owner
-	clientFull atomic.Bool   // the backend's bytes wait for room at the client
-	serverFull atomic.Bool   // the client's bytes wait for room at the backend
-	left       bool          // its backend was offered to the pool; the owner's
-	greeting   *greeting     // its login, while the loop has it; the owner's
-	wake       chan struct{} // capacity 1: there is news for an owner that waits
+	onLoop     atomic.Bool            // the loop is the owner
+	clientFull atomic.Bool            // the backend's bytes wait for room at the client
+	serverFull atomic.Bool            // the client's bytes wait for room at the backend
+	left       bool                   // its backend was offered to the pool; the owner's
+	greeting   *greeting              // its login, while the loop has it; the owner's
+	wake       atomic.Pointer[wakeup] // nil while the loop is the owner
 
 	mu      sync.Mutex
 	backend *backend // nil while there is none
@@ -144,6 +144,18 @@ func (s *session) serve(ctx context.Context) {
 	}
 }
 
+// wakeup has capacity 1: there is news for an owner that waits. One that was given back may still
+// be rung by somebody late; so whoever waits looks whether there is any.
+type wakeup chan struct{}
+
+var wakeups = sync.Pool{New: func() any { w := make(wakeup, 1); return &w }}
+
+// attend prepares for an owner that waits.
+func (s *session) attend() { s.wake.Store(wakeups.Get().(*wakeup)) }
+
+// news is for the owner, if that is a goroutine.
+func (s *session) news() <-chan struct{} { return *s.wake.Load() }
+
 // park makes the loop the owner. The caller must not use s any more.
 func (s *session) park() {
 	s.mu.Lock()
@@ -152,11 +164,13 @@ func (s *session) park() {
 	}
 	s.mu.Unlock()
 	s.onLoop.Store(true)
+	wakeups.Put(s.wake.Swap(nil))
 	s.loop.post((*clientSide)(s)) // what became ready meanwhile, and flags that were set
 }
 
 // unpark makes a new goroutine the owner; only the loop calls it, as the owner.
 func (s *session) unpark() {
+	s.attend()
 	s.onLoop.Store(false)
 	s.serverFull.Store(false)
 	go s.serve(s.proxy.ctx)
@@ -211,12 +225,13 @@ func (s *session) interrupt() {
 
 // notify makes the owner look at the flags, which the caller has set before.
 func (s *session) notify() {
-	if s.onLoop.Load() {
-		s.loop.post((*clientSide)(s))
+	w := s.wake.Load()
+	if w == nil || s.onLoop.Load() {
+		s.loop.post((*clientSide)(s)) // or a goroutine is about to begin, and looks at them first
 		return
 	}
 	select {
-	case s.wake <- struct{}{}:
+	case *w <- struct{}{}:
 	default:
 	}
 }
