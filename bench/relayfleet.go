@@ -24,12 +24,34 @@ type origin struct {
 	secret                     string // of the clients' role, as the server stores it
 	// more are targets that came with the server.
 	more []*target
+	// isStub tells that each target has a server of its own. Behind one server that all share, those
+	// that come later would search long for a port that the connections of the others have left.
+	isStub bool
 }
 
-// fleet is all targets and, if it is ours, the stub behind them. stop ends them.
+// fleet is all targets and, if they are ours, the stubs behind them. stop ends them.
 type fleet struct {
 	targets []*target
-	stub    *exec.Cmd
+	stubs   []*exec.Cmd
+}
+
+// behind is the server for one more target.
+func (f *fleet) behind(o *origin) (*origin, error) {
+	if !o.isStub {
+		return o, nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	own := *o
+	cmd, addr, err := start(self, "stub", "--scram")
+	if err != nil {
+		return nil, err
+	}
+	f.stubs = append(f.stubs, cmd)
+	own.addr = addr
+	return &own, nil
 }
 
 func (f *fleet) stop() error {
@@ -37,8 +59,8 @@ func (f *fleet) stop() error {
 	for _, t := range f.targets {
 		err = errors.Join(err, t.stop())
 	}
-	if f.stub != nil {
-		err = errors.Join(err, stopProcess(f.stub))
+	for _, stub := range f.stubs {
+		err = errors.Join(err, stopProcess(stub))
 	}
 	return err
 }
@@ -48,16 +70,10 @@ func (f *fleet) stop() error {
 func (r *Relay) startFleet(ctx context.Context, o *origin) (*fleet, error) {
 	f := &fleet{}
 	if o == nil {
-		self, err := os.Executable()
-		if err != nil {
-			return f, err
-		}
 		o = &origin{incarnation: stubIncarnation, lookupUser: benchUser,
-			lookupPassword: benchPassword, version: "stub"}
+			lookupPassword: benchPassword, version: "stub", isStub: true}
+		var err error
 		if o.secret, err = stubSecret(stubIterations); err != nil {
-			return f, err
-		}
-		if f.stub, o.addr, err = start(self, "stub", "--scram"); err != nil {
 			return f, err
 		}
 	}
@@ -65,7 +81,11 @@ func (r *Relay) startFleet(ctx context.Context, o *origin) (*fleet, error) {
 	if r.report.Versions[name] == "" {
 		r.report.Versions[name] = "behind all targets"
 	}
-	f.targets = append(f.targets, &target{Name: "direct", Version: "no proxy", addr: o.addr})
+	own, err := f.behind(o)
+	if err != nil {
+		return f, err
+	}
+	f.targets = append(f.targets, &target{Name: "direct", Version: "no proxy", addr: own.addr})
 	f.targets = append(f.targets, o.more...)
 	if r.Foreign {
 		if err := r.startForeigners(ctx, f, o); err != nil {
@@ -98,7 +118,11 @@ func (r *Relay) startForeigners(ctx context.Context, f *fleet, o *origin) error 
 		if err := os.Chmod(dir, 0o755); err != nil {
 			return err
 		}
-		t, err := begin(ctx, dir, o)
+		own, err := f.behind(o)
+		if err != nil {
+			return err
+		}
+		t, err := begin(ctx, dir, own)
 		if errors.Is(err, exec.ErrNotFound) {
 			fmt.Fprintf(r.Log, "left out: %v\n", err)
 			continue
@@ -129,7 +153,11 @@ func (r *Relay) startTree(ctx context.Context, f *fleet, tree string, o *origin)
 		if set == "" {
 			set = "{}"
 		}
-		cmd, addr, err := start(binary, "-backend", o.addr, "-incarnation", o.incarnation,
+		own, err := f.behind(o)
+		if err != nil {
+			return err
+		}
+		cmd, addr, err := start(binary, "-backend", own.addr, "-incarnation", own.incarnation,
 			"-lookup-user", o.lookupUser, "-lookup-password", o.lookupPassword, "-set", set)
 		if err != nil {
 			return err

@@ -136,8 +136,7 @@ func (s *stub) runAccept() {
 
 func (s *stub) runConn(conn net.Conn, pid uint32) {
 	defer func() {
-		// With a reset the peer's port is free at once. Ten thousand ports in TIME-WAIT cost the
-		// next target milliseconds of the kernel's time for each connection it makes.
+		// With a reset the peer's port is free at once, see clients.close.
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0)
 		}
