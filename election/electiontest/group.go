@@ -3,6 +3,7 @@ package electiontest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -46,15 +47,21 @@ func NewGroup(t testing.TB, n int) *Group {
 	return g
 }
 
-// FreeAddr is an address on which nobody listens now.
+// FreeAddr is an address on which nobody listens now. Its port is below those that connections come
+// from (Linux: 32768): one of these may be taken before somebody listens on it.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal(err)
+	return ""
 }
 
 // Config is the configuration of a node, its certificate made.
