@@ -57,11 +57,15 @@ type demo struct {
 }
 
 // startDemo starts the cluster without a load and waits until it is ready.
-func startDemo(ctx context.Context, binary, profile, fence, dir string) (*demo, error) {
+func startDemo(ctx context.Context, binary, profile, fence, dir string, settings ...string,
+) (*demo, error) {
 	args := []string{"demo", "--json", "--control", "--interval", "0", "--sessions", "0",
 		"--profile", profile}
 	if fence != "lease" {
 		args = append(args, "--fence", fence)
+	}
+	for _, line := range settings {
+		args = append(args, "--setting", line)
 	}
 	if dir != "" {
 		args = append(args, "--dir", dir)

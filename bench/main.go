@@ -19,7 +19,7 @@ func main() {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newFailoverCommand(), newRelayCommand(), newStubCommand())
+	root.AddCommand(newFailoverCommand(), newReleaseCommand(), newRelayCommand(), newStubCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)

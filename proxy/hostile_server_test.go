@@ -20,16 +20,29 @@ import (
 
 // liar is a server that logs everybody in, and answers a Query that names one of its lies with it.
 type liar struct {
-	t    *testing.T
+	t    testing.TB
 	l    net.Listener
 	lies map[string]func(c net.Conn)
+	// play may take over a session in the database fuzz, once its login is over; it does if true.
+	play func(c net.Conn, r *pgwire.Reader) bool
 	work sync.WaitGroup
 
 	mu    sync.Mutex
 	conns []net.Conn
+	fuzz  []net.Conn // of the database fuzz
 }
 
-func newLiar(t *testing.T) *liar {
+// endFuzz ends the connections of the database fuzz.
+func (s *liar) endFuzz() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.fuzz {
+		_ = c.Close()
+	}
+	s.fuzz = nil
+}
+
+func newLiar(t testing.TB) *liar {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -72,8 +85,15 @@ func (s *liar) run(c net.Conn) {
 	defer s.work.Done()
 	defer c.Close()
 	r := pgwire.NewReader(c, 1<<20)
-	if st, err := pgwire.ReadStartup(r); err != nil || st.Kind != pgwire.StartupNormal {
+	st, err := pgwire.ReadStartup(r)
+	if err != nil || st.Kind != pgwire.StartupNormal {
 		return
+	}
+	database, _ := st.Get("database")
+	if database == "fuzz" {
+		s.mu.Lock()
+		s.fuzz = append(s.fuzz, c)
+		s.mu.Unlock()
 	}
 	out := pgwire.AppendAuthOK(nil)
 	out = pgwire.AppendParameterStatus(out, "client_encoding", "UTF8")
@@ -112,6 +132,12 @@ func (s *liar) run(c net.Conn) {
 		}
 		out = pgwire.AppendCommandComplete(out, "SELECT 1")
 		out = pgwire.AppendReadyForQuery(out, 'I')
+		if database == "fuzz" && s.play != nil {
+			if _, err := c.Write(out); err != nil || s.play(c, r) {
+				return
+			}
+			out = nil
+		}
 	}
 }
 

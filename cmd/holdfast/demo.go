@@ -27,6 +27,8 @@ type DemoCommand struct {
 	Duration time.Duration
 	// Sessions is how many client sessions there are; zero makes a cluster without a load.
 	Sessions int
+	// Setting are PostgreSQL settings beside the demo's own.
+	Setting []string
 	// Parent is the directory that the demo's own is made in.
 	Parent string
 	// Keep leaves data and logs behind.
@@ -148,6 +150,7 @@ func newDemoCommand() *cobra.Command {
 	f.DurationVar(&c.Interval, "interval", 20*time.Second, "time between two kills; 0: none")
 	f.DurationVar(&c.Duration, "duration", 0, "end after this time; 0: run until told to end")
 	f.IntVar(&c.Sessions, "sessions", 60, "number of client sessions")
+	f.StringArrayVar(&c.Setting, "setting", nil, "setting of PostgreSQL, name = value")
 	f.StringVar(&c.Parent, "dir", "", "make the demo's directory in this one")
 	f.BoolVar(&c.Keep, "keep", false, "leave data and logs behind")
 	f.StringVar(&c.Profile, "profile", "lan", "timing profile of the group: lan, cloud, wan")

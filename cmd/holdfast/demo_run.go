@@ -81,7 +81,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	d.emit(demoEvent{Event: "start", Text: "starting three nodes"})
 	d.cluster, err = StartCluster(ctx, ClusterConfig{
 		Binary: d.cfg.Binary, Parent: d.cfg.Parent, Keep: d.cfg.Keep, Profile: d.cfg.Profile,
-		Fence: d.cfg.Fence,
+		Fence: d.cfg.Fence, Settings: d.cfg.Setting,
 	})
 	if err != nil {
 		return err
