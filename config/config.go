@@ -137,7 +137,11 @@ type Proxy struct {
 	Listen     []string `mapstructure:"listen"`
 	SourceAddr string   `mapstructure:"source_addr"`
 
-	SessionsMax    int           `mapstructure:"sessions_max" min:"1" max:"1000000"`
+	SessionsMax           int `mapstructure:"sessions_max" min:"1" max:"1000000"`
+	SessionsPerUser       int `mapstructure:"sessions_per_user" min:"0" max:"1000000"`
+	SessionsPerDatabase   int `mapstructure:"sessions_per_database" min:"0" max:"1000000"`
+	ConnectionsPerAddress int `mapstructure:"connections_per_address" min:"0" max:"1000000"`
+
 	StartupTimeout time.Duration `mapstructure:"startup_timeout"`
 	DialTimeout    time.Duration `mapstructure:"dial_timeout"`
 	KeepAlive      time.Duration `mapstructure:"keep_alive"`

@@ -135,6 +135,13 @@ func (p *Proxy) arrive(fd int) {
 		_ = unix.Close(fd)
 		return
 	}
+	if !p.takeShare(c) {
+		p.conns.Add(-1)
+		p.metrics.refused.WithLabelValues("connections_per_address").Inc()
+		_, _ = c.tryWrite(pgwire.AppendError(nil, errTooManyOfAddress()))
+		_ = unix.Close(fd)
+		return
+	}
 	p.work.Add(1)
 	a := &arrival{proxy: p, conn: c, until: time.Now().Add(p.cfg.StartupTimeout)}
 	c.h = a

@@ -40,6 +40,10 @@ func (p *Proxy) admit(ctx context.Context, conn *sock, until time.Time) bool {
 		return true
 	}
 	s.prove(cred)
+	if err := s.claim(); err != nil {
+		s.dismiss(err)
+		return true
+	}
 	_ = d.conn.SetDeadline(time.Time{})
 	s.in.begin(d.r.Buffered())
 	if kind != notReplication {

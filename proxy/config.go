@@ -45,6 +45,9 @@ type Config struct {
 	// SessionsMax bounds the sessions, those that authenticate included. An eighth more, and at
 	// least 100, connections may say nothing yet.
 	SessionsMax int
+	// SessionsPerUser and SessionsPerDatabase bound the sessions of a role, and in a database, that
+	// have logged in; ConnectionsPerAddress the connections from one address. 0 is no bound.
+	SessionsPerUser, SessionsPerDatabase, ConnectionsPerAddress int
 	// StartupTimeout bounds the time from accept to a finished authentication.
 	StartupTimeout time.Duration
 	// DialTimeout bounds one attempt to connect and log in to a backend.
@@ -205,6 +208,10 @@ func (c Config) Validate() error {
 	}
 	if c.InspectBytesMax < 1024 || c.InspectBytesMax > 16<<20 {
 		errs = append(errs, errors.New("proxy.inspect_bytes_max: must be 1024 to 16777216"))
+	}
+	if c.SessionsPerUser < 0 || c.SessionsPerDatabase < 0 || c.ConnectionsPerAddress < 0 {
+		errs = append(errs, errors.New("proxy.sessions_per_user, sessions_per_database, "+
+			"connections_per_address: must not be negative"))
 	}
 	if c.ReplayAttemptsMax < 0 || c.ReplayAttemptsMax > 10 {
 		errs = append(errs, errors.New("proxy.replay_attempts_max: must be 0 to 10"))

@@ -92,6 +92,9 @@ func (g *greeting) answer(s *session) {
 		case key != nil:
 			cred := pgwire.Credentials{ClientKey: key, ServerKey: g.serverKey}
 			s.prove(cred)
+			if g.err = s.claim(); g.err != nil {
+				break
+			}
 			g.end(s)
 			s.enter(out)
 			return

@@ -48,6 +48,12 @@ func newVec(name, help, label string, values ...string) *prometheus.CounterVec {
 	return v
 }
 
+// refusals are the limits that connections are refused by.
+var refusals = []string{
+	"sessions_max", "connections", "auth_failures", "sessions_per_user", "sessions_per_database",
+	"connections_per_address",
+}
+
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		connections: newCounter("connections_total", "Client connections accepted."),
@@ -56,7 +62,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Client sessions.",
 		}),
 		refused: newVec("refused_total", "Connections refused by a limit.", "limit",
-			"sessions_max", "connections", "auth_failures"),
+			refusals...),
 		sessionErrors: newVec("session_errors_total",
 			"Sessions ended with an error, by SQLSTATE.", "sqlstate"),
 		losses: newVec("backend_losses_total", "Backends lost under a session.", "state",

@@ -80,6 +80,7 @@ type Proxy struct {
 
 	hba      []hbaRule
 	userMaps []userMap
+	shares   *shares
 	guesses  *guesses
 	tls      *tlsStore
 	tlsWatch sync.WaitGroup
@@ -144,7 +145,7 @@ func (p *Proxy) prepareAuth() (err error) {
 	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
 		return err
 	}
-	p.guesses = newGuesses(p.cfg.AuthFailuresMax)
+	p.guesses, p.shares = newGuesses(p.cfg.AuthFailuresMax), newShares(&p.cfg)
 	p.tls, err = newTLSStore(p)
 	return err
 }
@@ -287,6 +288,7 @@ func (p *Proxy) add(s *session) error {
 
 func (p *Proxy) remove(s *session) {
 	p.lockBook.drop(s)
+	s.unclaim()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, s.id)

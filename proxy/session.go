@@ -65,6 +65,7 @@ type session struct {
 	kept       func() // ends the connection to a primary where it held locks; nil is none
 	lostStatus byte   // the transaction status that the client believes in, if lostTx
 	lostTx     bool   // the client's transaction is gone and it was not told yet
+	claimed    bool   // it is counted in Proxy.shares
 	soiled     bool   // its server process cannot be made as new (op.soils)
 
 	last *lastLoss // nil until a backend is lost

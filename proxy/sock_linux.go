@@ -39,6 +39,8 @@ type sock struct {
 	asked bool
 	h     handler
 	w     *waiting // nil while nobody ever waited since the relay took over
+	// left is called once it is closed; nil mostly.
+	left func()
 }
 
 // waiting is what a goroutine that waits needs.
@@ -323,6 +325,9 @@ func (c *sock) closeLocked(hard bool) error {
 	c.loop.remove(c, c.fd)
 	err := rawClose(c.fd)
 	c.fd = -1
+	if c.left != nil {
+		c.left()
+	}
 	if c.w != nil {
 		c.w.wake(true, true)
 	}

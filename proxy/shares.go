@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+
+	"holdfast/pgwire"
+)
+
+// shares bounds what one user, one database and one address may have of the proxy; a bound of 0 is
+// none, and nothing is counted then. Users and databases count once a client has proved who it is,
+// so that nobody can use up another one's share; addresses (of IPv6: networks of 64 bits, as for
+// failed logins) from the connection on. Safe for concurrent use.
+type shares struct {
+	ofUser, ofDatabase, ofAddress int
+
+	mu        sync.Mutex
+	users     map[string]int
+	databases map[string]int
+	addresses map[netip.Addr]int
+}
+
+func newShares(cfg *Config) *shares {
+	return &shares{
+		ofUser: cfg.SessionsPerUser, ofDatabase: cfg.SessionsPerDatabase,
+		ofAddress: cfg.ConnectionsPerAddress, users: make(map[string]int),
+		databases: make(map[string]int), addresses: make(map[netip.Addr]int),
+	}
+}
+
+// takeSession counts a session; limit names the bound that is reached, and nothing is counted then.
+func (c *shares) takeSession(user, database string) (limit string) {
+	if c.ofUser == 0 && c.ofDatabase == 0 {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ofUser > 0 && c.users[user] >= c.ofUser:
+		return "sessions_per_user"
+	case c.ofDatabase > 0 && c.databases[database] >= c.ofDatabase:
+		return "sessions_per_database"
+	}
+	c.users[user]++
+	c.databases[database]++
+	return ""
+}
+
+// leaveSession takes back what takeSession has counted.
+func (c *shares) leaveSession(user, database string) {
+	if c.ofUser == 0 && c.ofDatabase == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lessOf(c.users, user)
+	lessOf(c.databases, database)
+}
+
+// takeAddress counts a connection; nil where the address has its share. The result takes it back.
+func (c *shares) takeAddress(from netip.Addr) (leave func()) {
+	from = network(from)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.addresses[from] >= c.ofAddress {
+		return nil
+	}
+	c.addresses[from]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		lessOf(c.addresses, from)
+	}
+}
+
+func lessOf[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] <= 0 {
+		delete(counts, k)
+	}
+}
+
+// claim counts the session of a client that has proved who it is; an error is its end.
+func (s *session) claim() error {
+	user, database := s.track.loginUser, s.database()
+	limit := s.proxy.shares.takeSession(user, database)
+	if limit == "" {
+		s.claimed = true
+		return nil
+	}
+	s.proxy.metrics.refused.WithLabelValues(limit).Inc()
+	text := "too many connections for role " + quoteIdent(user)
+	if limit == "sessions_per_database" {
+		text = "too many connections for database " + quoteIdent(database)
+	}
+	return fatal(pgwire.NewError(pgwire.CodeTooManyConnections, text+": proxy."+limit+
+		" is reached"))
+}
+
+// unclaim takes claim back.
+func (s *session) unclaim() {
+	if s.claimed {
+		s.proxy.shares.leaveSession(s.track.loginUser, s.database())
+	}
+}
+
+// takeShare counts the new connection for its address; false if that has too many.
+func (p *Proxy) takeShare(c *sock) bool {
+	if p.shares.ofAddress == 0 {
+		return true
+	}
+	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return true // a Unix socket, or gone
+	}
+	c.left = p.shares.takeAddress(tcp.AddrPort().Addr().WithZone(""))
+	return c.left != nil
+}
+
+func errTooManyOfAddress() *pgwire.Error {
+	return fatal(pgwire.NewError(pgwire.CodeTooManyConnections,
+		"too many connections from this address: proxy.connections_per_address is reached"))
+}
