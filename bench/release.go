@@ -21,7 +21,9 @@ type Release struct {
 	Binary   string
 	Rounds   int
 	Sessions int
-	Profile  string
+	// Active is how many of them ask; the others only have their state. 0: all.
+	Active  int
+	Profile string
 	// Every is the mean time between two questions of a session.
 	Every time.Duration
 	JSON  string
@@ -151,6 +153,9 @@ func (r Release) measure(ctx context.Context, d *demo) ([]ReleaseRound, error) {
 				return nil, fmt.Errorf("session %d: %w", i, err)
 			}
 		}
+		if r.Active > 0 && i >= r.Active {
+			continue
+		}
 		group.Go(func() {
 			if !all[i].run(ctx, r.Every) {
 				lost.Add(1)
@@ -268,6 +273,7 @@ func newReleaseCommand() *cobra.Command {
 	fl.StringVar(&r.Binary, "binary", "bin/holdfast", "the holdfast to measure")
 	fl.IntVar(&r.Rounds, "rounds", 5, "number of switchovers")
 	fl.IntVar(&r.Sessions, "sessions", 1000, "number of sessions")
+	fl.IntVar(&r.Active, "active", 0, "how many of them ask; 0: all")
 	fl.StringVar(&r.Profile, "profile", "lan", "timing profile of the group")
 	fl.DurationVar(&r.Every, "every", 300*time.Millisecond, "mean time between two questions of "+
 		"a session")

@@ -73,7 +73,7 @@ func (s *session) hold(ctx context.Context, l *loss, login bool) (*backend, erro
 	for {
 		pr, changed := s.proxy.topo.Current()
 		if s.isUsable(pr) {
-			b, err := s.open(ctx, pr, l)
+			b, err := s.open(ctx, pr, l, login)
 			if err == nil {
 				if err = h.passBarrier(ctx, b); err == nil {
 					return b, nil

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 
 	"holdfast/pgwire"
 )
@@ -45,7 +44,7 @@ type Proxy struct {
 	outcomesAt *lookup
 	catalogues *catalogues
 	dialer     net.Dialer
-	ramp       *semaphore.Weighted
+	ramp       *ramp
 
 	lockBook lockBook
 
@@ -105,7 +104,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	p := &Proxy{
 		cfg: cfg, log: deps.Log, topo: deps.Topology, secrets: deps.Secrets,
 		metrics:   newMetrics(deps.Registerer),
-		ramp:      semaphore.NewWeighted(int64(cfg.RestoreConcurrency)),
+		ramp:      newRamp(cfg.RestoreConcurrency),
 		sessions:  make(map[uint32]*session),
 		listeners: deps.Listeners,
 		tag:       nodeTag(cfg.NodeName), peers: deps.Peers,

@@ -17,16 +17,16 @@ const failBlockSQL = `ROLLBACK TO SAVEPOINT "transaction lost by a change of pri
 
 // open connects to the primary and makes the new backend what the session was. The caller owns
 // the result; it is not attached yet.
-func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, error) {
+func (s *session) open(ctx context.Context, pr *Primary, l *loss, login bool) (*backend, error) {
 	ctx, end := s.proxy.while(ctx, pr)
 	defer end()
 	if err := s.yieldToHolders(ctx, pr); err != nil {
 		return nil, err
 	}
-	if err := s.proxy.enterRamp(ctx); err != nil {
+	if err := s.enterRamp(ctx, l, login); err != nil {
 		return nil, err
 	}
-	defer s.proxy.ramp.Release(1)
+	defer s.proxy.ramp.leave()
 	if !s.isUsable(pr) {
 		return nil, errOvertaken
 	}
@@ -64,19 +64,6 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss) (*backend, err
 		return nil, err
 	}
 	return b, nil
-}
-
-// rampWait bounds one wait for a place in the ramp, so that the hold looks after its client.
-const rampWait = time.Second
-
-// enterRamp waits for one of the places of those who log in at the same time.
-func (p *Proxy) enterRamp(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, rampWait)
-	defer cancel()
-	if err := p.ramp.Acquire(ctx, 1); err != nil {
-		return fmt.Errorf("wait for other sessions' logins: %w", err)
-	}
-	return nil
 }
 
 // while ends the returned context when pr is not the primary any more: whoever dials a host that
