@@ -81,6 +81,22 @@ type releaseSession struct {
 	spans [][2]time.Time
 }
 
+// openRelease logs in and gives the session some state.
+func openRelease(ctx context.Context, dsn string) (*releaseSession, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	s := &releaseSession{conn: conn}
+	for _, sql := range []string{"SET application_name = 'release'", "SET work_mem = '5MB'",
+		"PREPARE p AS SELECT 1"} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
 // run asks until the context ends; false tells that the session was lost.
 func (s *releaseSession) run(ctx context.Context, every time.Duration) bool {
 	for ctx.Err() == nil {
@@ -142,16 +158,9 @@ func (r Release) measure(ctx context.Context, d *demo) ([]ReleaseRound, error) {
 		}
 	}()
 	for i := range all {
-		conn, err := pgx.Connect(ctx, l.dsn(l.proxy(i)))
-		if err != nil {
+		var err error
+		if all[i], err = openRelease(ctx, l.dsn(l.proxy(i))); err != nil {
 			return nil, fmt.Errorf("session %d: %w", i, err)
-		}
-		all[i] = &releaseSession{conn: conn}
-		for _, sql := range []string{"SET application_name = 'release'", "SET work_mem = '5MB'",
-			"PREPARE p AS SELECT 1"} {
-			if _, err := conn.Exec(ctx, sql); err != nil {
-				return nil, fmt.Errorf("session %d: %w", i, err)
-			}
 		}
 		if r.Active > 0 && i >= r.Active {
 			continue

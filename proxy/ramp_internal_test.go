@@ -15,8 +15,8 @@ func (p *rampPlace) isGiven() bool {
 	}
 }
 
-// TestRampOrder: who is waited for goes first, in the order of coming; every eighth place is for one
-// of the others; one that hurries goes behind those who were urgent before it.
+// TestRampOrder: who is waited for goes first, in the order of coming; every eighth place is for
+// one of the others; one that hurries goes behind those who were urgent before it.
 func TestRampOrder(t *testing.T) {
 	r := newRamp(1)
 	if !r.queue(false).isGiven() {
