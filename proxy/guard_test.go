@@ -1,0 +1,86 @@
+package proxy_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast/proxy"
+)
+
+// TestHeldSyncIsBounded (DESIGN 10.17): while the Sync that commits is held back, the server keeps
+// the transaction and its locks. If the lease does not come back this ends within hold_timeout: the
+// client is told that nothing was executed, and the server has let go.
+func TestHeldSyncIsBounded(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) {
+		c.HoldTimeout, c.HoldNoticeAfter = 500*time.Millisecond, 0
+	})
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	w := hijack(t, c)
+	asked := func(_ byte, body []byte) bool {
+		if strings.Contains(string(body), "pg_current_xact_id_if_assigned") {
+			r.lease.Set(-time.Second, -time.Second)
+		}
+		return true
+	}
+	r.line.Watch(asked, nil)
+	w.send(q("INSERT INTO t VALUES (1)").send)
+	locks := func() string {
+		return r.server.ExecIn("app", "SELECT count(*) FROM pg_locks "+
+			"WHERE relation = 't'::regclass")[0][0]
+	}
+	r.eventually(func() bool { return locks() == "1" }, "the server has the transaction open")
+	r.eventually(func() bool { return locks() == "0" }, "the server lets go")
+	if got := w.until(1, 20*time.Second); !strings.Contains(got, "40001") {
+		t.Errorf("told %s", got)
+	}
+	r.line.Watch(nil, nil)
+	r.lease.Set(time.Hour, time.Hour)
+	w.send(q("SELECT 1").send)
+	if got := w.until(1, 20*time.Second); !strings.Contains(got, "C(SELECT 1)") {
+		t.Errorf("the session goes on with %s", got)
+	}
+	if v := exec(t, r.connect(""), "SELECT count(*) FROM t"); v != "0" {
+		t.Errorf("%s rows", v)
+	}
+}
+
+// TestOldBackendIsEndedFirst (DESIGN 10.13): the connection breaks while the server is in the middle
+// of COMMIT, where it would stay for long. Nothing is known before that process has ended, so it is
+// ended, and the transaction is run again: once.
+func TestOldBackendIsEndedFirst(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = 10 * time.Second })
+	admin := r.connect("")
+	exec(t, admin, "CREATE TABLE t (a int)")
+	exec(t, admin, "CREATE TABLE naps (seconds int)")
+	exec(t, admin, "INSERT INTO naps VALUES (60)")
+	exec(t, admin, `CREATE FUNCTION nap() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM pg_sleep((SELECT coalesce(sum(seconds), 0) FROM naps)); RETURN NULL; END$$`)
+	exec(t, admin, "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t "+
+		"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION nap()")
+	direct := func(sql string) string { return r.server.ExecIn("app", sql)[0][0] }
+	c := r.connect("")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	done := make(chan error, 1)
+	go func() {
+		_, err := tryExec(c, "COMMIT")
+		done <- err
+	}()
+	napping := "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+	r.eventually(func() bool { return direct(napping) == "1" }, "the server is in COMMIT")
+	r.server.ExecIn("app", "DELETE FROM naps")
+	r.line.Cut()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Errorf("told %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("no answer while the old process sleeps")
+	}
+	if n, rows := direct(napping), direct("SELECT count(*) FROM t"); n != "0" || rows != "1" {
+		t.Errorf("%s processes sleep, %s rows", n, rows)
+	}
+}
