@@ -29,6 +29,7 @@ type Relay struct {
 	Sessions int           // of the modes with many sessions
 	Settle   time.Duration // before the memory of idle sessions is read
 	Watch    time.Duration // how long idle sessions are watched
+	Crowd    time.Duration // how long clients log in beside idle sessions
 	StreamMB int           // of the stream beside many sessions
 	Binary   string        // of holdfast, for PostgreSQL; empty leaves PostgreSQL out
 	JSON     string
@@ -59,12 +60,14 @@ func (r *Relay) quick() {
 	r.Rounds, r.Round = 3, 200*time.Millisecond
 	r.Settle, r.Watch = 2*time.Second, 2*time.Second
 	r.Clients, r.Sessions, r.StreamMB = []int{8, 64}, 1000, 100
+	r.Crowd = 2 * time.Second
 }
 
 // Run measures and prints.
 func (r *Relay) Run(ctx context.Context) (err error) {
-	if r.Rounds < 1 || r.Round <= 0 || r.Sessions < 1 || r.Watch <= 0 {
-		return errors.New("--rounds, --round, --sessions and --watch must be greater than zero")
+	if r.Rounds < 1 || r.Round <= 0 || r.Sessions < 1 || r.Watch <= 0 ||
+		r.Crowd <= 0 {
+		return errors.New("--rounds, --round, --sessions, --watch and --crowd must be greater than zero")
 	}
 	raiseFiles()
 	if r.dir, err = os.MkdirTemp("", "hf-bench-"); err != nil {
@@ -134,7 +137,7 @@ func (r *Relay) runStub(ctx context.Context) error {
 	for _, m := range []struct {
 		name string
 		run  func(ctx context.Context, t *target) error
-	}{{modeIdle, r.idle}, {modeMany, r.many}} {
+	}{{modeIdle, r.idle}, {modeCrowd, r.crowd}, {modeMany, r.many}} {
 		if !r.wants(m.name) {
 			continue
 		}
@@ -258,6 +261,7 @@ func newRelayCommand() *cobra.Command {
 	fl.IntVar(&r.Sessions, "sessions", 9900, "sessions where there are many")
 	fl.DurationVar(&r.Settle, "settle", 10*time.Second, "wait before idle sessions are measured")
 	fl.DurationVar(&r.Watch, "watch", 5*time.Second, "how long idle sessions are watched")
+	fl.DurationVar(&r.Crowd, "crowd", time.Minute, "how long clients log in beside idle sessions")
 	fl.IntVar(&r.StreamMB, "stream", 1000, "megabytes of the stream beside many sessions")
 	fl.StringVar(&r.Binary, "binary", "", "the holdfast to run PostgreSQL with; none leaves it out")
 	fl.BoolVar(&r.Foreign, "foreign", true, "PgBouncer and HAProxy too")

@@ -28,7 +28,7 @@ func smoke(t *testing.T) Relay {
 	return Relay{Trees: []string{"Holdfast=.."}, Variants: []string{"",
 		`guard off={"CommitGuard":"off"}`}, Clients: []int{2}, Rounds: 2,
 		Round: 40 * time.Millisecond, Sessions: 20, Settle: time.Millisecond,
-		Watch: 100 * time.Millisecond, StreamMB: 20,
+		Watch: 100 * time.Millisecond, Crowd: 200 * time.Millisecond, StreamMB: 20,
 		Out: &bytes.Buffer{}, Log: &bytes.Buffer{}}
 }
 
@@ -90,6 +90,14 @@ func TestRelaySmoke(t *testing.T) {
 		if i.Peak < 1<<20 || i.Login <= 0 {
 			t.Errorf("idle sessions: %+v", i)
 		}
+	}
+	for _, c := range report.Crowd {
+		if c.Logins != 40 || c.Failed != 0 || c.P50 <= 0 {
+			t.Errorf("logins beside idle sessions: %+v", c)
+		}
+	}
+	if len(report.Crowd) != 2 {
+		t.Errorf("%d crowds", len(report.Crowd))
 	}
 	page, err := os.ReadFile(r.HTML)
 	if err != nil || !bytes.Contains(page, []byte("<svg")) {

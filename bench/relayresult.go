@@ -106,6 +106,7 @@ type RelayReport struct {
 	Versions map[string]string `json:"versions"`
 	Series   []RelaySeries     `json:"series"`
 	Idle     []RelayIdle       `json:"idle,omitempty"`
+	Crowd    []RelayCrowd      `json:"crowd,omitempty"`
 	Many     []RelayMany       `json:"many,omitempty"`
 }
 

@@ -61,6 +61,7 @@ func (r RelayReport) writeTable(out io.Writer) {
 		}
 		writeRows(out, rows)
 	}
+	r.writeCrowd(out)
 	if len(r.Many) == 0 {
 		return
 	}

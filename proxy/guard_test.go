@@ -46,9 +46,9 @@ func TestHeldSyncIsBounded(t *testing.T) {
 	}
 }
 
-// TestOldBackendIsEndedFirst (DESIGN 10.13): the connection breaks while the server is in the middle
-// of COMMIT, where it would stay for long. Nothing is known before that process has ended, so it is
-// ended, and the transaction is run again: once.
+// TestOldBackendIsEndedFirst (DESIGN 10.13): the connection breaks while the server is in the
+// middle of COMMIT, where it would stay for long. Nothing is known before that process has ended,
+// so it is ended, and the transaction is run again: once.
 func TestOldBackendIsEndedFirst(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = 10 * time.Second })
 	admin := r.connect("")
