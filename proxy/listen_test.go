@@ -177,13 +177,17 @@ func TestProtocol32(t *testing.T) {
 		for _, at := range []string{r.proxy.Addrs()[0].String(), other.Addrs()[0].String()} {
 			w := &raw{t, conn, pgwire.NewReader(conn, 1<<16)}
 			w.send(pgwire.AppendQuery(nil, "SELECT pg_sleep(20)"))
-			for r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE query LIKE " +
-				"'SELECT pg_sleep(20)%' AND state = 'active'")[0][0] != "1" {
-				time.Sleep(5 * time.Millisecond) // until it runs
+			running := func() string {
+				return r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE query LIKE " +
+					"'SELECT pg_sleep(20)%' AND state = 'active'")[0][0]
 			}
+			r.eventually(func() bool { return running() == "1" }, "it runs")
 			wrong := append([]byte(nil), info.Key...)
 			wrong[len(wrong)-1]++
 			for _, key := range [][]byte{wrong, info.Key} {
+				if n := running(); n != "1" {
+					t.Fatalf("%s statements run before the cancel request with %x", n, key)
+				}
 				err := pgwire.SendCancel(context.Background(), at, info.PID, key,
 					(&net.Dialer{}).DialContext)
 				if err != nil {

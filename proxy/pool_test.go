@@ -271,9 +271,21 @@ func TestReusedSessionIsCarried(t *testing.T) {
 	addr, pid, key := r.proxy.Addrs()[0].String(), first.PID(), first.SecretKey()
 	c := r.again(first, "")
 	exec(t, c, "SET work_mem = '5MB'")
+	done := make(chan error, 1)
+	go func() {
+		_, err := tryExec(c, "SELECT pg_sleep(1)")
+		done <- err
+	}()
+	r.eventually(func() bool {
+		return r.server.Exec("SELECT count(*) FROM pg_stat_activity " +
+			"WHERE wait_event = 'PgSleep'")[0][0] == "1"
+	}, "the statement runs")
 	var dial net.Dialer // of a session that is over: nobody's
 	if err := pgwire.SendCancel(context.Background(), addr, pid, key, dial.DialContext); err != nil {
 		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("canceled by the key of the session before: %v", err)
 	}
 	r.change()
 	if got := exec(t, c, "SHOW work_mem"); got != "5MB" {
