@@ -47,8 +47,8 @@ type ReleaseRound struct {
 
 // Run measures and prints.
 func (r Release) Run(ctx context.Context) error {
-	if r.Rounds < 1 || r.Sessions < 1 {
-		return errors.New("--rounds and --sessions must be at least 1")
+	if r.Rounds < 1 || r.Sessions < 1 || r.Every <= 0 {
+		return errors.New("--rounds, --sessions and --every must be greater than zero")
 	}
 	d, err := startDemo(ctx, r.Binary, r.Profile, "lease", "",
 		fmt.Sprintf("max_connections = %d", r.Sessions+100))
@@ -193,7 +193,7 @@ func (r Release) measure(ctx context.Context, d *demo) ([]ReleaseRound, error) {
 		if err != nil {
 			return rounds, err
 		}
-		one.Lost = int(lost.Load())
+		one.Lost = int(lost.Swap(0))
 		rounds = append(rounds, one)
 		fmt.Fprintf(r.Out, "round %d of %d: no session answered for %.0f ms; after the lock, "+
 			"median, 99 %% and last: logged in %s ms, at most %.0f a second; %d waited, answered "+
@@ -231,7 +231,7 @@ func (r Release) one(ctx context.Context, l *load, all []*releaseSession, lock t
 		}
 		s.mu.Unlock()
 	}
-	if !last.IsZero() {
+	if !last.IsZero() && !first.IsZero() {
 		out.PauseMS = ms(first.Sub(last))
 	}
 	out.Answered, out.Asked, out.Waiting = distribution(answered), distribution(waited), len(waited)

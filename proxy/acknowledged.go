@@ -44,8 +44,10 @@ func (s *session) checkAcknowledged(b *backend) error {
 		if err != nil {
 			return err
 		}
-		// What was prepared may have been rolled back by another session since then.
-		isLost = status == "aborted" && !prepared || status == "future"
+		// What was prepared is in progress, and may have been rolled back by another session since
+		// then. What was committed and is in progress has lost its COMMIT PREPARED, or its id.
+		isLost = !prepared && (status == "aborted" || status == "in progress") ||
+			status == "future"
 	}
 	if !isLost {
 		s.mu.Lock()

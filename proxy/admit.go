@@ -154,6 +154,10 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 			return nil, errClientGone
 		}
 	}
+	if !p.hasShare(conn) {
+		p.metrics.refused.WithLabelValues("connections_per_address").Inc()
+		return nil, errTooManyOfAddress()
+	}
 	s := &session{
 		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
 		track: newTracker(user, &p.cfg),

@@ -24,6 +24,9 @@ func (s *session) locksToTake(l *loss) (map[lockKey]lockCount, bool) {
 		l.redo.locksVague = true // what the unit did to them is known once it was run again
 		return start, sure
 	}
+	if held == nil {
+		held = make(map[lockKey]lockCount)
+	}
 	for k, c := range start {
 		if held[k].n < c.n {
 			held[k] = c

@@ -89,7 +89,7 @@ func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) er
 	switch o {
 	case outcomeCommitted:
 	case outcomeAborted:
-		e = errCommitAborted()
+		e = errAborted(l.pending[0].batch.doubted())
 	default:
 		e = errOutcomeUnknown(why)
 	}

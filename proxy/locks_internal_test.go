@@ -161,3 +161,19 @@ func locking(most int) *Config {
 	cfg.AdvisoryLocksMax = most
 	return &cfg
 }
+
+// TestLocksToTakeOfNone: the session has no lock any more, and the unit that is run again began with
+// one.
+func TestLocksToTakeOfNone(t *testing.T) {
+	k := lockKey{Class: 1, Obj: 2}
+	s := &session{track: newTracker("app", locking(3))}
+	l := &loss{redo: redo{messages: []byte("Q"), locks: lockTable{
+		cfg: locking(3), held: map[lockKey]lockCount{k: {n: 1}},
+	}}}
+	if !l.redo.isPossible() {
+		t.Fatal("nothing is run again")
+	}
+	if held, ok := s.locksToTake(l); !ok || held[k].n != 1 {
+		t.Errorf("%v, %v", held, ok)
+	}
+}

@@ -139,5 +139,5 @@ func (s *session) enterRamp(ctx context.Context, l *loss, login bool) error {
 
 // isWaitedFor tells that the client waits for an answer, or has sent something.
 func (s *session) isWaitedFor(l *loss) bool {
-	return l.waiting() || len(s.in.bytes()) > 0 || s.client.probe() != peerQuiet
+	return l.waiting() || len(s.in.bytes()) > 0 || s.client.probe() == peerReadable
 }

@@ -311,7 +311,9 @@ func (s *session) database() string {
 	for _, p := range s.login {
 		switch p.Name {
 		case "database":
-			return p.Value
+			if p.Value != "" {
+				return p.Value
+			}
 		case "user":
 			user = p.Value
 		}
@@ -348,7 +350,7 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there
-		return errCommitAborted(), nil
+		return errAborted(p.batch.doubted()), nil
 	}
 	return errOutcomeUnknown(why), nil
 }

@@ -105,7 +105,7 @@ func (l *loss) isHarmless() bool {
 	all := l.redo.all
 	if len(l.pending) > 0 {
 		for i := range l.pending[0].batch.ops {
-			if o := &l.pending[0].batch.ops[i]; !o.commits {
+			if o := &l.pending[0].batch.ops[i]; !o.commits || o.cls.has(twoPhase) {
 				all |= o.cls
 			}
 		}

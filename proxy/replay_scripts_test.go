@@ -63,6 +63,11 @@ var cutScripts = []script{
 		q("", ";"), x(""), q("BEGIN"), q("", "INSERT INTO t VALUES (1, 'a')"), x("", "SELECT 1"),
 		q("COMMIT"),
 	}},
+	{name: "two-phase commit, identifiers that are not read", steps: []scriptStep{
+		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("PREPARE TRANSACTION $$one$$"),
+		q("COMMIT PREPARED $$one$$"), q("BEGIN"), q("INSERT INTO t VALUES (2, 'a')"),
+		q("PREPARE TRANSACTION E'two'"), x("ROLLBACK PREPARED E'two'"), q("SELECT * FROM t"),
+	}, allow: "08007"},
 	{name: "strings of statements", steps: []scriptStep{
 		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
 		q("COMMIT"),

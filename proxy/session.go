@@ -164,8 +164,9 @@ func (s *session) park() {
 		s.rest()
 	}
 	s.mu.Unlock()
+	w := s.wake.Swap(nil) // before the loop can make another owner, which has one of its own
 	s.onLoop.Store(true)
-	wakeups.Put(s.wake.Swap(nil))
+	wakeups.Put(w)
 	s.loop.post((*clientSide)(s)) // what became ready meanwhile, and flags that were set
 }
 

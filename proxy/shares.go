@@ -58,12 +58,17 @@ func (c *shares) leaveSession(user, database string) {
 	lessOf(c.databases, database)
 }
 
-// takeAddress counts a connection; nil where the address has its share. The result takes it back.
+// addressSlack is how many connections of an address may be there beyond its share: they may ask for
+// a cancel, or have not said yet what they want.
+func (c *shares) addressSlack() int { return max(8, c.ofAddress/8) }
+
+// takeAddress counts a connection; nil where the address has its share and the slack. The result
+// takes it back.
 func (c *shares) takeAddress(from netip.Addr) (leave func()) {
 	from = network(from)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.addresses[from] >= c.ofAddress {
+	if c.addresses[from] >= c.ofAddress+c.addressSlack() {
 		return nil
 	}
 	c.addresses[from]++
@@ -109,12 +114,31 @@ func (p *Proxy) takeShare(c *sock) bool {
 	if p.shares.ofAddress == 0 {
 		return true
 	}
-	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
-	if !ok {
+	from := addressOf(c)
+	if !from.IsValid() {
 		return true // a Unix socket, or gone
 	}
-	c.left = p.shares.takeAddress(tcp.AddrPort().Addr().WithZone(""))
+	c.left = p.shares.takeAddress(from)
 	return c.left != nil
+}
+
+// hasShare tells that the address of a client that wants a session has not more than its share.
+func (p *Proxy) hasShare(c net.Conn) bool {
+	if p.shares.ofAddress == 0 {
+		return true
+	}
+	from := network(addressOf(c))
+	p.shares.mu.Lock()
+	defer p.shares.mu.Unlock()
+	return p.shares.addresses[from] <= p.shares.ofAddress
+}
+
+// addressOf is not valid where there is none.
+func addressOf(c net.Conn) netip.Addr {
+	if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().WithZone("")
+	}
+	return netip.Addr{}
 }
 
 func errTooManyOfAddress() *pgwire.Error {

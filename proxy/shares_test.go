@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"strings"
@@ -62,7 +61,8 @@ func TestSharesOfUsersAndDatabases(t *testing.T) {
 	}
 }
 
-// TestSharesOfAddresses counts connections that say nothing as well, and cancel requests.
+// TestSharesOfAddresses: whoever has its share gets no further session, but may ask for a cancel;
+// connections that say nothing count, and are bounded too.
 func TestSharesOfAddresses(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.ConnectionsPerAddress = 3 })
 	from := func(ip string) net.Conn {
@@ -75,28 +75,56 @@ func TestSharesOfAddresses(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	silent := []net.Conn{from("127.0.0.2"), from("127.0.0.2"), from("127.0.0.2")}
+	login := func() (*pgconn.PgConn, error) {
+		cfg, err := pgconn.ParseConfig(r.dsn(""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.DialFunc = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.2")}}).DialContext
+		c, err := pgconn.ConnectConfig(t.Context(), cfg)
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close(context.Background()) })
+		}
+		return c, err
+	}
+	c, err := login()
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := []net.Conn{from("127.0.0.2"), from("127.0.0.2")}
+	if _, err := login(); code(err) != "53300" || !strings.Contains(err.Error(), "per_address") {
+		t.Errorf("got %v", err)
+	}
+	canceled := make(chan error, 1)
+	go func() {
+		_, err := tryExec(c, "SELECT pg_sleep(60)")
+		canceled <- err
+	}()
+	r.eventually(func() bool {
+		return r.server.Exec("SELECT count(*) FROM pg_stat_activity " +
+			"WHERE wait_event = 'PgSleep'")[0][0] == "1"
+	}, "the statement runs")
+	if err := c.CancelRequest(t.Context()); err != nil {
+		t.Errorf("cancel request: %v", err)
+	}
+	if err := <-canceled; code(err) != "57014" {
+		t.Errorf("canceled: %v", err)
+	}
+	for range 8 { // the slack
+		silent = append(silent, from("127.0.0.2"))
+	}
 	refused := from("127.0.0.2")
 	_ = refused.SetReadDeadline(time.Now().Add(10 * time.Second))
 	said, err := io.ReadAll(refused)
 	if err != nil || !strings.Contains(string(said), "C53300") {
 		t.Errorf("told %q, %v", said, err)
 	}
-	if n := r.count("refused_total", "connections_per_address"); n != 1 {
+	if n := r.count("refused_total", "connections_per_address"); n != 2 {
 		t.Errorf("%v refused", n)
 	}
 	exec(t, r.connect(""), "SELECT 1") // from another address
-	_ = silent[0].Close()
-	r.eventually(func() bool {
-		c := from("127.0.0.2")
-		defer c.Close()
-		_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-		_, err := c.Read(make([]byte, 1))
-		return isTimeout(err)
-	}, "a place is free")
-}
-
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
+	for _, c := range silent {
+		_ = c.Close()
+	}
+	r.eventually(func() bool { _, err := login(); return err == nil }, "a place is free")
 }

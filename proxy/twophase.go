@@ -35,8 +35,8 @@ func (s *session) guardPrepared(ctx context.Context, b *backend) error {
 	var xid uint64
 	if gid, ok := s.guardedGID(); ok {
 		var err error
-		if xid, err = s.proxy.preparedXID(ctx, b.primary, gid); err != nil {
-			s.log().Debug("a prepared transaction could not be looked up", zap.Error(err))
+		if xid, err = s.proxy.preparedXID(ctx, b.primary.Epoch, gid); err != nil {
+			s.log().Info("a prepared transaction could not be looked up", zap.Error(err))
 		}
 	}
 	if err := s.gate(ctx); err != nil {
@@ -79,7 +79,11 @@ func (s *session) guardedGID() (string, bool) {
 
 // preparedXID is the transaction id, with its epoch, of the prepared transaction with that
 // identifier; 0 if there is none. The list has the lower 32 bits.
-func (p *Proxy) preparedXID(ctx context.Context, pr *Primary, gid string) (uint64, error) {
+func (p *Proxy) preparedXID(ctx context.Context, epoch uint64, gid string) (uint64, error) {
+	pr, _ := p.topo.Current()
+	if pr == nil || pr.Epoch != epoch {
+		return 0, errOvertaken
+	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	rows, err := p.outcomesAt.query(ctx, pr, "SELECT transaction, pg_catalog.pg_snapshot_xmax("+
@@ -126,6 +130,14 @@ func (p *Proxy) isPrepared(ctx context.Context, pr *Primary, xid uint64) (bool, 
 // is for was done when it was answered, and the Sync behind it commits nothing.
 func (c class) isSecondPhase() bool {
 	return c == clsEnds|clsCommitPrepared || c == clsEnds|clsRollbackPrepared
+}
+
+// errAborted is what a client is told of a transaction, or a second phase, that came to nothing.
+func errAborted(cls class) *pgwire.Error {
+	if cls.has(clsCommitPrepared | clsRollbackPrepared) {
+		return errNotExecuted() // of the prepared transaction this says nothing
+	}
+	return errCommitAborted()
 }
 
 // outcomeOf is what a status of a transaction says about a statement of that class: whether it has

@@ -3,6 +3,7 @@ package proxy
 import (
 	"hash/crc32"
 	"sync"
+	"unsafe"
 
 	"holdfast/pgwire"
 )
@@ -27,48 +28,33 @@ type unnamedStatement struct {
 	body   []byte
 }
 
-// Sizes of journals that are kept for reuse: for the messages of a usual unit of work, and for
-// more. What is larger still is made when it is needed.
-type (
-	journal2K   [2 << 10]byte
-	journal16K  [16 << 10]byte
-	journal128K [128 << 10]byte
-	journal1M   [1 << 20]byte
-)
+// journalSizes are those of the journals that are kept for reuse: for the messages of a usual unit
+// of work, and for more. What is larger still is made when it is needed.
+var journalSizes = [...]int{2 << 10, 8 << 10, 32 << 10, 128 << 10, 512 << 10, 1 << 20}
 
-var (
-	journals2K   = sync.Pool{New: func() any { return new(journal2K) }}
-	journals16K  = sync.Pool{New: func() any { return new(journal16K) }}
-	journals128K = sync.Pool{New: func() any { return new(journal128K) }}
-	journals1M   = sync.Pool{New: func() any { return new(journal1M) }}
-)
+// journals have the first byte of each, so that nothing has to be made to keep one.
+var journals [len(journalSizes)]sync.Pool
 
 // newJournal is an empty buffer for at least n bytes.
 func newJournal(n int) []byte {
-	switch {
-	case n <= len(journal2K{}):
-		return journals2K.Get().(*journal2K)[:0]
-	case n <= len(journal16K{}):
-		return journals16K.Get().(*journal16K)[:0]
-	case n <= len(journal128K{}):
-		return journals128K.Get().(*journal128K)[:0]
-	case n <= len(journal1M{}):
-		return journals1M.Get().(*journal1M)[:0]
+	for i, size := range journalSizes {
+		if n > size {
+			continue
+		}
+		if first, ok := journals[i].Get().(*byte); ok {
+			return unsafe.Slice(first, size)[:0]
+		}
+		return make([]byte, 0, size)
 	}
 	return make([]byte, 0, n)
 }
 
 // freeJournal gives a buffer of newJournal back.
 func freeJournal(p []byte) {
-	switch n := cap(p); n {
-	case len(journal2K{}):
-		journals2K.Put((*journal2K)(p[:n]))
-	case len(journal16K{}):
-		journals16K.Put((*journal16K)(p[:n]))
-	case len(journal128K{}):
-		journals128K.Put((*journal128K)(p[:n]))
-	case len(journal1M{}):
-		journals1M.Put((*journal1M)(p[:n]))
+	for i, size := range journalSizes {
+		if cap(p) == size {
+			journals[i].Put(unsafe.SliceData(p))
+		}
 	}
 }
 
@@ -95,7 +81,7 @@ func (u *unit) keep(p []byte, from, most int) (grown int, ok bool) {
 		larger = append(larger, u.bytes...)
 		freeJournal(u.bytes)
 		u.bytes = larger
-		if n := cap(larger); n > len(journal2K{}) {
+		if n := cap(larger); n > journalSizes[0] {
 			grown = n - u.grown
 			u.grown = n
 		}

@@ -2,13 +2,14 @@
 # Runs tests on another version of PostgreSQL than this machine's, as root: makes the Debian
 # release that carries it by debootstrap (kept below $MATRIX_ROOTS), and runs the built binary
 # and the tests in it by chroot.
-# Usage: scripts/matrix.sh VERSION TESTS [AGENT_TESTS]    (regular expressions for -run; those of
-# the agent are ^TestAgent unless named, none if empty)
+# Usage: scripts/matrix.sh VERSION TESTS [AGENT_TESTS [PROXY_TESTS]]    (regular expressions for
+# -run; those of the agent are ^TestAgent unless named, those of the proxy none; none if empty)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=${1:?usage: matrix.sh VERSION TESTS}
-tests=${2:?usage: matrix.sh VERSION TESTS}
+tests=${2?usage: matrix.sh VERSION TESTS}
 agent_tests=${3-^TestAgent}
+proxy_tests=${4-}
 tags=${TAGS:-hashicorpmetrics}
 mirror=${MIRROR:-http://deb.debian.org/debian}
 
@@ -59,10 +60,11 @@ chmod 755 "$work"
 CGO_ENABLED=0 go build -trimpath -tags "$tags" -o "$work/holdfast" ./cmd/holdfast
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/election.test" ./election
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/e2e.test" ./cmd/holdfast
+CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/proxy.test" ./proxy
 inside=/tmp/${work##*/}
 # shellcheck disable=SC2016 # expanded in the namespace
 unshare --mount --ipc --propagation private bash -euo pipefail -c '
-    root=$1 inside=$2 tests=$3 agent_tests=$4
+    root=$1 inside=$2 tests=$3 agent_tests=$4 proxy_tests=$5
     mount --rbind /proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
@@ -75,6 +77,11 @@ unshare --mount --ipc --propagation private bash -euo pipefail -c '
             if [ -n \"\$2\" ]; then
                 ./election.test -test.run \"\$2\" -test.count 1 -test.timeout 10m -test.v
             fi
-            ./e2e.test -test.run \"\$1\" -test.count 1 -test.timeout 20m -test.v
-        " sh "$tests" "$agent_tests"
-' bash "$root" "$inside" "$tests" "$agent_tests"
+            if [ -n \"\$3\" ]; then
+                ./proxy.test -test.run \"\$3\" -test.count 1 -test.timeout 20m
+            fi
+            if [ -n \"\$1\" ]; then
+                ./e2e.test -test.run \"\$1\" -test.count 1 -test.timeout 20m -test.v
+            fi
+        " sh "$tests" "$agent_tests" "$proxy_tests"
+' bash "$root" "$inside" "$tests" "$agent_tests" "$proxy_tests"
