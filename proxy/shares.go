@@ -58,8 +58,8 @@ func (c *shares) leaveSession(user, database string) {
 	lessOf(c.databases, database)
 }
 
-// addressSlack is how many connections of an address may be there beyond its share: they may ask for
-// a cancel, or have not said yet what they want.
+// addressSlack is how many connections of an address may be there beyond its share: they may ask
+// for a cancel, or have not said yet what they want.
 func (c *shares) addressSlack() int { return max(8, c.ofAddress/8) }
 
 // takeAddress counts a connection; nil where the address has its share and the slack. The result
