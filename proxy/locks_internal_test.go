@@ -162,8 +162,8 @@ func locking(most int) *Config {
 	return &cfg
 }
 
-// TestLocksToTakeOfNone: the session has no lock any more, and the unit that is run again began with
-// one.
+// TestLocksToTakeOfNone: the session has no lock any more, and the unit that is run again began
+// with one.
 func TestLocksToTakeOfNone(t *testing.T) {
 	k := lockKey{Class: 1, Obj: 2}
 	s := &session{track: newTracker("app", locking(3))}
