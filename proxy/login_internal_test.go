@@ -54,7 +54,7 @@ func TestGuessesCountAtOnce(t *testing.T) {
 	log := zap.New(core, zap.Hooks(func(zapcore.Entry) error { <-told; return nil }))
 	p := &Proxy{
 		cfg: DefaultConfig(), metrics: newMetrics(nil), log: log, guesses: newGuesses(1),
-		sessions: make(map[uint32]*session), lockBook: newLockBook(),
+		sessions: make(map[uint32]*session), lockBook: newLockBook(), shares: newShares(&Config{}),
 	}
 	from := netip.MustParseAddr("10.0.0.1")
 	s, send := greeted(t, p, from)

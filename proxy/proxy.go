@@ -105,6 +105,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		cfg: cfg, log: deps.Log, topo: deps.Topology, secrets: deps.Secrets,
 		metrics:   newMetrics(deps.Registerer),
 		ramp:      newRamp(cfg.RestoreConcurrency),
+		shares:    newShares(&cfg),
 		sessions:  make(map[uint32]*session),
 		listeners: deps.Listeners,
 		tag:       nodeTag(cfg.NodeName), peers: deps.Peers,
@@ -144,7 +145,7 @@ func (p *Proxy) prepareAuth() (err error) {
 	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
 		return err
 	}
-	p.guesses, p.shares = newGuesses(p.cfg.AuthFailuresMax), newShares(&p.cfg)
+	p.guesses = newGuesses(p.cfg.AuthFailuresMax)
 	p.tls, err = newTLSStore(p)
 	return err
 }
