@@ -103,10 +103,13 @@ faults: setup-test build ## the failure table in network namespaces (as root): b
 # Versions of PostgreSQL beside this machine's that Debian releases carry; 14 and 16 are in none.
 VERSIONS := 13 17 18
 MATRIX := ^TestE2E$$
+# Those of the proxy that depend most on what a server says and does.
+MATRIX_PROXY := ^(TestCutAnywhere|TestAsDirectly|TestAcknowledged|TestHeldSync|TestOldBackend)
 
 .PHONY: matrix
-matrix: setup ## agent and end-to-end tests on PostgreSQL 13, 17 and 18, each in its Debian release
-	@for v in $(VERSIONS); do scripts/matrix.sh $$v '$(MATRIX)' || exit 1; done
+matrix: setup ## agent, proxy and end-to-end tests on PostgreSQL 13, 17 and 18
+	@for v in $(VERSIONS); do \
+	    scripts/matrix.sh $$v '$(MATRIX)' '^TestAgent' '$(MATRIX_PROXY)' || exit 1; done
 
 # At how many messages of each conversation `make survives` tries what restarts the server; 0: all.
 SAMPLE := 6

@@ -37,7 +37,9 @@ var cutScripts = []script{
 			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
 			pgwire.AppendSync(nil)...), ends: 2},
 		flushed("SELECT 1"), q("INSERT INTO t VALUES (3, 'b')"), q("SELECT * FROM t"),
-	}, allow: "08007"},
+		// 18.6 leaves the transaction open behind the Query, and the Sync does not end it: what
+		// comes next fails with XX000 (StartTransactionCommand: unexpected state STARTED).
+	}, allow: "08007", before: 18},
 	{name: "error before the Sync", steps: []scriptStep{
 		q("BEGIN"), x("SELECT 1"),
 		{send: pgwire.AppendFlush(noSync(extended("SELECT 1/0"))), typ: 'E'},

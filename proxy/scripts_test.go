@@ -9,6 +9,8 @@ type script struct {
 	steps []scriptStep
 	// allow are SQLSTATEs that a cut may end in, where the protocol leaves no better answer.
 	allow string
+	// before is the first version of PostgreSQL that cannot have it itself; 0: there is none.
+	before int
 }
 
 type scriptStep struct {
