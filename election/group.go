@@ -2,6 +2,8 @@ package election
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -216,12 +218,23 @@ func (n *Node) sayHello(ctx context.Context, warn bool) map[string]helloAnswer {
 		r := <-replies
 		if r.err == nil {
 			answers[r.name] = r.answer
-		} else if warn {
+		} else if n.isStranger(r.name, r.err) || warn {
 			// Not up yet, or the wrong one: the error tells.
 			n.log.Warn("node does not answer", zap.String("peer", r.name), zap.Error(r.err))
 		}
 	}
 	return answers
+}
+
+// isStranger tells, once for each node, that its certificate is refused: that does not pass by
+// itself, and the node may not have been up when it was asked for the first time.
+func (n *Node) isStranger(name string, err error) bool {
+	var bad *tls.CertificateVerificationError
+	if !errors.As(err, &bad) {
+		return false
+	}
+	_, told := n.strangers.LoadOrStore(name, true)
+	return !told
 }
 
 // MembershipVersion is the version of the membership that a node can follow. Members change at

@@ -45,16 +45,17 @@ type Node struct {
 	now    func() int64
 	id     *identity
 
-	peers   *peerSet      // the other nodes
-	fsm     *fsm          // of a voter
-	remote  *remoteSource // of a node that is none, or that is silent
-	best    *bestSource   // of a voter
-	voter   *voter
-	lessee  *lessee
-	reports *reports
-	loop    LeaderLoop
-	metrics *metrics
-	answers stateAnswers
+	peers     *peerSet      // the other nodes
+	strangers sync.Map      // names of those whose certificate was refused, and told so
+	fsm       *fsm          // of a voter
+	remote    *remoteSource // of a node that is none, or that is silent
+	best      *bestSource   // of a voter
+	voter     *voter
+	lessee    *lessee
+	reports   *reports
+	loop      LeaderLoop
+	metrics   *metrics
+	answers   stateAnswers
 
 	port      *port
 	rpcServer *http.Server

@@ -122,7 +122,7 @@ var badInputs = []badInput{
 func TestE2EWrongPeer(t *testing.T) {
 	needCluster(t)
 	bin := buildBinary(t)
-	make := func(t *testing.T) *holdfast.Cluster {
+	cluster := func(t *testing.T) *holdfast.Cluster {
 		t.Helper()
 		c, err := holdfast.NewCluster(t.Context(), holdfast.ClusterConfig{
 			Binary: bin, Prefix: "holdfast-e2e",
@@ -141,20 +141,30 @@ func TestE2EWrongPeer(t *testing.T) {
 		name string
 		peer func(ours, theirs *holdfast.Cluster) *holdfast.ClusterNode
 		want string
+		late bool // the peer is up only when it has been asked for the first time
 	}{
 		{"another authority", func(_, theirs *holdfast.Cluster) *holdfast.ClusterNode {
 			return theirs.Node("node2")
-		}, `node2.*(authority|another CA|ca_file)`},
+		}, `node2.*(authority|another CA|ca_file)`, false},
+		{"another authority, late", func(_, theirs *holdfast.Cluster) *holdfast.ClusterNode {
+			return theirs.Node("node2")
+		}, `node2.*(authority|another CA|ca_file)`, true},
 		{"another node", func(ours, _ *holdfast.Cluster) *holdfast.ClusterNode {
 			return ours.Node("node3")
 			// The nodes compare their lists too, and whichever finds the difference ends.
-		}, `certificate.*node3.*not.*node2|node2.*certificate.*node3|another group\.nodes`},
+		}, `certificate.*node3.*not.*node2|node2.*certificate.*node3|another group\.nodes`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ours, theirs := make(t), make(t)
+			ours, theirs := cluster(t), cluster(t)
 			peer := tt.peer(ours, theirs)
-			if err := peer.Start(); err != nil {
-				t.Fatal(err)
+			started := make(chan error, 1)
+			after := time.Duration(0)
+			if tt.late {
+				after = 1500 * time.Millisecond // of the 5 s that node1 runs
+			}
+			time.AfterFunc(after, func() { started <- peer.Start() })
+			if !tt.late {
+				started <- <-started
 			}
 			n := ours.Node("node1")
 			configure(t, n, func(c *config.Config) {
@@ -164,6 +174,9 @@ func TestE2EWrongPeer(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			out, _, _ := n.Serve(ctx)
+			if err := <-started; err != nil {
+				t.Fatal(err)
+			}
 			out += "\nthe peer says:\n" + peer.LogTail(20)
 			if !regexp.MustCompile(tt.want).MatchString(out) {
 				t.Errorf("nothing says %q:\n%s", tt.want, out)
