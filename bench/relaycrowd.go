@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ type RelayCrowd struct {
 	Rate     int     `json:"logins_per_second"`
 	Logins   int     `json:"logins"`
 	Failed   int     `json:"failed"`
+	Error    string  `json:"error,omitempty"` // of the first that failed
 	P50      float64 `json:"login_p50_us"`
 	P99      float64 `json:"login_p99_us"`
 	CPU      float64 `json:"cpu_percent"`
@@ -55,7 +57,12 @@ func (r *Relay) crowd(ctx context.Context, t *target) error {
 	if err != nil {
 		return err
 	}
-	round, failed := crowdLogins(ctx, t.addr, r.Crowd)
+	round, failed, why := crowdLogins(ctx, t.addr, r.Crowd)
+	if why != nil {
+		out.Error = why.Error()
+		fmt.Fprintf(r.Log, "%s: %d of %d logins failed, the first one: %v\n", t.Name, failed,
+			int(round.Units), why)
+	}
 	end, err := t.cpu()
 	if err != nil {
 		return err
@@ -69,8 +76,9 @@ func (r *Relay) crowd(ctx context.Context, t *target) error {
 	return ctx.Err()
 }
 
-// crowdLogins begins crowdRate logins a second.
-func crowdLogins(ctx context.Context, addr string, d time.Duration) (r RelayRound, failed int) {
+// crowdLogins begins crowdRate logins a second; why is the error of the first that failed.
+func crowdLogins(ctx context.Context, addr string, d time.Duration,
+) (r RelayRound, failed int, why error) {
 	var group sync.WaitGroup
 	var mu sync.Mutex
 	var took []int64
@@ -88,6 +96,7 @@ func crowdLogins(ctx context.Context, addr string, d time.Duration) (r RelayRoun
 			took = append(took, monotonic()-due)
 			if err != nil {
 				failed++
+				why = cmp.Or(why, err)
 			}
 			mu.Unlock()
 			<-places
@@ -96,7 +105,7 @@ func crowdLogins(ctx context.Context, addr string, d time.Duration) (r RelayRoun
 	group.Wait()
 	r = RelayRound{Units: float64(len(took)), Seconds: float64(monotonic()-begin) / 1e9}
 	r.latencies(took)
-	return r, failed
+	return r, failed, why
 }
 
 // writeCrowd prints the mode.

@@ -79,7 +79,7 @@ func (r *Relay) startFleet(ctx context.Context, o *origin) (*fleet, error) {
 	}
 	name := "server " + o.version
 	if r.report.Versions[name] == "" {
-		r.report.Versions[name] = "behind all targets"
+		r.report.Versions[name] = "behind the targets"
 	}
 	own, err := f.behind(o)
 	if err != nil {

@@ -208,7 +208,14 @@ func brief(d Distribution) string { return fmt.Sprintf("%.0f, %.0f, %.0f", d.Med
 // one gathers what a switchover was like.
 func (r Release) one(ctx context.Context, l *load, all []*releaseSession, lock time.Time,
 ) (ReleaseRound, error) {
-	var out ReleaseRound
+	out := answersAround(all, lock)
+	var err error
+	out.LoggedIn, out.PerSecond, err = loginsAfter(ctx, l, lock)
+	return out, err
+}
+
+// answersAround tells of the sessions' answers around the entry of the lock.
+func answersAround(all []*releaseSession, lock time.Time) (out ReleaseRound) {
 	var answered, waited []float64
 	var last, first time.Time // around the lock
 	for _, s := range all {
@@ -235,9 +242,7 @@ func (r Release) one(ctx context.Context, l *load, all []*releaseSession, lock t
 		out.PauseMS = ms(first.Sub(last))
 	}
 	out.Answered, out.Asked, out.Waiting = distribution(answered), distribution(waited), len(waited)
-	var err error
-	out.LoggedIn, out.PerSecond, err = loginsAfter(ctx, l, lock)
-	return out, err
+	return out
 }
 
 // loginsAfter asks the primary when the sessions' backends began.

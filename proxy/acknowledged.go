@@ -44,10 +44,7 @@ func (s *session) checkAcknowledged(b *backend) error {
 		if err != nil {
 			return err
 		}
-		// What was prepared is in progress, and may have been rolled back by another session since
-		// then. What was committed and is in progress has lost its COMMIT PREPARED, or its id.
-		isLost = !prepared && (status == "aborted" || status == "in progress") ||
-			status == "future"
+		isLost = isLostStatus(status, prepared)
 	}
 	if !isLost {
 		s.mu.Lock()
@@ -59,6 +56,20 @@ func (s *session) checkAcknowledged(b *backend) error {
 	s.log().Warn("a commit that a client was told of is lost", zap.Uint64("epoch", b.primary.Epoch),
 		zap.Uint64("of_epoch", a.epoch), zap.Uint64("xid", a.xid))
 	return notCarried(errLostCommit(a.xid))
+}
+
+// isLostStatus tells whether a new primary's status of a transaction that a client was told of
+// means that it is lost. What was prepared is in progress, and may have been rolled back by another
+// session since then. What was committed and is in progress has lost its COMMIT PREPARED, or its
+// id.
+func isLostStatus(status string, prepared bool) bool {
+	switch status {
+	case "future":
+		return true
+	case "aborted", "in progress":
+		return !prepared
+	}
+	return false
 }
 
 // xactStatus is what the server knows of a transaction id: as pg_xact_status, empty if it knows

@@ -38,7 +38,6 @@ func newSteady(tb testing.TB) *steady {
 		defer close(done)
 		l.run()
 	}()
-	tb.Cleanup(func() { l.stop(); <-done })
 	end := func() (ours *sock, theirs int) {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {
@@ -58,6 +57,8 @@ func newSteady(tb testing.TB) *steady {
 	var client, server *sock
 	client, r.client = end()
 	server, r.server = end()
+	// First of all: this session has no proxy around it that could end it when its sockets close.
+	tb.Cleanup(func() { l.stop(); <-done })
 	s := &session{
 		proxy: p, loop: l, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),

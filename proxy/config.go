@@ -46,7 +46,8 @@ type Config struct {
 	// least 100, connections may say nothing yet.
 	SessionsMax int
 	// SessionsPerUser and SessionsPerDatabase bound the sessions of a role, and in a database, that
-	// have logged in; ConnectionsPerAddress the connections from one address. 0 is no bound.
+	// have logged in; ConnectionsPerAddress the connections from one address, of which an eighth
+	// more, and at least 8, may ask for a cancel or say nothing yet. 0 is no bound.
 	SessionsPerUser, SessionsPerDatabase, ConnectionsPerAddress int
 	// StartupTimeout bounds the time from accept to a finished authentication.
 	StartupTimeout time.Duration

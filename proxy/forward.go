@@ -117,12 +117,12 @@ func (s *session) step(now int64) step {
 		return stepRare
 	}
 	s.serverFull.Store(false)
-	alone := start || s.discard || s.flow.isFull()
-	if s.unsent > 0 || s.passing > 0 && alone {
+	full := s.flow.isFull()
+	if s.unsent > 0 || s.passing > 0 && (start || s.discard || full) {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
 	}
-	if s.flow.isFull() {
+	if full {
 		s.serverFull.Store(true) // the server's next answers go on with it
 		s.mu.Unlock()
 		return stepWait

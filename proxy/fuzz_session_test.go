@@ -92,9 +92,7 @@ func FuzzSession(f *testing.F) {
 	p := fuzzProxy(f, server.l.Addr().String())
 	other := fuzzClient(f, p, "app")
 	f.Fuzz(func(t *testing.T, client, answers []byte) {
-		if len(client) > 64<<10 || len(answers) > 64<<10 {
-			t.Skip()
-		}
+		client, answers = client[:min(len(client), 64<<10)], answers[:min(len(answers), 64<<10)]
 		now := &part{said: answers, ended: make(chan struct{})}
 		current.Store(now)
 		h, err := fuzzClient(t, p, "fuzz").Hijack()

@@ -187,8 +187,10 @@ func (g *greeting) reason(s *session) error {
 
 // handOver lets a goroutine do what may wait, as the owner; only the loop calls it.
 func (s *session) handOver(do func()) {
+	s.mu.Lock()
 	s.attend()
 	s.onLoop.Store(false)
+	s.mu.Unlock()
 	go do()
 }
 

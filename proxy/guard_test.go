@@ -59,7 +59,6 @@ func TestOldBackendIsEndedFirst(t *testing.T) {
 $$BEGIN PERFORM pg_sleep((SELECT coalesce(sum(seconds), 0) FROM naps)); RETURN NULL; END$$`)
 	exec(t, admin, "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t "+
 		"DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION nap()")
-	direct := func(sql string) string { return r.server.ExecIn("app", sql)[0][0] }
 	c := r.connect("")
 	exec(t, c, "BEGIN")
 	exec(t, c, "INSERT INTO t VALUES (1)")
@@ -68,8 +67,7 @@ $$BEGIN PERFORM pg_sleep((SELECT coalesce(sum(seconds), 0) FROM naps)); RETURN N
 		_, err := tryExec(c, "COMMIT")
 		done <- err
 	}()
-	napping := "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-	r.eventually(func() bool { return direct(napping) == "1" }, "the server is in COMMIT")
+	r.eventually(func() bool { return r.sleepers() == "1" }, "the server is in COMMIT")
 	r.server.ExecIn("app", "DELETE FROM naps")
 	r.line.Cut()
 	select {
@@ -80,7 +78,8 @@ $$BEGIN PERFORM pg_sleep((SELECT coalesce(sum(seconds), 0) FROM naps)); RETURN N
 	case <-time.After(30 * time.Second):
 		t.Fatal("no answer while the old process sleeps")
 	}
-	if n, rows := direct(napping), direct("SELECT count(*) FROM t"); n != "0" || rows != "1" {
+	rows := r.server.ExecIn("app", "SELECT count(*) FROM t")[0][0]
+	if n := r.sleepers(); n != "0" || rows != "1" {
 		t.Errorf("%s processes sleep, %s rows", n, rows)
 	}
 }

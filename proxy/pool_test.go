@@ -276,10 +276,7 @@ func TestReusedSessionIsCarried(t *testing.T) {
 		_, err := tryExec(c, "SELECT pg_sleep(1)")
 		done <- err
 	}()
-	r.eventually(func() bool {
-		return r.server.Exec("SELECT count(*) FROM pg_stat_activity " +
-			"WHERE wait_event = 'PgSleep'")[0][0] == "1"
-	}, "the statement runs")
+	r.eventually(func() bool { return r.sleepers() == "1" }, "the statement runs")
 	var dial net.Dialer // of a session that is over: nobody's
 	if err := pgwire.SendCancel(context.Background(), addr, pid, key, dial.DialContext); err != nil {
 		t.Fatal(err)

@@ -109,6 +109,12 @@ func (r *rig) change() {
 	r.lead(next, next)
 }
 
+// sleepers are the processes of the server that are in pg_sleep.
+func (r *rig) sleepers() string {
+	r.t.Helper()
+	return r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0]
+}
+
 // connect is a client of the proxy.
 func (r *rig) connect(options string) *pgconn.PgConn {
 	r.t.Helper()

@@ -151,7 +151,8 @@ type wakeup chan struct{}
 
 var wakeups = sync.Pool{New: func() any { w := make(wakeup, 1); return &w }}
 
-// attend prepares for an owner that waits.
+// attend prepares for an owner that waits. Once others know the session, the caller holds s.mu: the
+// owner before may be about to give its wakeup back.
 func (s *session) attend() { s.wake.Store(wakeups.Get().(*wakeup)) }
 
 // news is for the owner, if that is a goroutine.
@@ -163,19 +164,17 @@ func (s *session) park() {
 	if s.flow.isSafePoint() && s.unsent == 0 && s.passing == 0 {
 		s.rest()
 	}
-	s.mu.Unlock()
-	w := s.wake.Swap(nil) // before the loop can make another owner, which has one of its own
+	w := s.wake.Swap(nil)
 	s.onLoop.Store(true)
+	s.mu.Unlock()
 	wakeups.Put(w)
 	s.loop.post((*clientSide)(s)) // what became ready meanwhile, and flags that were set
 }
 
 // unpark makes a new goroutine the owner; only the loop calls it, as the owner.
 func (s *session) unpark() {
-	s.attend()
-	s.onLoop.Store(false)
 	s.serverFull.Store(false)
-	go s.serve(s.proxy.ctx)
+	s.handOver(func() { s.serve(s.proxy.ctx) })
 }
 
 // log is the log of the session. It is made when there is something to say: kept, it would cost

@@ -100,10 +100,7 @@ func TestSharesOfAddresses(t *testing.T) {
 		_, err := tryExec(c, "SELECT pg_sleep(60)")
 		canceled <- err
 	}()
-	r.eventually(func() bool {
-		return r.server.Exec("SELECT count(*) FROM pg_stat_activity " +
-			"WHERE wait_event = 'PgSleep'")[0][0] == "1"
-	}, "the statement runs")
+	r.eventually(func() bool { return r.sleepers() == "1" }, "the statement runs")
 	if err := c.CancelRequest(t.Context()); err != nil {
 		t.Errorf("cancel request: %v", err)
 	}

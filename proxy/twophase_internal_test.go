@@ -102,3 +102,20 @@ func longText(n int) string {
 	}
 	return string(out)
 }
+
+// TestIsLostStatus: what a new primary says of a transaction that a client was told of.
+func TestIsLostStatus(t *testing.T) {
+	for _, tc := range []struct {
+		status         string
+		prepared, lost bool
+	}{
+		{"committed", false, false}, {"committed", true, false}, {"", false, false},
+		{"aborted", false, true}, {"aborted", true, false}, {"future", false, true},
+		{"future", true, true}, {"in progress", true, false},
+		{"in progress", false, true}, // its COMMIT PREPARED has not arrived
+	} {
+		if got := isLostStatus(tc.status, tc.prepared); got != tc.lost {
+			t.Errorf("%+v: %v", tc, got)
+		}
+	}
+}

@@ -60,7 +60,9 @@ chmod 755 "$work"
 CGO_ENABLED=0 go build -trimpath -tags "$tags" -o "$work/holdfast" ./cmd/holdfast
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/election.test" ./election
 CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/e2e.test" ./cmd/holdfast
-CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/proxy.test" ./proxy
+if [[ -n $proxy_tests ]]; then
+    CGO_ENABLED=0 go test -tags "$tags" -c -o "$work/proxy.test" ./proxy
+fi
 inside=/tmp/${work##*/}
 # shellcheck disable=SC2016 # expanded in the namespace
 unshare --mount --ipc --propagation private bash -euo pipefail -c '

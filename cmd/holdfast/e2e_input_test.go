@@ -158,13 +158,11 @@ func TestE2EWrongPeer(t *testing.T) {
 			ours, theirs := cluster(t), cluster(t)
 			peer := tt.peer(ours, theirs)
 			started := make(chan error, 1)
-			after := time.Duration(0)
+			start := func() { started <- peer.Start() }
 			if tt.late {
-				after = 1500 * time.Millisecond // of the 5 s that node1 runs
-			}
-			time.AfterFunc(after, func() { started <- peer.Start() })
-			if !tt.late {
-				started <- <-started
+				time.AfterFunc(1500*time.Millisecond, start) // of the 5 s that node1 runs
+			} else {
+				start()
 			}
 			n := ours.Node("node1")
 			configure(t, n, func(c *config.Config) {
