@@ -197,8 +197,8 @@ func (a *PostgresAgent) Changed() <-chan struct{} {
 	return a.changed
 }
 
-// Do carries out an order. One order runs at a time; all but OrderCheckpoint raise the pledge
-// durably before they act.
+// Do carries out an order. One order runs at a time and raises the pledge durably before it acts;
+// OrderCheckpoint and OrderSlots, which change nothing, run beside it.
 func (a *PostgresAgent) Do(ctx context.Context, o Order) (OrderResult, error) {
 	res, err := a.do(ctx, o)
 	res.V = Version
@@ -251,8 +251,11 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 	if err := a.checkPledge(o.Epoch); err != nil {
 		return OrderResult{}, err
 	}
-	if o.Kind == OrderCheckpoint {
+	switch o.Kind {
+	case OrderCheckpoint:
 		return a.orderCheckpoint(ctx)
+	case OrderSlots:
+		return a.orderSlots(ctx)
 	}
 	if p := a.rebuild.Load(); p != nil {
 		return OrderResult{}, fmt.Errorf("%w (%s)", ErrAgentBusy, *p)

@@ -52,6 +52,33 @@ func failoverSlots(have []LogicalSlot) []LogicalSlot {
 	})
 }
 
+// copiesSlots tells that the holder of a lock runs a server whose slots standbys can have.
+func copiesSlots(obs []Observation, holder string) bool {
+	return slices.ContainsFunc(obs, func(o Observation) bool {
+		return o.Node == holder && o.Member.ServerVersion >= slotSyncMajor*10000
+	})
+}
+
+// slotsUntold are the names of the slots that the holder of a lock has, and that are to survive,
+// which its report does not tell of yet.
+func slotsUntold(obs []Observation, holder string, have []LogicalSlot) []string {
+	var told []LogicalSlot
+	for _, o := range obs {
+		if o.Node == holder {
+			told = o.Member.Logical
+		}
+	}
+	var out []string
+	for _, s := range failoverSlots(have) {
+		if !slices.ContainsFunc(failoverSlots(told), func(t LogicalSlot) bool {
+			return t.Name == s.Name
+		}) {
+			out = append(out, s.Name)
+		}
+	}
+	return out
+}
+
 // slotsOf are the slots of the lock's holder, as it last told, and those of which some standby has
 // a copy: a new leader may never have heard the holder. A report of any age counts.
 func slotsOf(in Input) []LogicalSlot {

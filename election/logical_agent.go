@@ -100,11 +100,33 @@ func (a *PostgresAgent) readLogical(ctx context.Context) ([]LogicalSlot, error) 
 	if err != nil {
 		return nil, fmt.Errorf("read logical slots: %w", err)
 	}
+	return logicalSlots(rows), nil
+}
+
+func logicalSlots(rows [][]string) []LogicalSlot {
 	var out []LogicalSlot
 	for _, r := range rows {
 		out = append(out, logicalSlot(r))
 	}
-	return out, nil
+	return out
+}
+
+// orderSlots reads the logical slots at once, and has the next sample taken at once: who asks waits
+// until the report says the same.
+func (a *PostgresAgent) orderSlots(ctx context.Context) (OrderResult, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return OrderResult{}, err
+	}
+	defer pgClose(c)
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
+	defer cancel()
+	rows, err := pgQuery(ctx, c, pgLogicalSQL+strconv.Itoa(logicalMax))
+	if err != nil {
+		return OrderResult{}, fmt.Errorf("read logical slots: %w", err)
+	}
+	pgPoke(a.kick)
+	return OrderResult{Logical: logicalSlots(rows), HasLogical: true}, nil
 }
 
 // seeLogical notes whether the running server writes what logical decoding needs. On one that does

@@ -31,13 +31,16 @@ type pendingRequest struct {
 // Request asks for what an operator wants and waits for its outcome; when ctx ends first, what has
 // begun goes on. The checks are those of the moment in which it was asked for.
 func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
-	s, _ := c.co.State()
 	c.mu.Lock()
 	isLeader, ledAt := c.isLeader, c.ledAt
 	c.mu.Unlock()
 	if !isLeader {
 		return nil, ErrNotLeading
 	}
+	if r.Kind == RequestSwitchover {
+		c.learnSlots(ctx)
+	}
+	s, _ := c.co.State()
 	in := Input{State: s, Observations: observationsFor(c.co, s, ledAt, time.Now())}
 	_, checks := CheckRequest(in, c.policy, r)
 	if r.DryRun {
@@ -57,6 +60,43 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 		checks = c.awaitChecks(ctx, r, checks)
 	}
 	return checks, c.enqueue(ctx, r)
+}
+
+// slotsLearnMax bounds how long a switchover waits until the primary has told its logical slots.
+const slotsLearnMax = 3 * time.Second
+
+// learnSlots has the primary tell which logical slots it has now: a slot that was made since its
+// agent looked last is one whose copy the switchover has to wait for (DESIGN.md I73). It changes
+// nothing. A primary that does not answer, or an agent of an older release, is taken by its report.
+func (c *Controller) learnSlots(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, slotsLearnMax)
+	defer cancel()
+	for {
+		s, _ := c.co.State()
+		if s.Lock == nil {
+			return
+		}
+		holder, obs := s.Lock.Holder, c.observations(s, time.Now())
+		if !copiesSlots(obs, holder) {
+			return
+		}
+		res, err := c.co.Call(ctx, holder, Order{V: Version, Kind: OrderSlots, Epoch: s.Lock.Epoch})
+		if err != nil {
+			c.log.Warn("the primary does not tell its logical slots", zap.String("node", holder),
+				zap.Error(err))
+			return
+		}
+		// Asked again each time: what was dropped meanwhile is not waited for.
+		untold := slotsUntold(obs, holder, res.Logical)
+		if len(untold) == 0 {
+			return
+		}
+		if c.pause(ctx, c.policy.Tick); ctx.Err() != nil {
+			c.log.Warn("logical slots are not reported", zap.String("node", holder),
+				zap.Strings("slots", untold))
+			return
+		}
+	}
 }
 
 // awaitChecks waits for what may pass by itself, the copies of logical slots on a standby that has

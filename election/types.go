@@ -244,6 +244,7 @@ const (
 	OrderCheckpoint   OrderKind = "checkpoint"
 	OrderRestart      OrderKind = "restart" // stop and start of a standby
 	OrderReinit       OrderKind = "reinit"  // throw a standby's data away and clone it anew
+	OrderSlots        OrderKind = "slots"   // read the logical slots now
 )
 
 // Order is an instruction of the coordinator to one agent.
@@ -270,7 +271,8 @@ type OrderResult struct {
 	XidHi       uint64     `json:"xid_hi,omitempty"`
 	Incarnation string     `json:"incarnation,omitempty"`
 	SystemID    string     `json:"system_id,omitempty"`
-	// Logical are the logical slots after a promotion, if HasLogical tells that they were read.
+	// Logical are the logical slots, after a promotion and of slots, if HasLogical tells that they
+	// were read.
 	Logical    []LogicalSlot `json:"logical,omitempty"`
 	HasLogical bool          `json:"has_logical,omitempty"`
 }

@@ -1,0 +1,106 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// slotCoordinator is a leader's whose primary has a slot that it has not reported yet.
+type slotCoordinator struct {
+	Coordinator
+	in     Input
+	answer func(calls int) (OrderResult, error)
+	calls  int
+	// reported is after how many questions the report tells what was answered.
+	reported int
+}
+
+func (c *slotCoordinator) State() (*State, <-chan struct{}) { return c.in.State, nil }
+
+func (c *slotCoordinator) Log() *zap.Logger { return zap.NewNop() }
+
+func (c *slotCoordinator) Observations() ([]Observation, <-chan struct{}) {
+	return c.in.Observations, nil
+}
+
+func (c *slotCoordinator) Call(_ context.Context, member string, o Order) (OrderResult, error) {
+	if member != "pg1" || o.Kind != OrderSlots || o.Epoch != 7 {
+		return OrderResult{}, errors.New("another order")
+	}
+	c.calls++
+	res, err := c.answer(c.calls)
+	if c.calls == c.reported {
+		for i := range c.in.Observations {
+			if m := &c.in.Observations[i].Member; m.Name == "pg1" {
+				m.Logical = res.Logical
+			}
+		}
+	}
+	return res, err
+}
+
+// TestSwitchoverLearnsSlots: a switchover looks at slots that were made since the agent looked last
+// (I73): it asks until the report tells of them, and no longer.
+func TestSwitchoverLearnsSlots(t *testing.T) {
+	both := []LogicalSlot{{Name: "new", Failover: true}, {Name: "s", Failover: true}}
+	told := func(slots ...LogicalSlot) func(int) (OrderResult, error) {
+		return func(int) (OrderResult, error) {
+			return OrderResult{Logical: slots, HasLogical: true}, nil
+		}
+	}
+	for _, tt := range []struct {
+		name            string
+		version         int
+		answer          func(int) (OrderResult, error)
+		reported, calls int
+	}{
+		{"reported later", 170000, told(both...), 3, 4},
+		{"nothing new", 170000, told(both[1], LogicalSlot{Name: "other"}), 0, 1},
+		{"invalid", 170000, told(LogicalSlot{Name: "x", Failover: true, Bad: "lost"}), 0, 1},
+		{"dropped meanwhile", 170000, func(calls int) (OrderResult, error) {
+			if calls < 3 {
+				return told(both...)(calls)
+			}
+			return told(both[1])(calls)
+		}, 0, 3},
+		{"an older agent", 170000, func(int) (OrderResult, error) {
+			return OrderResult{}, errors.New("unknown order")
+		}, 0, 1},
+		{"an older server", 160000, told(both...), 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			co := &slotCoordinator{in: slotInput(nil, nil), answer: tt.answer,
+				reported: tt.reported}
+			for i := range co.in.Observations {
+				co.in.Observations[i].Member.ServerVersion = tt.version
+			}
+			p := slotPolicy()
+			p.Tick = time.Millisecond
+			NewController(co, p).learnSlots(t.Context())
+			if co.calls != tt.calls {
+				t.Errorf("asked %d times, want %d", co.calls, tt.calls)
+			}
+		})
+	}
+	co := &slotCoordinator{in: slotInput(nil, nil), answer: told(both...)}
+	for i := range co.in.Observations {
+		co.in.Observations[i].Member.ServerVersion = 170000
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	co.answer = func(calls int) (OrderResult, error) {
+		if calls == 5 {
+			cancel()
+		}
+		return told(both...)(calls)
+	}
+	p := slotPolicy()
+	p.Tick = time.Millisecond
+	NewController(co, p).learnSlots(ctx)
+	if co.calls != 5 {
+		t.Errorf("asked %d times, want until the end", co.calls)
+	}
+}
