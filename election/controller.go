@@ -60,7 +60,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 	c.usableAt, c.failures = time.Time{}, 0
 	c.sync = syncTracker{}
 	c.startRequests()
-	defer c.failRequests()
+	defer c.leaveRequests()
 	ticker := time.NewTicker(c.policy.Tick)
 	defer ticker.Stop()
 	for ctx.Err() == nil {

@@ -15,8 +15,8 @@ var ErrRefused = errors.New("refused")
 // ErrFailed tells that a request was begun and another change of the lock came of it.
 var ErrFailed = errors.New("failed")
 
-// ErrNotLeading tells that this node does not lead the group (any more); a request that it had
-// begun is finished by the next leader.
+// ErrNotLeading tells that this node does not lead the group (any more), so that a request was not
+// begun, or is not known to have been.
 var ErrNotLeading = errors.New("this node does not lead the group")
 
 // pendingRequest is a request whose asker waits; guarded by Controller.mu.
@@ -159,13 +159,62 @@ func (c *Controller) enqueue(ctx context.Context, r Request) error {
 	case c.wake <- struct{}{}:
 	default:
 	}
+	var err error
 	select {
-	case err := <-w.done:
-		return err
+	case err = <-w.done:
 	case <-ctx.Done():
 		c.dropRequest(r.ID, nil)
 		return fmt.Errorf("%s: outcome not waited for: %w", r.Kind, ctx.Err())
 	}
+	var left *goesOnError
+	if !errors.As(err, &left) {
+		return err
+	}
+	return c.follow(ctx, r, left.epoch)
+}
+
+// goesOnError tells the asker that the leadership ended while the intent of that epoch was carried
+// out: the next leader finishes it.
+type goesOnError struct{ epoch uint64 }
+
+func (e *goesOnError) Error() string { return fmt.Sprintf("epoch %d goes on", e.epoch) }
+
+// followMax bounds how long an asker waits for a leader that is not this node: this one may be cut
+// off from it.
+const followMax = 30 * time.Second
+
+// follow waits, as one that does not lead, until the state tells the outcome of the intent that
+// carries a request out. The next leader may have put another one in its place for the same wish.
+func (c *Controller) follow(ctx context.Context, r Request, epoch uint64) error {
+	bounded, cancel := context.WithTimeout(ctx, followMax)
+	defer cancel()
+	for {
+		s, changed := c.co.State()
+		if over, err := outcomeOf(s, epoch); over {
+			if r.Member != "" && r.Member == s.Lock.Holder {
+				return nil
+			}
+			return err
+		}
+		select {
+		case <-changed:
+		case <-bounded.Done():
+			return fmt.Errorf("%s: %w any more, and the outcome has not arrived here (%w); see status",
+				r.Kind, ErrNotLeading, bounded.Err())
+		}
+	}
+}
+
+// outcomeOf tells whether the intent of that epoch is over, and with which error.
+func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
+	switch {
+	case s.Intent != nil || s.Lock == nil || s.Lock.Epoch < epoch:
+		return false, nil
+	case s.Lock.Epoch > epoch:
+		err = fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrFailed, s.Lock.Holder,
+			s.Lock.Epoch, causeOf(s))
+	}
+	return true, err
 }
 
 // requestsMax bounds the requests that wait.
@@ -178,12 +227,17 @@ func (c *Controller) startRequests() {
 	c.isLeader, c.ledAt = true, time.Now()
 }
 
-// failRequests ends all requests with the leadership.
-func (c *Controller) failRequests() {
+// leaveRequests ends the leadership's part in all requests: the outcome of one that has begun is
+// read from the state, the others are refused.
+func (c *Controller) leaveRequests() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.isLeader = false
 	for _, r := range c.requests {
+		if r.epoch != 0 {
+			r.done <- &goesOnError{r.epoch}
+			continue
+		}
 		r.done <- fmt.Errorf("%s: %w any more; see status for its outcome", r.request.Kind,
 			ErrNotLeading)
 	}
@@ -234,24 +288,23 @@ func (c *Controller) moveRequest(from, to uint64) {
 
 // settleRequests answers the requests whose change is over.
 func (c *Controller) settleRequests(s *State) {
-	if s.Intent != nil || s.Lock == nil {
-		return
+	type answer struct {
+		id  uint64
+		err error
 	}
+	var over []answer
 	c.mu.Lock()
-	var over []*pendingRequest
 	for _, r := range c.requests {
-		if r.epoch != 0 && s.Lock.Epoch >= r.epoch {
-			over = append(over, r)
+		if r.epoch == 0 {
+			continue
+		}
+		if isOver, err := outcomeOf(s, r.epoch); isOver {
+			over = append(over, answer{r.request.ID, err})
 		}
 	}
 	c.mu.Unlock()
-	for _, r := range over {
-		var err error
-		if s.Lock.Epoch != r.epoch {
-			err = fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrFailed,
-				s.Lock.Holder, s.Lock.Epoch, causeOf(s))
-		}
-		c.dropRequest(r.request.ID, err)
+	for _, a := range over {
+		c.dropRequest(a.id, a.err)
 	}
 }
 

@@ -267,8 +267,8 @@ func (r *slotRun) other() *holdfast.ClusterNode {
 	return standbysOf(r.c, st.Primary)[0]
 }
 
-// testSwitchover asks at once, when the copies may not be complete, and the coordinator may not have
-// heard of the slot: the request waits for both.
+// testSwitchover asks at once, when the copies may not be complete, and the coordinator may not
+// have heard of the slot: the request waits for both.
 func (r *slotRun) testSwitchover(t *testing.T) {
 	to := r.other()
 	begin := time.Now()
