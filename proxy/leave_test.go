@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 	"holdfast/proxy/proxytest"
 )
 
-// loseCommitAnswer cuts the line when the server has committed; the channel is closed then.
-func (r *rig) loseCommitAnswer() <-chan struct{} {
-	cut := make(chan struct{})
+// loseCommitAnswer cuts the line when the server has committed and lose is called; the channel is
+// closed as soon as it has.
+func (r *rig) loseCommitAnswer() (committed <-chan struct{}, lose func()) {
+	cut, now := make(chan struct{}), make(chan struct{})
 	isLost := false
 	r.line.Watch(nil, func(typ byte, body []byte) bool {
 		if isLost || typ != 'C' || string(body) != "COMMIT\x00" {
@@ -25,14 +27,23 @@ func (r *rig) loseCommitAnswer() <-chan struct{} {
 		}
 		isLost = true
 		close(cut)
+		<-now
 		return false
 	})
-	return cut
+	return cut, sync.OnceFunc(func() { close(now) })
 }
 
 // commitInFlight is a session whose COMMIT of one row in a new table t was executed and not
 // answered. The statements given come before its transaction.
 func (r *rig) commitInFlight(before ...string) (c *pgconn.PgConn, done <-chan error) {
+	r.t.Helper()
+	return r.commitInFlightAfter(func() {}, before...)
+}
+
+// commitInFlightAfter is commitInFlight where something happens on the server between the commit
+// and the loss of its answer, before anybody can look for its outcome.
+func (r *rig) commitInFlightAfter(first func(), before ...string,
+) (c *pgconn.PgConn, done <-chan error) {
 	r.t.Helper()
 	c = r.connect("")
 	for _, sql := range append([]string{"CREATE TABLE t (a int)"}, before...) {
@@ -40,9 +51,12 @@ func (r *rig) commitInFlight(before ...string) (c *pgconn.PgConn, done <-chan er
 	}
 	exec(r.t, c, "BEGIN")
 	exec(r.t, c, "INSERT INTO t VALUES (1)")
-	cut := r.loseCommitAnswer()
+	committed, lose := r.loseCommitAnswer()
+	defer lose()
 	done = start(c, "COMMIT")
-	<-cut
+	<-committed
+	first()
+	lose()
 	r.line.Watch(nil, nil)
 	return c, done
 }
@@ -68,9 +82,13 @@ func TestCommitOfAnUnmovableSessionIsAnswered(t *testing.T) {
 // also where the group's mode asks for nothing: the setting may be another one for a while.
 func TestFoundCommitWaitsAsTheServerAsks(t *testing.T) {
 	r := newRig(t, nil)
-	_, done := r.commitInFlight()
-	r.server.Exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-	r.server.Exec("SELECT pg_reload_conf()")
+	_, done := r.commitInFlightAfter(func() {
+		r.server.Exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+		r.server.Exec("SELECT pg_reload_conf()")
+		r.eventually(func() bool {
+			return r.server.Exec("SHOW synchronous_standby_names")[0][0] == "nobody"
+		}, "the server asks for a standby")
+	})
 	r.change()
 	mustWait(t, done, 500*time.Millisecond)
 	r.server.Exec("ALTER SYSTEM RESET synchronous_standby_names")
