@@ -219,6 +219,13 @@ func answersAround(all []*releaseSession, lock time.Time) (out ReleaseRound) {
 	var answered, waited []float64
 	var last, first time.Time // around the lock
 	for _, s := range all {
+		s.mu.Lock()
+		for _, span := range s.spans {
+			if span[1].Before(lock) && span[1].After(last) {
+				last = span[1]
+			}
+		}
+		s.mu.Unlock()
 		asked, at := s.since(lock)
 		if at.IsZero() {
 			continue // not asked since; or lost, which is counted
@@ -230,13 +237,6 @@ func answersAround(all []*releaseSession, lock time.Time) (out ReleaseRound) {
 		if first.IsZero() || at.Before(first) {
 			first = at
 		}
-		s.mu.Lock()
-		for _, span := range s.spans {
-			if span[1].Before(lock) && span[1].After(last) {
-				last = span[1]
-			}
-		}
-		s.mu.Unlock()
 	}
 	if !last.IsZero() && !first.IsZero() {
 		out.PauseMS = ms(first.Sub(last))

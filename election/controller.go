@@ -117,14 +117,14 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	it.Slots = slotsOf(Input{State: s, Observations: c.observations(s, time.Now())})
 	if it.drains() {
 		if err := c.checkpointFirst(ctx, s); err != nil {
-			c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
+			c.notBegun(ctx, d.RequestID, err)
 			return err
 		}
 	}
 	start := time.Now()
 	epoch, err := c.beginIntent(ctx, it, 0)
 	if err != nil {
-		c.refuseRequests([]RequestRefusal{{d.RequestID, err.Error()}})
+		c.notBegun(ctx, d.RequestID, err)
 		return err
 	}
 	c.markRequest(d.RequestID, epoch)

@@ -271,9 +271,10 @@ func (n *Node) requestHere(ctx context.Context, r Request) ([]Check, error) {
 	ctx, stop := n.whileHeard(ctx)
 	defer stop()
 	checks, err := n.loop.Request(ctx, r)
-	if errors.Is(context.Cause(ctx), errSilent) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errSilent), errors.Is(cause, errClosed) && err != nil:
 		return checks, fmt.Errorf("%w: the outcome is unknown; look at the status and ask again "+
-			"once another node leads", errSilent)
+			"once another node leads", cause)
 	}
 	return checks, err
 }
@@ -284,14 +285,19 @@ func (n *Node) UnplannedChanges() []time.Duration { return n.fsm.unplannedAges()
 // silentCheck is how often whileHeard looks.
 const silentCheck = 100 * time.Millisecond
 
-// whileHeard ends the returned context when this node falls silent: what it began as the leader
-// gets no further then, and the others elect another one.
+// whileHeard ends the returned context when this node falls silent or is closed: what it began as
+// the leader gets no further then, and the others elect another one.
 func (n *Node) whileHeard(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
+			select {
+			case <-n.stopped:
+				cancel(errClosed)
+			default:
+			}
 			if n.store.isSilent() {
 				cancel(errSilent)
 			}

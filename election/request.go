@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -37,16 +38,22 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 	if !isLeader {
 		return nil, ErrNotLeading
 	}
+	var untold []string
 	if r.Kind == RequestSwitchover {
-		c.learnSlots(ctx)
+		untold = c.learnSlots(ctx)
 	}
 	s, _ := c.co.State()
 	in := Input{State: s, Observations: observationsFor(c.co, s, ledAt, time.Now())}
 	_, checks := CheckRequest(in, c.policy, r)
+	if len(untold) > 0 {
+		checks = append(checks, untoldCheck(untold, r.AcceptSlotLoss))
+	}
 	if r.DryRun {
 		return checks, nil
 	}
 	switch {
+	case len(untold) > 0 && !r.AcceptSlotLoss:
+		return checks, fmt.Errorf("%w: %s", ErrRefused, firstWrong(checks))
 	case r.Kind == RequestReinit:
 		return checks, c.orderStandby(ctx, s, r, checks, OrderReinit)
 	case r.Kind == RequestRestart && s.Lock != nil && r.Member != s.Lock.Holder:
@@ -67,36 +74,47 @@ const slotsLearnMax = 3 * time.Second
 
 // learnSlots has the primary tell which logical slots it has now: a slot that was made since its
 // agent looked last is one whose copy the switchover has to wait for (DESIGN.md I73). It changes
-// nothing. A primary that does not answer, or an agent of an older release, is taken by its report.
-func (c *Controller) learnSlots(ctx context.Context) {
+// nothing. It returns the slots that the primary has and its report does not tell of even then. A
+// primary that does not answer, or an agent of an older release, is taken by its report.
+func (c *Controller) learnSlots(ctx context.Context) (untold []string) {
 	ctx, cancel := context.WithTimeout(ctx, slotsLearnMax)
 	defer cancel()
 	for {
 		s, _ := c.co.State()
 		if s.Lock == nil {
-			return
+			return nil
 		}
 		holder, obs := s.Lock.Holder, c.observations(s, time.Now())
 		if !copiesSlots(obs, holder) {
-			return
+			return nil
 		}
 		res, err := c.co.Call(ctx, holder, Order{V: Version, Kind: OrderSlots, Epoch: s.Lock.Epoch})
 		if err != nil {
 			c.log.Warn("the primary does not tell its logical slots", zap.String("node", holder),
 				zap.Error(err))
-			return
+			return nil
 		}
 		// Asked again each time: what was dropped meanwhile is not waited for.
-		untold := slotsUntold(obs, holder, res.Logical)
+		untold = slotsUntold(obs, holder, res.Logical)
 		if len(untold) == 0 {
-			return
+			return nil
 		}
 		if c.pause(ctx, c.policy.Tick); ctx.Err() != nil {
-			c.log.Warn("logical slots are not reported", zap.String("node", holder),
-				zap.Strings("slots", untold))
-			return
+			return untold
 		}
 	}
+}
+
+// untoldCheck is the check of a switchover for slots whose copies nobody can look at.
+func untoldCheck(untold []string, isLossAccepted bool) Check {
+	c := Check{What: "the primary's logical slots are known"}
+	why := "the primary has not reported the logical slot " + strings.Join(untold, ", ") + " yet"
+	if isLossAccepted {
+		c.Note = why + ": it may be lost"
+	} else {
+		c.Why = why + ": ask again"
+	}
+	return c
 }
 
 // awaitChecks waits for what may pass by itself, the copies of logical slots on a standby that has
@@ -191,7 +209,7 @@ func (c *Controller) follow(ctx context.Context, r Request, epoch uint64) error 
 	for {
 		s, changed := c.co.State()
 		if over, err := outcomeOf(s, epoch); over {
-			if r.Member != "" && r.Member == s.Lock.Holder {
+			if isPromotedLater(s, r, epoch) {
 				return nil
 			}
 			return err
@@ -205,16 +223,38 @@ func (c *Controller) follow(ctx context.Context, r Request, epoch uint64) error 
 	}
 }
 
-// outcomeOf tells whether the intent of that epoch is over, and with which error.
+// outcomeOf tells whether the intent of that epoch is over, and with which error. It was carried out
+// if the lock was entered under its epoch, whatever came after that.
 func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
 	switch {
-	case s.Intent != nil || s.Lock == nil || s.Lock.Epoch < epoch:
+	case s.Lock == nil || s.Lock.Epoch < epoch:
 		return false, nil
-	case s.Lock.Epoch > epoch:
-		err = fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrFailed, s.Lock.Holder,
-			s.Lock.Epoch, causeOf(s))
+	case s.Lock.Epoch == epoch || hasChange(s, func(c *Change) bool {
+		return c.Lock.Epoch == epoch
+	}):
+		return true, nil
 	}
-	return true, err
+	return true, fmt.Errorf("%w: %s is the primary under epoch %d: %s", ErrFailed, s.Lock.Holder,
+		s.Lock.Epoch, causeOf(s))
+}
+
+// isPromotedLater tells that an operator's failover was carried out by a later intent than the one
+// that the asker knew of: whoever leads replaces one that names a member by another for the same
+// member.
+func isPromotedLater(s *State, r Request, epoch uint64) bool {
+	return r.Kind == RequestFailover && hasChange(s, func(c *Change) bool {
+		return c.Lock.Epoch > epoch && c.Kind == IntentFailover && c.Planned &&
+			c.Lock.Holder == r.Member
+	})
+}
+
+func hasChange(s *State, is func(*Change) bool) bool {
+	for i := range s.History {
+		if is(&s.History[i]) {
+			return true
+		}
+	}
+	return false
 }
 
 // requestsMax bounds the requests that wait.
@@ -248,6 +288,14 @@ func (c *Controller) leaveRequests() {
 func (c *Controller) refuseRequests(refusals []RequestRefusal) {
 	for _, r := range refusals {
 		c.dropRequest(r.ID, fmt.Errorf("%w: %s", ErrRefused, r.Why))
+	}
+}
+
+// notBegun answers a request whose intent was not written. With the leadership ends what is known of
+// that: the entry may be in the log of the others.
+func (c *Controller) notBegun(lead context.Context, id uint64, err error) {
+	if lead.Err() == nil {
+		c.refuseRequests([]RequestRefusal{{id, err.Error()}})
 	}
 }
 

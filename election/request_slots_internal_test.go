@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -80,27 +81,45 @@ func TestSwitchoverLearnsSlots(t *testing.T) {
 			}
 			p := slotPolicy()
 			p.Tick = time.Millisecond
-			NewController(co, p).learnSlots(t.Context())
-			if co.calls != tt.calls {
-				t.Errorf("asked %d times, want %d", co.calls, tt.calls)
+			untold := NewController(co, p).learnSlots(t.Context())
+			if co.calls != tt.calls || len(untold) > 0 {
+				t.Errorf("asked %d times, want %d; untold %q", co.calls, tt.calls, untold)
 			}
 		})
 	}
-	co := &slotCoordinator{in: slotInput(nil, nil), answer: told(both...)}
-	for i := range co.in.Observations {
-		co.in.Observations[i].Member.ServerVersion = 170000
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	co.answer = func(calls int) (OrderResult, error) {
-		if calls == 5 {
-			cancel()
+}
+
+// TestSwitchoverRefusedForUntoldSlots: a slot that the primary has and never reports is not lost in
+// silence.
+func TestSwitchoverRefusedForUntoldSlots(t *testing.T) {
+	for _, accept := range []bool{false, true} {
+		co := &slotCoordinator{in: slotInput([]LogicalSlot{ready("s")}, nil)}
+		for i := range co.in.Observations {
+			co.in.Observations[i].Member.ServerVersion = 170000
 		}
-		return told(both...)(calls)
-	}
-	p := slotPolicy()
-	p.Tick = time.Millisecond
-	NewController(co, p).learnSlots(ctx)
-	if co.calls != 5 {
-		t.Errorf("asked %d times, want until the end", co.calls)
+		ctx, cancel := context.WithCancel(t.Context())
+		co.answer = func(calls int) (OrderResult, error) {
+			if calls == 5 {
+				cancel()
+			}
+			return OrderResult{HasLogical: true, Logical: []LogicalSlot{
+				{Name: "new", Failover: true}, {Name: "s", Failover: true}}}, nil
+		}
+		p := slotPolicy()
+		p.Tick = time.Millisecond
+		c := NewController(co, p)
+		c.startRequests()
+		checks, err := c.Request(ctx, Request{Kind: RequestSwitchover, Member: "pg2",
+			AcceptSlotLoss: accept})
+		if co.calls != 5 {
+			t.Errorf("asked %d times, want until the end", co.calls)
+		}
+		last := checks[len(checks)-1]
+		if isRefused := errors.Is(err, ErrRefused); isRefused == accept {
+			t.Errorf("loss accepted %v: %v", accept, err)
+		}
+		if !strings.Contains(last.Why+last.Note, "logical slot new") {
+			t.Errorf("check %+v", last)
+		}
 	}
 }

@@ -34,7 +34,7 @@ func (t *transition) takeOver(r Request) error {
 	epoch, err := t.replaceWith(it, t.it.Cause+"; then an operator asked for "+r.Member+
 		" and accepts the loss of commits")
 	if err != nil {
-		t.c.refuseRequests([]RequestRefusal{{r.ID, err.Error()}})
+		t.c.notBegun(t.lead, r.ID, err)
 		return err
 	}
 	t.c.markRequest(r.ID, epoch)

@@ -151,8 +151,8 @@ type wakeup chan struct{}
 
 var wakeups = sync.Pool{New: func() any { w := make(wakeup, 1); return &w }}
 
-// attend prepares for an owner that waits. Once others know the session, the caller holds s.mu: the
-// owner before may be about to give its wakeup back.
+// attend prepares for an owner that waits. Once others know the session, the caller holds s.mu, as
+// for onLoop: whoever holds it sees both change together.
 func (s *session) attend() { s.wake.Store(wakeups.Get().(*wakeup)) }
 
 // news is for the owner, if that is a goroutine.

@@ -1,0 +1,47 @@
+package election
+
+import (
+	"errors"
+	"testing"
+)
+
+// TestOutcomeOf: a request was carried out if the lock was entered under its epoch, also if more has
+// changed since; nothing else is told as done.
+func TestOutcomeOf(t *testing.T) {
+	failover := Change{Kind: IntentFailover, Lock: Lock{Epoch: 7, Holder: "pg2"}}
+	asked := failover
+	asked.Planned = true
+	restart := Change{Kind: IntentRestart, Lock: Lock{Epoch: 7, Holder: "pg2"}}
+	done := Change{Kind: IntentSwitchover, Lock: Lock{Epoch: 5, Holder: "pg2"}, Planned: true}
+	for _, tt := range []struct {
+		name     string
+		kind     RequestKind
+		intent   *Intent
+		history  []Change
+		over, ok bool
+	}{
+		{"not yet", RequestSwitchover, &Intent{Epoch: 5}, []Change{{Lock: Lock{Epoch: 4}}}, false,
+			false},
+		{"done", RequestSwitchover, nil, []Change{done}, true, true},
+		{"done, and the next has begun", RequestSwitchover, &Intent{Epoch: 6}, []Change{done}, true,
+			true},
+		{"done, and another since", RequestSwitchover, nil, []Change{done, failover}, true, true},
+		{"given up, and promoted since", RequestSwitchover, nil, []Change{failover}, true, false},
+		{"given up, started in place", RequestRestart, nil, []Change{restart}, true, false},
+		{"a failover's next intent", RequestFailover, nil, []Change{asked}, true, true},
+		{"another failover to it", RequestFailover, nil, []Change{failover}, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			lock := tt.history[len(tt.history)-1].Lock
+			s := &State{Lock: &lock, Intent: tt.intent, History: tt.history}
+			over, err := outcomeOf(s, 5)
+			if over && isPromotedLater(s, Request{Kind: tt.kind, Member: "pg2"}, 5) {
+				err = nil
+			}
+			if over != tt.over || over && (err == nil) != tt.ok ||
+				err != nil && !errors.Is(err, ErrFailed) {
+				t.Errorf("over %v, %v", over, err)
+			}
+		})
+	}
+}
