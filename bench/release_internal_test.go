@@ -16,7 +16,7 @@ func TestAnswersAround(t *testing.T) {
 			[2]time.Time{at(400), at(900)}),
 		session([2]time.Time{at(-500), at(-200)}, [2]time.Time{at(50), at(150)}),
 		session([2]time.Time{at(-300), at(-50)}), // it has not asked since
-		{asked: at(-10)}, // it waits still
+		{asked: at(-10)},                         // it waits still
 	}, lock)
 	if got.PauseMS != 200 || got.Waiting != 1 || got.Asked.Max != 300 ||
 		got.Answered.Min != 150 || got.Answered.Max != 300 {
