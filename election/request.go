@@ -223,8 +223,8 @@ func (c *Controller) follow(ctx context.Context, r Request, epoch uint64) error 
 	}
 }
 
-// outcomeOf tells whether the intent of that epoch is over, and with which error. It was carried out
-// if the lock was entered under its epoch, whatever came after that.
+// outcomeOf tells whether the intent of that epoch is over, and with which error. It was carried
+// out if the lock was entered under its epoch, whatever came after that.
 func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
 	switch {
 	case s.Lock == nil || s.Lock.Epoch < epoch:
@@ -291,8 +291,8 @@ func (c *Controller) refuseRequests(refusals []RequestRefusal) {
 	}
 }
 
-// notBegun answers a request whose intent was not written. With the leadership ends what is known of
-// that: the entry may be in the log of the others.
+// notBegun answers a request whose intent was not written. With the leadership ends what is known
+// of that: the entry may be in the log of the others.
 func (c *Controller) notBegun(lead context.Context, id uint64, err error) {
 	if lead.Err() == nil {
 		c.refuseRequests([]RequestRefusal{{id, err.Error()}})

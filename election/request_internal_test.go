@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestOutcomeOf: a request was carried out if the lock was entered under its epoch, also if more has
-// changed since; nothing else is told as done.
+// TestOutcomeOf: a request was carried out if the lock was entered under its epoch, also if more
+// has changed since; nothing else is told as done.
 func TestOutcomeOf(t *testing.T) {
 	failover := Change{Kind: IntentFailover, Lock: Lock{Epoch: 7, Holder: "pg2"}}
 	asked := failover
