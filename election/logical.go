@@ -52,27 +52,13 @@ func failoverSlots(have []LogicalSlot) []LogicalSlot {
 	})
 }
 
-// copiesSlots tells that the holder of a lock runs a server whose slots standbys can have.
-func copiesSlots(obs []Observation, holder string) bool {
-	return slices.ContainsFunc(obs, func(o Observation) bool {
-		return o.Node == holder && o.Member.ServerVersion >= slotSyncMajor*10000
-	})
-}
-
-// slotsUntold are the names of the slots that the holder of a lock has, and that are to survive,
-// which its report does not tell of yet.
-func slotsUntold(obs []Observation, holder string, have []LogicalSlot) []string {
-	var told []LogicalSlot
-	for _, o := range obs {
-		if o.Node == holder {
-			told = o.Member.Logical
-		}
-	}
+// slotsUntold are the names of the slots that a primary has, and that are to survive, which its
+// report does not tell of yet.
+func slotsUntold(told, have []LogicalSlot) []string {
+	told = failoverSlots(told)
 	var out []string
 	for _, s := range failoverSlots(have) {
-		if !slices.ContainsFunc(failoverSlots(told), func(t LogicalSlot) bool {
-			return t.Name == s.Name
-		}) {
+		if !slices.ContainsFunc(told, func(t LogicalSlot) bool { return t.Name == s.Name }) {
 			out = append(out, s.Name)
 		}
 	}

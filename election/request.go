@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -84,18 +85,20 @@ func (c *Controller) learnSlots(ctx context.Context) (untold []string) {
 		if s.Lock == nil {
 			return nil
 		}
-		holder, obs := s.Lock.Holder, c.observations(s, time.Now())
-		if !copiesSlots(obs, holder) {
+		holder := s.Lock.Holder
+		in := Input{State: s, Observations: c.observations(s, time.Now())}
+		report, _ := freshReport(in, c.policy, holder) // one of any age is compared
+		if report.Member.ServerVersion < slotSyncMajor*10000 {
 			return nil
 		}
 		res, err := c.co.Call(ctx, holder, Order{V: Version, Kind: OrderSlots, Epoch: s.Lock.Epoch})
 		if err != nil {
 			c.log.Warn("the primary does not tell its logical slots", zap.String("node", holder),
 				zap.Error(err))
-			return nil
+			return untold // of the answer before, if there was one
 		}
 		// Asked again each time: what was dropped meanwhile is not waited for.
-		untold = slotsUntold(obs, holder, res.Logical)
+		untold = slotsUntold(report.Member.Logical, res.Logical)
 		if len(untold) == 0 {
 			return nil
 		}
@@ -229,7 +232,7 @@ func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
 	switch {
 	case s.Lock == nil || s.Lock.Epoch < epoch:
 		return false, nil
-	case s.Lock.Epoch == epoch || hasChange(s, func(c *Change) bool {
+	case s.Lock.Epoch == epoch || slices.ContainsFunc(s.History, func(c Change) bool {
 		return c.Lock.Epoch == epoch
 	}):
 		return true, nil
@@ -242,19 +245,10 @@ func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
 // that the asker knew of: whoever leads replaces one that names a member by another for the same
 // member.
 func isPromotedLater(s *State, r Request, epoch uint64) bool {
-	return r.Kind == RequestFailover && hasChange(s, func(c *Change) bool {
+	return r.Kind == RequestFailover && slices.ContainsFunc(s.History, func(c Change) bool {
 		return c.Lock.Epoch > epoch && c.Kind == IntentFailover && c.Planned &&
 			c.Lock.Holder == r.Member
 	})
-}
-
-func hasChange(s *State, is func(*Change) bool) bool {
-	for i := range s.History {
-		if is(&s.History[i]) {
-			return true
-		}
-	}
-	return false
 }
 
 // requestsMax bounds the requests that wait.
@@ -268,7 +262,7 @@ func (c *Controller) startRequests() {
 }
 
 // leaveRequests ends the leadership's part in all requests: the outcome of one that has begun is
-// read from the state, the others are refused.
+// read from the state, of the others it is not known whether they have.
 func (c *Controller) leaveRequests() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,9 +1,27 @@
 package election
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 )
+
+// TestRequestEndsWithItsNode: whoever waits at a node that is closed does not wait for it.
+func TestRequestEndsWithItsNode(t *testing.T) {
+	n := &Node{store: &store{}, stopped: make(chan struct{})}
+	ctx, stop := n.whileHeard(t.Context())
+	defer stop()
+	close(n.stopped)
+	select {
+	case <-ctx.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("it still waits")
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, errClosed) {
+		t.Errorf("the cause is %v", cause)
+	}
+}
 
 // TestOutcomeOf: a request was carried out if the lock was entered under its epoch, also if more
 // has changed since; nothing else is told as done.

@@ -90,9 +90,10 @@ func TestSwitchoverLearnsSlots(t *testing.T) {
 }
 
 // TestSwitchoverRefusedForUntoldSlots: a slot that the primary has and never reports is not lost in
-// silence.
+// silence, also if the time ends during a question.
 func TestSwitchoverRefusedForUntoldSlots(t *testing.T) {
-	for _, accept := range []bool{false, true} {
+	for i := range 4 {
+		accept, isCut := i&1 > 0, i&2 > 0
 		co := &slotCoordinator{in: slotInput([]LogicalSlot{ready("s")}, nil)}
 		for i := range co.in.Observations {
 			co.in.Observations[i].Member.ServerVersion = 170000
@@ -101,6 +102,9 @@ func TestSwitchoverRefusedForUntoldSlots(t *testing.T) {
 		co.answer = func(calls int) (OrderResult, error) {
 			if calls == 5 {
 				cancel()
+				if isCut {
+					return OrderResult{}, context.Canceled
+				}
 			}
 			return OrderResult{HasLogical: true, Logical: []LogicalSlot{
 				{Name: "new", Failover: true}, {Name: "s", Failover: true}}}, nil

@@ -66,11 +66,11 @@ func newSteady(tb testing.TB) *steady {
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	r.back = &backend{primary: &Primary{Epoch: 1, Lease: far{}}, conn: server, status: 'I'}
 	r.session = s
+	s.attend()
 	if err := s.attach(r.back, func() {}); err != nil {
 		tb.Fatal(err)
 	}
 	client.handle((*clientSide)(s))
-	s.attend()
 	s.park()
 	return r
 }
