@@ -50,6 +50,12 @@ func clientCases() []oracleCase {
 			"close", pgwire.AppendClose(nil, 'P', "p"),
 			&pgproto3.Close{ObjectType: 'P', Name: "p"},
 		},
+		{
+			"function call", pgwire.AppendFunctionCall(nil, 5060),
+			&pgproto3.FunctionCall{
+				Function: 5060, ArgFormatCodes: []uint16{}, Arguments: [][]byte{},
+			},
+		},
 		{"sync", pgwire.AppendSync(nil), &pgproto3.Sync{}},
 		{"flush", pgwire.AppendFlush(nil), &pgproto3.Flush{}},
 		{"terminate", pgwire.AppendTerminate(nil), &pgproto3.Terminate{}},

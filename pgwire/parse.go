@@ -208,6 +208,16 @@ func ParseDataRow(b []byte) ([][]byte, error) {
 	return cols, r.err("DataRow")
 }
 
+// ParseFunctionCallResponse reads a FunctionCallResponse; the value aliases b, NULL is nil.
+func ParseFunctionCallResponse(b []byte) (value []byte, err error) {
+	r := body{b: b}
+	if size := r.u32(); size != math.MaxUint32 {
+		value = r.bytes(int(int32(size)))
+	}
+	r.bad = r.bad || len(r.b) > 0
+	return value, r.err("FunctionCallResponse")
+}
+
 // ParseNegotiateProtocol reads a NegotiateProtocolVersion, whose version is as in Protocol3.
 func ParseNegotiateProtocol(b []byte) (version uint32, opts []string, err error) {
 	r := body{b: b}

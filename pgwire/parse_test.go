@@ -47,6 +47,10 @@ var parsers = map[string]func(b []byte) (any, error){
 	},
 	"Error":   func(b []byte) (any, error) { v, err := pgwire.ParseError(b); return v, err },
 	"DataRow": func(b []byte) (any, error) { v, err := pgwire.ParseDataRow(b); return v, err },
+	"FunctionCallResponse": func(b []byte) (any, error) {
+		v, err := pgwire.ParseFunctionCallResponse(b)
+		return fmt.Sprintf("%s %t", v, v == nil), err
+	},
 	"NegotiateProtocol": func(b []byte) (any, error) {
 		version, opts, err := pgwire.ParseNegotiateProtocol(b)
 		return fmt.Sprint(version, opts), err
@@ -85,6 +89,8 @@ func TestParse(t *testing.T) {
 		{"DataRow", body(pgwire.AppendDataRow(nil, []byte("x"), nil, []byte{})), 15,
 			[][]byte{[]byte("x"), nil, {}}},
 		{"DataRow", body(pgwire.AppendDataRow(nil)), 2, [][]byte{}},
+		{"FunctionCallResponse", []byte("\x00\x00\x00\x0242"), 6, "42 false"},
+		{"FunctionCallResponse", []byte("\xff\xff\xff\xff"), 4, " true"},
 		{"NegotiateProtocol", body(pgwire.AppendNegotiateProtocol(nil, 7, []string{"o"})), 10,
 			"7 [o]"},
 		{"SASLInitial", sasl, 21, `SCRAM-SHA-256 "n,," false`},
@@ -123,6 +129,9 @@ func TestParseLies(t *testing.T) {
 		{"ReadyForQuery", "II"},
 		{"Error", "Mno end"},
 		{"Error", "Mtext\x00"},
+		{"FunctionCallResponse", "\x00\x00\x00\x0142"},
+		{"FunctionCallResponse", "\xff\xff\xff\xfe"},
+		{"FunctionCallResponse", "\xff\xff\xff\xff4"},
 		{"DataRow", "\xff\xff"},
 		{"DataRow", "\x00\x01\xff\xff\xff\xfe"},
 		{"DataRow", "\x00\x01\x80\x00\x00\x00xxxx"},

@@ -19,7 +19,7 @@ type backend struct {
 	conn    link
 	pid     uint32
 	key     string // for cancel requests
-	started string // backend_start, which with pid names the process for good
+	started string // backend_start in microseconds since 1970: with pid it names the process
 	params  []pgwire.Param
 	born    int64          // CLOCK_BOOTTIME before it logged in
 	status  byte           // transaction status, while it is not attached
@@ -32,12 +32,19 @@ type backend struct {
 	isClosed atomic.Bool
 }
 
-// checkSQL tells whether this is the server and the start of it that the lock names. Every role
-// may ask it.
+// checkSQL tells whether this is the server and the start of it that the lock names, and when this
+// process was started. Every role may ask it. Times are numbers: as text they depend on DateStyle
+// and TimeZone, which the session may have other than who reads them.
 const checkSQL = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())" +
-	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, pg_catalog.pg_is_in_recovery()," +
-	" (SELECT backend_start FROM pg_catalog.pg_stat_activity" +
-	" WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())"
+	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, pg_catalog.pg_is_in_recovery(), (" +
+	startedSQL + ")"
+
+const startedSQL = "SELECT (extract(epoch FROM backend_start) OPERATOR(pg_catalog.*) 1000000)" +
+	"::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
+
+// startedAsSelfSQL asks as the role that logged in: another one that ALTER ROLE ... SET role has
+// put in its place need not be allowed to see it.
+const startedAsSelfSQL = "BEGIN; SET LOCAL ROLE NONE; " + startedSQL + "; ROLLBACK"
 
 // errWrongServer is a server that answers at the primary's address and is not the one that the
 // lock names.
@@ -92,7 +99,15 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 		return fmt.Errorf("check backend: incarnation %s instead of %s: %w", got,
 			b.primary.Incarnation, errWrongServer)
 	}
-	b.started = string(rows[0][2])
+	started := rows[0][2]
+	if started == nil {
+		rows, err = pgwire.SimpleQuery(b.conn, b.reader, startedAsSelfSQL)
+		if err != nil || len(rows) != 1 || len(rows[0]) != 1 {
+			return fmt.Errorf("check backend: ask for its start: %w", errors.Join(err, errWrongServer))
+		}
+		started = rows[0][0]
+	}
+	b.started = string(started)
 	return nil
 }
 

@@ -137,6 +137,9 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		if s.Kind == pgwire.KindDo && mentionsAdvisory(sql[s.Start:s.End]) {
 			c |= clsAdvisory
 		}
+		if c.has(clsCommit|clsRollback|clsRollbackTo) && isAlone(stmts) {
+			return parsed{cls: c} // its class says what it has for an effect
+		}
 		if e, ok := effectOf(s, sql, c); ok {
 			e.at, e.conf = n, conforming
 			if s.Kind == pgwire.KindSelect && c.has(clsAdvisory) {
@@ -157,9 +160,6 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 			opens = c.has(clsBegin | clsChain)
 		}
 	}
-	if n == 1 && p.cls.has(clsCommit|clsRollback|clsRollbackTo) {
-		p.effects = nil // its class says it
-	}
 	if n > 1 {
 		if opens {
 			p.cls |= clsOpens
@@ -171,6 +171,17 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		p.cls |= clsMulti
 	}
 	return p
+}
+
+// isAlone tells that a string has one statement.
+func isAlone(stmts []pgwire.Statement) bool {
+	n := 0
+	for i := range stmts {
+		if stmts[i].Kind != pgwire.KindEmpty {
+			n++
+		}
+	}
+	return n == 1
 }
 
 // hidesExecute tells of an EXPLAIN, or what makes a temporary table, that may run what was

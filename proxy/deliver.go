@@ -219,6 +219,12 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		if o := s.flow.innerOp(a); o {
 			b.inner(s, typ, body)
 		}
+	case pgwire.SrvFunctionCallResponse:
+		if hide {
+			if s.xid, err = parseXID(body); err != nil {
+				return 0, true, err
+			}
+		}
 	}
 	if a.stmt != nil && typ == pgwire.SrvCommandComplete {
 		s.completed(a.stmt, body)

@@ -51,9 +51,10 @@ func (h *clientSide) relay(now int64) {
 	s.relay(now)
 }
 
-// take reads if there is nothing left that could be sent on; true if it found something.
+// take reads if there is nothing left that could be sent on; true if it found something. While a
+// question of ours is open it does not: that the client has left does not undo what it has sent.
 func (s *session) take() bool {
-	if s.unsent > 0 || !s.in.lacks() {
+	if s.unsent > 0 || !s.in.lacks() || s.isAsking() {
 		return false
 	}
 	err := s.in.fillNow(s.client)
@@ -103,13 +104,13 @@ func (s *session) relay(now int64) {
 // step sends on once.
 func (s *session) step(now int64) step {
 	s.mu.Lock()
-	b, start := s.backend, s.flow.isSafePoint()
+	b, start, asking := s.backend, s.flow.isSafePoint(), s.isAsking()
 	switch {
 	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld),
 		s.cameShort():
 		s.mu.Unlock()
 		return stepRare
-	case s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
+	case !asking && s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
 		s.mu.Unlock()
 		return stepWait
 	case !s.isOpenGate(b, start, now):
@@ -117,6 +118,10 @@ func (s *session) step(now int64) step {
 		return stepRare
 	}
 	s.serverFull.Store(false)
+	if asking {
+		s.mu.Unlock()
+		return s.guardOnHere(b)
+	}
 	full := s.flow.isFull()
 	if s.unsent > 0 || s.passing > 0 && (start || s.discard || full) {
 		s.mu.Unlock()
@@ -132,8 +137,11 @@ func (s *session) step(now int64) step {
 	if werr := s.send(b, rest, n, before); werr != nil {
 		return stepRare
 	}
-	if err != nil || act != forwardIt {
+	switch {
+	case err != nil, act == forwardStop:
 		return stepRare // the owner finds the same
+	case act == forwardGuard && s.unsent == 0:
+		return s.guardHere(b)
 	}
 	return s.sent(nil)
 }
@@ -166,7 +174,7 @@ func (s *session) relayClient(ctx context.Context) error {
 		if err := s.signals(); err != nil {
 			return err
 		}
-		if s.unsent == 0 {
+		if s.unsent == 0 && !s.isAsking() {
 			if err := s.injectSnapshot(); err != nil {
 				return err
 			}
@@ -273,6 +281,10 @@ func (s *session) pause(ctx context.Context, moved <-chan struct{}) error {
 func (s *session) forward(ctx context.Context) error {
 	s.mu.Lock()
 	b := s.backend
+	if s.isAsking() {
+		s.mu.Unlock()
+		return s.guardOn(ctx, b)
+	}
 	if s.unsent == 0 && s.awaitsSame() {
 		s.mu.Unlock()
 		return s.awaitBackend(ctx, func() bool { return s.cameShort() || !s.awaitsSame() })

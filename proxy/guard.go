@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"strconv"
 
 	"holdfast/pgwire"
@@ -15,6 +16,30 @@ const (
 	// newXIDSQL is for PREPARE TRANSACTION, which takes a transaction id if there is none yet.
 	newXIDSQL = "SELECT pg_catalog.pg_current_xact_id()"
 )
+
+// The same functions by object id, for FunctionCall: the server neither parses nor plans it, and
+// what it keeps of the client's statements stays as it is. These ids are assigned by hand and the
+// same in every release that has the functions, the first of which is 13 (pg_proc.dat).
+const (
+	xidOID    = 5060
+	newXIDOID = 5059
+)
+
+// asking is what waits until the server has told the xid.
+type asking uint8
+
+const (
+	askingNothing asking = iota
+	askingCommit         // the COMMIT at the head of the inbox
+	askingSync           // the Sync there
+	askingQuery          // a Sync of ours, behind what was a Query
+)
+
+// isAsking tells that a question for the xid, or what was sent by us behind its answer, is to be
+// gone on with before the inbox is looked at.
+func (s *session) isAsking() bool {
+	return s.work != nil && (s.asking != askingNothing || len(s.ours) > 0)
+}
 
 // guard forwards the message at the head of the inbox, which may commit, once everything before it
 // was answered and what becomes of it can be looked up.
@@ -44,6 +69,85 @@ func (s *session) guard(ctx context.Context, b *backend) error {
 	return s.guardImplicit(ctx, b)
 }
 
+// guardOn goes on where something waits for the answer to our question: from here on what becomes
+// of it can be looked up.
+func (s *session) guardOn(ctx context.Context, b *backend) error {
+	if err := s.sendOurs(b, true); err != nil || s.asking == askingNothing {
+		return err
+	}
+	if err := s.awaitBackend(ctx, s.isAnswered); err != nil {
+		return err
+	}
+	if err := s.awaitCancels(ctx); err != nil {
+		return err
+	}
+	if err := s.gate(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	return s.forwardGuarded(b, true)
+}
+
+// guardHere is guard on the loop, where nothing has to be waited for but the server's answers.
+func (s *session) guardHere(b *backend) step {
+	s.mu.Lock()
+	f, cls := &s.flow, s.guarded.cls
+	isQuery := s.in.bytes()[0] == pgwire.CliQuery
+	switch {
+	case s.endHeld || s.again != nil || s.cancels > 0 || f.skipping || cls.has(twoPhase):
+		s.mu.Unlock()
+		return stepRare
+	case !f.isSettled():
+		s.serverFull.Store(true) // the server's next answers go on with it
+		s.mu.Unlock()
+		return stepWait
+	case cls.has(clsCommit) && f.expected() == pgwire.TxInBlock:
+		return s.asked(s.askForCommit(b, false))
+	case cls.has(clsCommit) || f.status != pgwire.TxIdle,
+		f.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
+		s.mu.Unlock()
+		return stepRare
+	case isQuery:
+		return s.asked(s.sendAsExtended(b, false))
+	}
+	return s.asked(s.askForSync(b, false))
+}
+
+// guardOnHere is guardOn on the loop.
+func (s *session) guardOnHere(b *backend) step {
+	if err := s.sendOurs(b, false); err != nil || s.asking == askingNothing {
+		return s.asked(err)
+	}
+	s.mu.Lock()
+	switch {
+	case !s.isAnswered():
+		s.serverFull.Store(true)
+		s.mu.Unlock()
+		return stepWait
+	case s.cancels > 0 || s.asking == askingCommit && s.inner != nil:
+		s.mu.Unlock()
+		return stepRare
+	}
+	s.noCancel = true
+	return s.sent(s.forwardGuarded(b, false))
+}
+
+// asked tells what comes after something of ours was sent.
+func (s *session) asked(err error) step {
+	switch {
+	case err != nil && !errors.Is(err, errAgain):
+		return stepRare
+	case err == nil && s.asking == askingNothing:
+		return stepNext
+	}
+	s.serverFull.Store(true) // the server's answer goes on with it, or the room for the rest
+	return stepWait
+}
+
+// isAnswered tells that everything was answered, or that nothing more will be. The caller holds
+// s.mu.
+func (s *session) isAnswered() bool { return s.flow.head == len(s.flow.ops) || s.flow.skipping }
+
 // awaitCancels lets no cancel request through any more, and waits for those on their way.
 func (s *session) awaitCancels(ctx context.Context) error {
 	s.mu.Lock()
@@ -53,65 +157,79 @@ func (s *session) awaitCancels(ctx context.Context) error {
 }
 
 // guardCommit learns the xid of the open transaction and then forwards the COMMIT that is at the
-// head of the inbox: from here on what becomes of it can be looked up. It costs a round trip.
+// head of the inbox. It costs a round trip.
 func (s *session) guardCommit(ctx context.Context, b *backend) error {
 	if err := s.awaitCancels(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.xid, s.inner = 0, nil
-	ask := s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping
-	extended := s.in.bytes()[0] == pgwire.CliExecute
-	s.mu.Unlock()
-	if ask {
-		if err := s.askXID(ctx, b, extended); err != nil {
+	if s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping {
+		if err := s.askForCommit(b, true); err != nil {
 			return err
 		}
+		return s.guardOn(ctx, b)
 	}
+	s.xid, s.inner = 0, nil
+	s.mu.Unlock()
 	if err := s.gate(ctx); err != nil {
 		return err
 	}
-	return s.forwardCommit(b, ask)
+	s.mu.Lock()
+	return s.forwardCommitLocked(b, false)
 }
 
-// askXID asks on the session's own backend, inside the client's transaction.
-func (s *session) askXID(ctx context.Context, b *backend, extended bool) error {
-	s.mu.Lock()
-	s.rows, s.rowsCut, s.inner = nil, false, nil
-	out := s.out[:0]
+// askForCommit asks for the xid on the session's own backend, inside the client's transaction. The
+// caller holds s.mu, which is released.
+func (s *session) askForCommit(b *backend, wait bool) error {
+	s.noCancel = true
+	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
 	before := s.flow
 	s.pushed = 0
 	at := s.unit.end()
-	sql := xidSQL
+	sql, oid := xidSQL, uint32(xidOID)
 	if s.guarded.cls.has(clsPrepares) {
-		sql = newXIDSQL
+		sql, oid = newXIDSQL, newXIDOID
 	}
-	if extended {
-		out = appendInner(out, sql)
-		out = pgwire.AppendFlush(out)
+	if s.in.bytes()[0] == pgwire.CliExecute {
+		s.out = pgwire.AppendFlush(appendInner(s.out[:0], sql))
 		s.pushInner(at)
 	} else {
-		out = pgwire.AppendQuery(out, sql)
-		s.push(op{kind: opQuery, internal: true, showErr: true, start: at})
+		s.out = pgwire.AppendFunctionCall(s.out[:0], oid)
+		s.push(op{kind: opFunctionCall, internal: true, showErr: true, start: at})
 	}
-	s.out = out
+	s.asking = askingCommit
 	s.mu.Unlock()
-	if err := s.sendInner(b, out, before); err != nil {
-		return err
-	}
-	done := func() bool {
-		return s.flow.head == len(s.flow.ops) || s.flow.skipping
-	}
-	if err := s.awaitBackend(ctx, done); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.takeXID()
-	return nil
+	_, err := s.sendOwn(b, s.out, before, wait)
+	return err
 }
 
-// takeXID takes the answer to xidSQL; the caller holds s.mu.
+// forwardGuarded forwards what has waited for the xid. The caller holds s.mu, which is released.
+func (s *session) forwardGuarded(b *backend, wait bool) error {
+	s.takeXID()
+	switch kind := s.asking; kind {
+	case askingCommit:
+		return s.forwardCommitLocked(b, true)
+	default:
+		return s.forwardSync(b, kind == askingQuery, wait)
+	}
+}
+
+// parseXID reads the answer to a FunctionCall for the xid; 0 is none. One that is no number must not
+// count as none: what is surely not there is not looked for.
+func parseXID(body []byte) (uint64, error) {
+	value, err := pgwire.ParseFunctionCallResponse(body)
+	if err != nil || value == nil {
+		return 0, err
+	}
+	xid, err := strconv.ParseUint(string(value), 10, 64)
+	if err != nil {
+		return 0, pgwire.NewError(pgwire.CodeProtocolViolation,
+			"server sent a transaction id that is none")
+	}
+	return xid, nil
+}
+
+// takeXID takes the answer to xidSQL, if it came as a row; the caller holds s.mu.
 func (s *session) takeXID() {
 	if len(s.rows) == 1 {
 		if xid, err := strconv.ParseUint(s.rows[0][0], 10, 64); err == nil {
@@ -132,26 +250,54 @@ func appendInner(out []byte, sql string) []byte {
 
 // sendInner writes a query of our own.
 func (s *session) sendInner(b *backend, out []byte, before flow) error {
-	n, err := b.conn.Write(out)
-	if err == nil {
-		return nil
+	_, err := s.sendOwn(b, out, before, true)
+	return err
+}
+
+// sendOwn writes messages of our own, for which before was the flow. n is 0 if an error tells that
+// they count as not sent. Unless it may wait, errAgain tells that sendOurs has to send what there
+// was no room for; out is not to be changed until then.
+func (s *session) sendOwn(b *backend, out []byte, before flow, wait bool) (n int, err error) {
+	write := b.conn.tryWrite
+	if wait {
+		write = b.conn.Write
 	}
-	if n == 0 {
+	n, err = write(out)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, errAgain):
+		s.ours = out[n:]
+		return len(out), err
+	case n == 0:
 		s.mu.Lock()
 		s.flow.unpush(s.pushed, before)
 		s.mu.Unlock()
 	}
 	s.lose(b, false)
+	return n, errBackendLost
+}
+
+// sendOurs writes what is left of messages of our own.
+func (s *session) sendOurs(b *backend, wait bool) error {
+	if len(s.ours) == 0 {
+		return nil
+	}
+	write := b.conn.tryWrite
+	if wait {
+		write = b.conn.Write
+	}
+	n, err := write(s.ours)
+	s.ours = s.ours[n:]
+	if err == nil || errors.Is(err, errAgain) {
+		return err
+	}
+	s.lose(b, false)
 	return errBackendLost
 }
 
-// forwardCommit sends the message that commits, marked as in doubt before the first byte leaves.
-func (s *session) forwardCommit(b *backend, asked bool) error {
-	s.mu.Lock()
-	return s.forwardCommitLocked(b, asked)
-}
-
-// forwardCommitLocked is forwardCommit for a caller that holds s.mu, which is released.
+// forwardCommitLocked sends the message that commits, marked as in doubt before the first byte
+// leaves. The caller holds s.mu, which is released.
 func (s *session) forwardCommitLocked(b *backend, asked bool) error {
 	data := s.in.bytes()
 	_, n, err := pgwire.Header(data)
@@ -170,6 +316,7 @@ func (s *session) forwardCommitLocked(b *backend, asked bool) error {
 	}
 	before := s.flow
 	s.pushed = 0
+	s.asking = askingNothing
 	s.inDoubt = asked && !s.flow.skipping
 	if s.flow.isSafePoint() {
 		s.beginUnit()
@@ -207,7 +354,7 @@ func (s *session) isDifferent() bool {
 // ErrorResponse as that of its COMMIT; ReadyForQuery comes from a ROLLBACK. The caller holds
 // s.mu, which is released.
 func (s *session) commitFailed(b *backend, n int) error {
-	s.inner = nil
+	s.inner, s.asking = nil, askingNothing
 	before := s.flow
 	s.pushed = 0
 	s.push(op{kind: opQuery, internal: true, showEnd: true})

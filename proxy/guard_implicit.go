@@ -32,26 +32,21 @@ func (s *session) guardImplicit(ctx context.Context, b *backend) error {
 		if err := s.gate(ctx); err != nil {
 			return err
 		}
-		var sent bool
-		if sent, err = s.sendAsExtended(b, n); err == nil && !sent {
-			return nil // a drain has begun since gate looked: the gate comes once more
-		}
-	} else {
-		err = s.askImplicit(b)
+	}
+	s.mu.Lock()
+	switch {
+	case isQuery && s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
+		s.mu.Unlock()
+		return nil // a drain has begun since gate looked: the gate comes once more
+	case isQuery:
+		err = s.sendAsExtended(b, true)
+	default:
+		err = s.askForSync(b, true)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.awaitAnswers(ctx); err != nil {
-		return err
-	}
-	if err := s.awaitCancels(ctx); err != nil {
-		return err
-	}
-	if err := s.gate(ctx); err != nil {
-		return err
-	}
-	return s.forwardSync(b, n, isQuery)
+	return s.guardOn(ctx, b)
 }
 
 // forwardUnguarded sends the message as it is.
@@ -68,26 +63,22 @@ func (s *session) forwardUnguarded(b *backend, n int, isQuery bool) error {
 	return s.send(b, 0, n, before)
 }
 
-// sendAsExtended sends the Query at the head of the inbox, n bytes, in the extended protocol, and
-// asks for the transaction id behind it; false if it may not begin now.
-func (s *session) sendAsExtended(b *backend, n int) (sent bool, err error) {
-	msg := s.in.bytes()[:n]
-	sql, err := pgwire.ParseQuery(msg[pgwire.HeaderLen:])
+// sendAsExtended sends the Query at the head of the inbox in the extended protocol, and asks for
+// the transaction id behind it. The caller holds s.mu, which is released, and has looked that no
+// drain keeps a unit of work from beginning.
+func (s *session) sendAsExtended(b *backend, wait bool) error {
+	sql, n, err := s.headQuery()
 	if err != nil {
-		return false, fatalProtocol(err)
+		s.mu.Unlock()
+		return fatalProtocol(err)
 	}
-	s.mu.Lock()
 	if s.flow.isSafePoint() {
-		if s.proxy.isDraining(b.primary.Epoch) {
-			s.mu.Unlock()
-			return false, nil
-		}
 		s.beginUnit()
 	}
 	before := s.flow
 	s.pushed = 0
 	at := s.unit.end()
-	out := pgwire.AppendParse(s.out[:0], "", string(sql), nil)
+	out := pgwire.AppendParse(s.out[:0], "", sql, nil)
 	out = pgwire.AppendBind(out, "", "")
 	out = pgwire.AppendDescribe(out, 'P', "")
 	out = pgwire.AppendExecute(out, "", 0)
@@ -105,22 +96,25 @@ func (s *session) sendAsExtended(b *backend, n int) (sent bool, err error) {
 	s.pushInner(at)
 	s.flow.asQuery = true
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
-	s.out = out
+	s.out, s.asking = out, askingQuery
 	s.mu.Unlock()
-	done, err := b.conn.Write(out)
-	if err != nil && done == 0 {
-		s.mu.Lock()
-		s.flow.unpush(s.pushed, before)
-		s.mu.Unlock()
-	} else {
-		s.keep(msg)
+	sent, err := s.sendOwn(b, out, before, wait)
+	if sent > 0 {
+		s.keep(s.in.bytes()[:n])
 		s.in.take(n)
 	}
-	if err != nil {
-		s.lose(b, false)
-		return true, errBackendLost
+	return err
+}
+
+// headQuery is the text of the Query at the head of the inbox, whose message has n bytes.
+func (s *session) headQuery() (sql string, n int, err error) {
+	data := s.in.bytes()
+	if _, n, err = pgwire.Header(data); err != nil {
+		return "", 0, err
 	}
-	return true, nil
+	n += pgwire.HeaderLen
+	text, err := pgwire.ParseQuery(data[pgwire.HeaderLen:n])
+	return string(text), n, err
 }
 
 // pushInner records what appendInner sends.
@@ -130,38 +124,33 @@ func (s *session) pushInner(at int) {
 	}
 }
 
-// askImplicit asks for the transaction id of the batch whose Sync is at the head of the inbox.
-func (s *session) askImplicit(b *backend) error {
-	s.mu.Lock()
+// askForSync asks for the transaction id of the batch whose Sync is at the head of the inbox. The
+// caller holds s.mu, which is released.
+func (s *session) askForSync(b *backend, wait bool) error {
 	before := s.flow
 	s.pushed = 0
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
-	out := pgwire.AppendFlush(appendInner(s.out[:0], xidSQL))
+	s.out = pgwire.AppendFlush(appendInner(s.out[:0], xidSQL))
 	s.pushInner(s.unit.end())
-	s.out = out
+	s.asking = askingSync
 	s.mu.Unlock()
-	return s.sendInner(b, out, before)
-}
-
-// awaitAnswers waits until everything was answered, or nothing more will be, and takes the
-// transaction id.
-func (s *session) awaitAnswers(ctx context.Context) error {
-	err := s.awaitBackend(ctx, func() bool {
-		return s.flow.head == len(s.flow.ops) || s.flow.skipping
-	})
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.takeXID()
-	return nil
+	_, err := s.sendOwn(b, s.out, before, wait)
+	return err
 }
 
 // forwardSync sends the Sync that commits: that of the client, which is at the head of the inbox,
 // or one of ours behind what was a Query. It is marked as in doubt before the first byte leaves.
-func (s *session) forwardSync(b *backend, n int, isQuery bool) error {
-	s.mu.Lock()
+// The caller holds s.mu, which is released.
+func (s *session) forwardSync(b *backend, isOurs, wait bool) error {
+	n := 0
+	if !isOurs {
+		_, body, err := pgwire.Header(s.in.bytes())
+		if err != nil {
+			s.mu.Unlock()
+			return fatalProtocol(err)
+		}
+		n = pgwire.HeaderLen + body
+	}
 	if s.isDifferent() {
 		s.mu.Unlock()
 		s.lose(b, false)
@@ -169,11 +158,14 @@ func (s *session) forwardSync(b *backend, n int, isQuery bool) error {
 	}
 	before := s.flow
 	s.pushed = 0
+	s.asking = askingNothing
 	s.inDoubt = !s.flow.skipping
 	s.push(op{kind: opSync, commits: true, start: s.unit.end()})
 	s.mu.Unlock()
-	if isQuery {
-		return s.sendInner(b, pgwire.AppendSync(s.out[:0]), before)
+	if isOurs {
+		s.out = pgwire.AppendSync(s.out[:0])
+		_, err := s.sendOwn(b, s.out, before, wait)
+		return err
 	}
 	return s.send(b, 0, n, before)
 }

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +51,23 @@ func TestHeldSyncIsBounded(t *testing.T) {
 // middle of COMMIT, where it would stay for long. Nothing is known before that process has ended,
 // so it is ended, and the transaction is run again: once.
 func TestOldBackendIsEndedFirst(t *testing.T) {
+	for name, settings := range map[string][]string{
+		"plain": nil,
+		// What a process's start looks like as text, and who may see it, are settings of the role.
+		"times as text": {"ALTER ROLE app SET datestyle = 'SQL, DMY'",
+			"ALTER ROLE app SET timezone = 'Asia/Kolkata'"},
+		"another role": {"CREATE ROLE owner", "GRANT owner TO app", "GRANT ALL ON SCHEMA public TO owner",
+			"ALTER ROLE app SET role = 'owner'"},
+	} {
+		t.Run(name, func(t *testing.T) { checkOldBackendIsEnded(t, settings) })
+	}
+}
+
+func checkOldBackendIsEnded(t *testing.T, settings []string) {
 	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = 10 * time.Second })
+	for _, sql := range settings {
+		r.server.ExecIn("app", sql)
+	}
 	admin := r.connect("")
 	exec(t, admin, "CREATE TABLE t (a int)")
 	exec(t, admin, "CREATE TABLE naps (seconds int)")
@@ -81,5 +98,50 @@ $$BEGIN PERFORM pg_sleep((SELECT coalesce(sum(seconds), 0) FROM naps)); RETURN N
 	rows := r.server.ExecIn("app", "SELECT count(*) FROM t")[0][0]
 	if n := r.sleepers(); n != "0" || rows != "1" {
 		t.Errorf("%s processes sleep, %s rows", n, rows)
+	}
+}
+
+// TestXIDFunctions: what a COMMIT's question calls is what it is meant to be, on this server.
+func TestXIDFunctions(t *testing.T) {
+	r := newRig(t, nil)
+	for name, oid := range proxy.XIDFunctions() {
+		got := r.server.ExecIn("app", "SELECT '"+name+"'::regprocedure::oid")[0][0]
+		if got != fmt.Sprint(oid) {
+			t.Errorf("%s is %s, not %d", name, got, oid)
+		}
+	}
+}
+
+// TestQuestionThatFails: a COMMIT whose question the server refuses has the server's own error, and
+// the transaction is rolled back, in both protocols.
+func TestQuestionThatFails(t *testing.T) {
+	r := newRig(t, nil)
+	admin := r.connect("")
+	exec(t, admin, "CREATE TABLE t (a int)")
+	r.server.ExecIn("app", "REVOKE EXECUTE ON FUNCTION pg_current_xact_id_if_assigned() FROM PUBLIC")
+	r.server.ExecIn("app", "CREATE ROLE humble LOGIN PASSWORD 'x'")
+	r.server.ExecIn("app", "GRANT INSERT ON t TO humble")
+	r.server.ExecIn("app", "GRANT humble TO app")
+	c := r.connect("")
+	exec(t, c, "SET ROLE humble")
+	w := hijack(t, c)
+	for _, c := range []struct {
+		commit scriptStep
+		ready  string
+	}{{q("COMMIT"), "ZI"}, {x("COMMIT"), "ZE"}} { // a batch ends where it fails
+		w.send(q("BEGIN").send)
+		w.until(1, 20*time.Second)
+		w.send(q("INSERT INTO t VALUES (1)").send)
+		w.until(1, 20*time.Second)
+		w.send(c.commit.send)
+		if got := w.until(1, 20*time.Second); !strings.Contains(got, "42501") ||
+			!strings.Contains(got, c.ready) {
+			t.Errorf("told %s, want %s", got, c.ready)
+		}
+		w.send(q("ROLLBACK").send)
+		w.until(1, 20*time.Second)
+	}
+	if n := exec(t, admin, "SELECT count(*) FROM t"); n != "0" {
+		t.Errorf("%s rows", n)
 	}
 }

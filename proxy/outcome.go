@@ -142,7 +142,8 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 func (p *Proxy) endBackend(ctx context.Context, pr *Primary, l *loss) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, %s)", l.pid, quoteLiteral(l.started))
+	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, timestamptz 'epoch'"+
+		" + %s * interval '1 microsecond')", l.pid, quoteLiteral(l.started)+"::float8")
 	for {
 		rows, err := p.outcomesAt.query(ctx, pr, sql)
 		if err != nil {

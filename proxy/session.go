@@ -296,7 +296,7 @@ func (s *session) attach(b *backend, begin func()) error {
 	s.lost, s.planned, s.canceled = false, false, false
 	s.inDoubt, s.noCancel = false, false
 	if s.work != nil {
-		s.inner = nil
+		s.inner, s.asking, s.ours = nil, askingNothing, nil
 	}
 	b.session = s
 	b.relayFromHere()

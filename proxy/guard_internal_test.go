@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast/pgwire"
+)
+
+// expect reads exactly want at one of the descriptors.
+func (r *steady) expect(fd int, want []byte) {
+	r.tb.Helper()
+	got := make([]byte, len(want))
+	for n := 0; n < len(got); {
+		m, err := unix.Read(fd, got[n:])
+		if err != nil || m == 0 {
+			r.tb.Fatalf("%q came, then %d, %v; want %q", got[:n], m, err, want)
+		}
+		n += m
+	}
+	if !bytes.Equal(got, want) {
+		r.tb.Fatalf("%q came, want %q", got, want)
+	}
+}
+
+// send writes to one of the descriptors.
+func (r *steady) send(fd int, p []byte) {
+	r.tb.Helper()
+	if _, err := unix.Write(fd, p); err != nil {
+		r.tb.Fatal(err)
+	}
+}
+
+// turn is what is sent at one of the descriptors, and what comes at one of them thereby.
+type turn struct {
+	from  int
+	sent  []byte
+	to    int
+	comes []byte
+}
+
+// play takes the turns one after the other; the session is on the loop behind each.
+func (r *steady) play(turns []turn) {
+	r.tb.Helper()
+	for i := range turns {
+		r.send(turns[i].from, turns[i].sent)
+		r.expect(turns[i].to, turns[i].comes)
+		if !r.session.onLoop.Load() {
+			r.tb.Fatalf("a goroutine has the session behind turn %d, %q", i, turns[i].sent)
+		}
+	}
+}
+
+func ready(tag string, status byte) []byte {
+	return pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(nil, tag), status)
+}
+
+// guardedCommit is a transaction whose COMMIT waits for its xid.
+func (r *steady) guardedCommit() []turn {
+	begin, commit := pgwire.AppendQuery(nil, "BEGIN"), pgwire.AppendQuery(nil, "COMMIT")
+	update := pgwire.AppendQuery(nil, "UPDATE t SET a = 1")
+	xid := pgwire.AppendMessage(nil, pgwire.SrvFunctionCallResponse, []byte("\x00\x00\x00\x0242"))
+	return []turn{
+		{r.client, begin, r.server, begin},
+		{r.server, ready("BEGIN", 'T'), r.client, ready("BEGIN", 'T')},
+		{r.client, update, r.server, update},
+		{r.server, ready("UPDATE 1", 'T'), r.client, ready("UPDATE 1", 'T')},
+		{r.client, commit, r.server, pgwire.AppendFunctionCall(nil, xidOID)},
+		{r.server, pgwire.AppendReadyForQuery(xid, 'T'), r.server, commit},
+		{r.server, ready("COMMIT", 'I'), r.client, ready("COMMIT", 'I')},
+	}
+}
+
+// guardedExtended is the same in the extended protocol.
+func (r *steady) guardedExtended() []turn {
+	begin := pgwire.AppendQuery(nil, "BEGIN")
+	named := pgwire.AppendBind(pgwire.AppendParse(nil, "", "COMMIT", nil), "", "")
+	commit := pgwire.AppendSync(pgwire.AppendExecute(nil, "", 0))
+	question := pgwire.AppendFlush(appendInner(nil, xidSQL))
+	bound := append(pgwire.AppendMessage(nil, pgwire.SrvParseComplete, nil),
+		pgwire.AppendMessage(nil, pgwire.SrvBindComplete, nil)...)
+	return []turn{
+		{r.client, begin, r.server, begin},
+		{r.server, ready("BEGIN", 'T'), r.client, ready("BEGIN", 'T')},
+		{r.client, append(bytes.Clone(named), commit...), r.server,
+			append(bytes.Clone(named), question...)},
+		{r.server, bound, r.client, bound},
+		{r.server, innerAnswer("42"), r.server, commit},
+		{r.server, ready("COMMIT", 'I'), r.client, ready("COMMIT", 'I')},
+	}
+}
+
+// guardedWrites are statements outside of a block, as a Query and with a Sync.
+func (r *steady) guardedWrites() []turn {
+	const sql = "UPDATE t SET a = 1"
+	message := func(typ byte) []byte { return pgwire.AppendMessage(nil, typ, nil) }
+	cat := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	batch := pgwire.AppendExecute(pgwire.AppendBind(pgwire.AppendParse(nil, "", sql, nil), "", ""),
+		"", 0)
+	done := cat(message(pgwire.SrvParseComplete), message(pgwire.SrvBindComplete),
+		pgwire.AppendCommandComplete(nil, "UPDATE 1"))
+	idle := pgwire.AppendReadyForQuery(nil, 'I')
+	question := pgwire.AppendFlush(appendInner(nil, xidSQL))
+	asQuery := pgwire.AppendBind(pgwire.AppendParse(nil, "", sql, nil), "", "")
+	asQuery = pgwire.AppendExecute(pgwire.AppendDescribe(asQuery, 'P', ""), "", 0)
+	asQuery = pgwire.AppendClose(asQuery, 'S', "")
+	return []turn{
+		{r.client, pgwire.AppendSync(bytes.Clone(batch)), r.server, cat(batch, question)},
+		{r.server, done, r.client, done},
+		{r.server, innerAnswer("42"), r.server, pgwire.AppendSync(nil)},
+		{r.server, idle, r.client, idle},
+		{r.client, pgwire.AppendQuery(nil, sql), r.server, cat(asQuery, question)},
+		{r.server, cat(message(pgwire.SrvParseComplete), message(pgwire.SrvBindComplete),
+			message(pgwire.SrvNoData), pgwire.AppendCommandComplete(nil, "UPDATE 1"),
+			message(pgwire.SrvCloseComplete), innerAnswer("43")), r.server, pgwire.AppendSync(nil)},
+		{r.server, idle, r.client, ready("UPDATE 1", 'I')},
+	}
+}
+
+// innerAnswer is that to appendInner.
+func innerAnswer(value string) []byte {
+	return bytes.Join([][]byte{
+		pgwire.AppendMessage(nil, pgwire.SrvCloseComplete, nil),
+		pgwire.AppendMessage(nil, pgwire.SrvParseComplete, nil),
+		pgwire.AppendMessage(nil, pgwire.SrvBindComplete, nil),
+		pgwire.AppendDataRow(nil, []byte(value)),
+		pgwire.AppendCommandComplete(nil, "SELECT 1"),
+		pgwire.AppendMessage(nil, pgwire.SrvCloseComplete, nil),
+	}, nil)
+}
+
+// guardedShapes are conversations in which something waits for its xid.
+var guardedShapes = map[string]func(r *steady) []turn{
+	"commit":          (*steady).guardedCommit,
+	"extended commit": (*steady).guardedExtended,
+	"writes":          (*steady).guardedWrites,
+}
+
+// A question for the xid is asked, awaited and followed by what it was for on the loop: to hand a
+// session over to a goroutine and back costs more than the question.
+func TestGuardStaysOnTheLoop(t *testing.T) {
+	for name, turns := range guardedShapes {
+		t.Run(name, func(t *testing.T) {
+			r := newSteady(t)
+			r.session.proxy.cfg.CommitGuard = GuardAll
+			for range 3 {
+				r.play(turns(r))
+			}
+		})
+	}
+}
+
+func TestGuardedCommitAllocatesNothing(t *testing.T) {
+	if isRace {
+		t.Skip("sync.Pool forgets at random under the race detector")
+	}
+	r := newSteady(t)
+	r.session.proxy.cfg.CommitGuard = GuardAll
+	turns := r.guardedCommit()
+	buf := make([]byte, 1<<10)
+	once := func() {
+		for i := range turns {
+			r.send(turns[i].from, turns[i].sent)
+			for n := 0; n < len(turns[i].comes); {
+				m, err := unix.Read(turns[i].to, buf)
+				if err != nil || m == 0 {
+					t.Fatalf("turn %d: %v", i, err)
+				}
+				n += m
+			}
+		}
+	}
+	for range 50 {
+		once()
+	}
+	if n := testing.AllocsPerRun(500, once); n > 0 {
+		t.Errorf("%.2f allocations per transaction", n)
+	}
+}
+
+// Where the server has no room for a question, the rest of it goes when there is, before anything
+// else.
+func TestQuestionWaitsForRoom(t *testing.T) {
+	for name, turns := range guardedShapes {
+		t.Run(name, func(t *testing.T) {
+			r := newSteady(t)
+			r.session.proxy.cfg.CommitGuard = GuardAll
+			all := turns(r)
+			asks := 0 // the first turn that makes the proxy ask
+			for len(all[asks].comes) == len(all[asks].sent) {
+				asks++
+			}
+			r.play(all[:asks])
+			junk, filled := make([]byte, 64<<10), 0
+			for {
+				n, err := r.back.conn.tryWrite(junk)
+				filled += n
+				if errors.Is(err, errAgain) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.send(r.client, all[asks].sent)
+			r.expect(r.server, make([]byte, filled))
+			r.expect(all[asks].to, all[asks].comes)
+			r.play(all[asks+1:])
+		})
+	}
+}
