@@ -55,8 +55,8 @@ var stubBytes = struct {
 		pgwire.AppendRowDescription(nil, "abalance"), []byte("12345")), "SELECT 1"), pgwire.TxIdle),
 	described: pgwire.AppendRowDescription(nil, "abalance"),
 	check: pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(pgwire.AppendDataRow(
-		pgwire.AppendRowDescription(nil, "started", "recovery", "backend_start"),
-		[]byte(stubIncarnation), []byte("f"), []byte("2026-01-01 00:00:00+00")), "SELECT 1"),
+		pgwire.AppendRowDescription(nil, "started", "recovery", "backend_start", "role"),
+		[]byte(stubIncarnation), []byte("f"), []byte("1767225600000000"), []byte("none")), "SELECT 1"),
 		pgwire.TxIdle),
 	block:     stubBlock(pgwire.SrvDataRow),
 	copyBlock: stubBlock(pgwire.SrvCopyData),

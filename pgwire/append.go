@@ -122,7 +122,7 @@ func AppendClose(dst []byte, kind byte, name string) []byte {
 	return end(cstring(append(dst, kind), name), at)
 }
 
-// AppendFunctionCall appends a FunctionCall of a function without arguments, for its result as text.
+// AppendFunctionCall appends a FunctionCall of a function without arguments; its result is text.
 func AppendFunctionCall(dst []byte, oid uint32) []byte {
 	dst, at := begin(dst, CliFunctionCall)
 	return end(append(binary.BigEndian.AppendUint32(dst, oid), 0, 0, 0, 0, 0, 0), at)

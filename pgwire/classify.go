@@ -39,6 +39,7 @@ const (
 	KindDo
 	KindExplain
 	KindLock
+	KindLoad
 	KindUtility // everything else that has a first word
 )
 

@@ -37,6 +37,8 @@ func (p *classifier) decide(h []token) {
 		s.HasSetConfig = s.HasSetConfig || p.seen.pgSettings
 	case is(0, "lock"):
 		s.Kind = KindLock
+	case is(0, "load"):
+		s.Kind = KindLoad
 	default:
 		s.Kind = KindUtility
 		s.CreatesTemp = is(0, "create") && (p.seen.temp || p.seen.pgTemp)

@@ -44,6 +44,10 @@ func (b *bodyScan) token() {
 			p.call(b.last)
 			b.isNameNext = p.s.HasSetConfig
 			p.s.HasSetConfig = had || p.s.HasSetConfig
+			if fold(p.bare(b.last), "set_limit") { // pg_trgm
+				p.s.HasSetConfig = true
+				p.s.SetConfigNames = append(p.s.SetConfigNames, "pg_trgm.similarity_threshold")
+			}
 		}
 	case tokClose:
 		b.parts = max(0, b.parts-1)

@@ -34,7 +34,8 @@ var kindNames = map[pgwire.Kind]string{
 	pgwire.KindDeclare: "declare", pgwire.KindFetch: "fetch",
 	pgwire.KindCloseCursor: "close", pgwire.KindSelect: "select", pgwire.KindWrite: "write",
 	pgwire.KindCopy: "copy", pgwire.KindCall: "call", pgwire.KindDo: "do",
-	pgwire.KindExplain: "explain", pgwire.KindLock: "lock", pgwire.KindUtility: "utility",
+	pgwire.KindExplain: "explain", pgwire.KindLock: "lock", pgwire.KindLoad: "load",
+	pgwire.KindUtility: "utility",
 }
 
 // describe prints what Classify says, one statement a line.

@@ -63,8 +63,9 @@ func (s *session) keepLocks(b *backend, want map[lockKey]lockCount) error {
 	}
 	keys := slices.SortedFunc(maps.Keys(more), compareLocks)
 	sql := callLocksSQL("pg_catalog.pg_advisory_unlock", keys, more)
-	if _, _, err := b.exchange(pgwire.AppendQuery(nil, sql), 1, b.note); err != nil {
-		return errBackendLost
+	errs, _, err := b.exchange(pgwire.AppendQuery(nil, sql), 1, b.note)
+	if err != nil || len(errs) > 0 {
+		return errBackendLost // another backend has none of them yet
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ type backend struct {
 	pid     uint32
 	key     string // for cancel requests
 	started string // backend_start in microseconds since 1970: with pid it names the process
+	role    string // which it began with: that of SET ROLE, by ALTER ROLE or the client's options
 	params  []pgwire.Param
 	born    int64          // CLOCK_BOOTTIME before it logged in
 	status  byte           // transaction status, while it is not attached
@@ -32,12 +33,12 @@ type backend struct {
 	isClosed atomic.Bool
 }
 
-// checkSQL tells whether this is the server and the start of it that the lock names, and when this
-// process was started. Every role may ask it. Times are numbers: as text they depend on DateStyle
-// and TimeZone, which the session may have other than who reads them.
+// checkSQL tells whether this is the server and the start of it that the lock names, when this
+// process was started, and which role it begins with. Every role may ask it. Times are numbers: as
+// text they depend on DateStyle and TimeZone, which the session may have other than who reads them.
 const checkSQL = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())" +
 	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, pg_catalog.pg_is_in_recovery(), (" +
-	startedSQL + ")"
+	startedSQL + "), pg_catalog.current_setting('role')"
 
 const startedSQL = "SELECT (extract(epoch FROM backend_start) OPERATOR(pg_catalog.*) 1000000)" +
 	"::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
@@ -89,7 +90,7 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 	if err != nil {
 		return fmt.Errorf("check backend: %w", err)
 	}
-	if len(rows) != 1 || len(rows[0]) != 3 {
+	if len(rows) != 1 || len(rows[0]) != 4 {
 		return fmt.Errorf("check backend: %w", errWrongServer)
 	}
 	if string(rows[0][1]) != "f" {
@@ -99,6 +100,7 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 		return fmt.Errorf("check backend: incarnation %s instead of %s: %w", got,
 			b.primary.Incarnation, errWrongServer)
 	}
+	b.role = string(rows[0][3])
 	started := rows[0][2]
 	if started == nil {
 		rows, err = pgwire.SimpleQuery(b.conn, b.reader, startedAsSelfSQL)

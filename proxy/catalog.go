@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -234,7 +235,7 @@ func (c *catalogues) acquire(database string) *catalogue {
 			c.evictLocked()
 		}
 		db = &catalogue{lookup: newLookup(c.proxy), turn: make(chan struct{}, 1)}
-		db.lookup.database, db.lookup.settings = database, catalogSettings
+		db.lookup.database, db.lookup.settings = database, catalogSettings()
 		c.at[database] = db
 	}
 	db.users++
@@ -298,11 +299,13 @@ func (c *catalogues) each(do func(*lookup)) {
 	}
 }
 
-// catalogSettings make the answers, and the operators in our questions, those of PostgreSQL
-// whatever the database and the role have set. Estimates for the catalogue would start the JIT.
-var catalogSettings = []pgwire.Param{
-	{Name: "search_path", Value: "pg_catalog"},
-	{Name: "standard_conforming_strings", Value: "on"},
-	{Name: "client_encoding", Value: "UTF8"},
-	{Name: "jit", Value: "off"},
+// catalogSettings are those of a connection to which texts are sent, whose encoding is known.
+func catalogSettings() []pgwire.Param {
+	out := slices.Clone(lookupSettings)
+	for i := range out {
+		if out[i].Name == "client_encoding" {
+			out[i].Value = "UTF8"
+		}
+	}
+	return out
 }

@@ -227,7 +227,7 @@ func classOf(s *pgwire.Statement) class {
 		c |= clsCopy
 	case pgwire.KindCall, pgwire.KindDo:
 		c |= clsSelfCommit | clsMayWrite | clsState
-	case pgwire.KindUtility, pgwire.KindUnknown:
+	case pgwire.KindUtility, pgwire.KindUnknown, pgwire.KindLoad:
 		c |= clsSelfCommit | clsMayWrite
 	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
 		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten:
@@ -256,7 +256,7 @@ func effectOf(s *pgwire.Statement, sql []byte, c class) (effect, bool) {
 	switch s.Kind {
 	case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
 		pgwire.KindReset, pgwire.KindDiscard, pgwire.KindListen, pgwire.KindUnlisten,
-		pgwire.KindPrepare, pgwire.KindDeallocate:
+		pgwire.KindPrepare, pgwire.KindDeallocate, pgwire.KindLoad:
 		return effect{
 			kind: s.Kind, name: s.Name, text: string(sql[s.Start:s.End]),
 			all: s.All, local: s.Local, cls: c,

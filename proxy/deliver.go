@@ -411,10 +411,7 @@ func (s *session) ended(a answer, hide bool) bool {
 		if s.inner == nil {
 			s.track.applySnapshot(s.rows, s.rowsCut)
 			s.bookLocks()
-		} else {
-			s.track.unmovable |= reasonSettings // the server could not say what there is
-		}
-		s.track.dirty = false
+		} // else it is asked again behind the next unit of work; what is known meanwhile is the overlay
 		s.rows, s.inner = nil, nil
 		held := s.endHeld
 		s.endHeld = false

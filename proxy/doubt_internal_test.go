@@ -305,7 +305,28 @@ func TestDiscardAllForgetsAll(t *testing.T) {
 		{"s", "app.tenant", "7"}, {"l", "ch", ""}}, false)
 	tr.succeeded(&effect{kind: pgwire.KindDiscard, name: "all", cls: clsState})
 	tr.batchEnded('I', false)
-	if out := tr.restoreSQL(); len(out) > 0 || !tr.dirty {
+	if out := tr.restoreSQL(""); len(out) > 0 || !tr.dirty {
 		t.Errorf("restored: %q", out)
+	}
+}
+
+// A snapshot that fails, by a timeout of the client or its late cancel request, is asked for again;
+// until then what was set is known from its statements.
+func TestSnapshotThatFails(t *testing.T) {
+	s := &session{
+		proxy: &Proxy{cfg: DefaultConfig()}, track: newTracker("u", tracking(10000)),
+		flow: newFlow('I'), work: &work{}, loop: newTestLoop(t),
+	}
+	set := effect{kind: pgwire.KindSet, name: "work_mem", text: "SET work_mem = 1", cls: clsState}
+	s.track.succeeded(&set)
+	s.track.batchEnded('I', false)
+	s.endHeld = true
+	s.inner = pgwire.NewError("57014", "canceling statement due to statement timeout")
+	if hide := s.ended(answer{done: &op{snapshot: true, internal: true}}, true); hide {
+		t.Error("the end of the client's unit of work does not come")
+	}
+	if s.track.unmovable != 0 || !s.track.dirty || len(s.track.restoreSQL("")) != 1 {
+		t.Errorf("unmovable %v, dirty %v, restored with %q", s.track.unmovable, s.track.dirty,
+			s.track.restoreSQL(""))
 	}
 }

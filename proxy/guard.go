@@ -214,8 +214,8 @@ func (s *session) forwardGuarded(b *backend, wait bool) error {
 	}
 }
 
-// parseXID reads the answer to a FunctionCall for the xid; 0 is none. One that is no number must not
-// count as none: what is surely not there is not looked for.
+// parseXID reads the answer to a FunctionCall for the xid; 0 is none. One that is no number must
+// not count as none: what is surely not there is not looked for.
 func parseXID(body []byte) (uint64, error) {
 	value, err := pgwire.ParseFunctionCallResponse(body)
 	if err != nil || value == nil {
@@ -246,54 +246,6 @@ func appendInner(out []byte, sql string) []byte {
 	out = pgwire.AppendBind(out, innerName, innerName)
 	out = pgwire.AppendExecute(out, innerName, 0)
 	return pgwire.AppendClose(out, 'P', innerName)
-}
-
-// sendInner writes a query of our own.
-func (s *session) sendInner(b *backend, out []byte, before flow) error {
-	_, err := s.sendOwn(b, out, before, true)
-	return err
-}
-
-// sendOwn writes messages of our own, for which before was the flow. n is 0 if an error tells that
-// they count as not sent. Unless it may wait, errAgain tells that sendOurs has to send what there
-// was no room for; out is not to be changed until then.
-func (s *session) sendOwn(b *backend, out []byte, before flow, wait bool) (n int, err error) {
-	write := b.conn.tryWrite
-	if wait {
-		write = b.conn.Write
-	}
-	n, err = write(out)
-	switch {
-	case err == nil:
-		return n, nil
-	case errors.Is(err, errAgain):
-		s.ours = out[n:]
-		return len(out), err
-	case n == 0:
-		s.mu.Lock()
-		s.flow.unpush(s.pushed, before)
-		s.mu.Unlock()
-	}
-	s.lose(b, false)
-	return n, errBackendLost
-}
-
-// sendOurs writes what is left of messages of our own.
-func (s *session) sendOurs(b *backend, wait bool) error {
-	if len(s.ours) == 0 {
-		return nil
-	}
-	write := b.conn.tryWrite
-	if wait {
-		write = b.conn.Write
-	}
-	n, err := write(s.ours)
-	s.ours = s.ours[n:]
-	if err == nil || errors.Is(err, errAgain) {
-		return err
-	}
-	s.lose(b, false)
-	return errBackendLost
 }
 
 // forwardCommitLocked sends the message that commits, marked as in doubt before the first byte

@@ -56,6 +56,7 @@ func TestOldBackendIsEndedFirst(t *testing.T) {
 		// What a process's start looks like as text, and who may see it, are settings of the role.
 		"times as text": {"ALTER ROLE app SET datestyle = 'SQL, DMY'",
 			"ALTER ROLE app SET timezone = 'Asia/Kolkata'"},
+		"a timeout for look-ups": {"ALTER ROLE holdfast_lookup SET statement_timeout = '5ms'"},
 		"another role": {"CREATE ROLE owner", "GRANT owner TO app", "GRANT ALL ON SCHEMA public TO owner",
 			"ALTER ROLE app SET role = 'owner'"},
 	} {

@@ -24,7 +24,24 @@ type lookup struct {
 }
 
 func newLookup(p *Proxy) *lookup {
-	return &lookup{proxy: p, database: "postgres", turn: make(chan struct{}, 1)}
+	return &lookup{
+		proxy: p, database: "postgres", settings: lookupSettings, turn: make(chan struct{}, 1),
+	}
+}
+
+// lookupSettings make the answers, and the operators in our questions, those of PostgreSQL whatever
+// the server, the database and the role have set; nothing but the caller's deadline ends a
+// question. Names travel as the bytes that they are, as in the startup packet of their client.
+var lookupSettings = []pgwire.Param{
+	{Name: "search_path", Value: "pg_catalog"},
+	{Name: "standard_conforming_strings", Value: "on"},
+	{Name: "client_encoding", Value: "SQL_ASCII"},
+	{Name: "statement_timeout", Value: "0"},
+	{Name: "lock_timeout", Value: "0"},
+	{Name: "default_transaction_isolation", Value: "read committed"},
+	{Name: "default_transaction_read_only", Value: "off"},
+	{Name: "default_transaction_deferrable", Value: "off"},
+	{Name: "jit", Value: "off"}, // the estimates for the catalogue would start it
 }
 
 // query asks one question of that very primary.

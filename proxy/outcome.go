@@ -107,9 +107,12 @@ FROM (SELECT pg_catalog.current_setting('synchronous_standby_names') AS s,
  '%s'::pg_lsn AS lsn) AS setting`
 
 // awaitFlushed waits until the synchronous standbys have flushed past a position read after the
-// lookup: what was found committed is by then as durable as an acknowledged commit.
+// lookup: what was found committed is by then as durable as an acknowledged commit. The position is
+// what the primary itself has flushed, which a commit comes behind (RecordTransactionCommit): what
+// is beyond it may wait for the next commit, or a checkpoint. A commit that need not be flushed to
+// be acknowledged (synchronous_commit = off) is not awaited either.
 func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
-	rows, err := p.outcomesAt.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	rows, err := p.outcomesAt.query(ctx, pr, "SELECT pg_catalog.pg_current_wal_flush_lsn()")
 	if err != nil {
 		return err
 	}
@@ -140,6 +143,9 @@ func (p *Proxy) awaitFlushed(ctx context.Context, pr *Primary) error {
 // endBackend makes sure that the lost backend of a primary that still lives is gone, so that
 // nothing it was doing can take effect after its client was told.
 func (p *Proxy) endBackend(ctx context.Context, pr *Primary, l *loss) error {
+	if l.started == "" {
+		return errors.New("end lost backend: when it was started is not known")
+	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	sql := fmt.Sprintf("SELECT holdfast.end_backend(%d, timestamptz 'epoch'"+

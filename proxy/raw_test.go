@@ -2,7 +2,9 @@ package proxy_test
 
 import (
 	"bytes"
+	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -38,6 +40,23 @@ func (r *raw) send(p []byte) {
 	}
 }
 
+// rest reads to the end of the connection and returns what came; it fails at the timeout.
+func (r *raw) rest(d time.Duration) string {
+	r.t.Helper()
+	var b strings.Builder
+	_ = r.c.SetReadDeadline(time.Now().Add(d))
+	for {
+		typ, body, err := r.r.ReadMessage()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			r.t.Fatalf("after %s: %v", b.String(), err)
+		}
+		if err != nil {
+			return b.String()
+		}
+		describeTo(&b, typ, body)
+	}
+}
+
 // until reads to n ReadyForQuery and returns what came; it fails at the timeout.
 func (r *raw) until(n int, d time.Duration) string {
 	r.t.Helper()
@@ -49,20 +68,27 @@ func (r *raw) until(n int, d time.Duration) string {
 		if err != nil {
 			r.t.Fatalf("after %s: %v", b.String(), err)
 		}
-		b.WriteByte(typ)
-		switch typ {
-		case 'Z':
-			b.Write(body)
+		describeTo(&b, typ, body)
+		if typ == 'Z' {
 			n--
-		case 'E', 'N':
-			e, _ := pgwire.ParseError(body)
-			b.WriteString("(" + e.Code + " " + e.Message + ")")
-		case 'C':
-			b.WriteString("(" + string(bytes.TrimRight(body, "\x00")) + ")")
 		}
-		b.WriteByte(' ')
 	}
 	return b.String()
+}
+
+// describeTo writes a message of the server.
+func describeTo(b *strings.Builder, typ byte, body []byte) {
+	b.WriteByte(typ)
+	switch typ {
+	case 'Z':
+		b.Write(body)
+	case 'E', 'N':
+		e, _ := pgwire.ParseError(body)
+		b.WriteString("(" + e.Code + " " + e.Message + ")")
+	case 'C':
+		b.WriteString("(" + string(bytes.TrimRight(body, "\x00")) + ")")
+	}
+	b.WriteByte(' ')
 }
 
 // extended is a batch of statements in the extended protocol.

@@ -11,6 +11,7 @@ const (
 	reasonPrepared
 	reasonSettings
 	reasonOpaque
+	reasonLoad
 )
 
 // reasonTexts are for people, in the order of the bits.
@@ -21,6 +22,7 @@ var reasonTexts = []string{
 	"prepared statements larger than prepared_bytes_max, or one of unknown text",
 	"settings whose names are not known, or too many of them",
 	"a statement too large to be inspected, or that could not be read",
+	"too many libraries that were loaded",
 }
 
 // String names the first reason; empty if there is none.

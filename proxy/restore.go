@@ -89,7 +89,7 @@ func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()
 // restore rebuilds the session's state on a fresh backend (DESIGN.md I9).
 func (s *session) restore(b *backend) error {
 	s.mu.Lock()
-	cmds := s.track.restoreSQL()
+	cmds := s.track.restoreSQL(b.role)
 	unknown := s.track.unknown
 	out, n := s.out[:0], len(cmds)
 	for _, c := range cmds {
@@ -282,8 +282,12 @@ func (s *session) committedLate(b *backend, p *pending) error {
 	for _, c := range p.overlay {
 		out = pgwire.AppendQuery(out, c)
 	}
-	if _, _, err := b.exchange(out, len(p.overlay), b.note); err != nil {
+	errs, _, err := b.exchange(out, len(p.overlay), b.note)
+	switch {
+	case err != nil:
 		return errBackendLost
+	case len(errs) > 0:
+		return notCarried(fatal(restoreError(errs[0])))
 	}
 	return s.tellParams(b)
 }

@@ -299,6 +299,7 @@ func (s *session) attach(b *backend, begin func()) error {
 		s.inner, s.asking, s.ours = nil, askingNothing, nil
 	}
 	b.session = s
+	s.track.loggedIn(b.role)
 	b.relayFromHere()
 	b.filled = len(b.in.bytes()) > 0
 	begin()

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strings"
 
 	"holdfast/pgwire"
@@ -42,6 +43,11 @@ type tracker struct {
 	unmovable, txUnmovable, suspect reason
 
 	loginUser string
+	// loginRole is the role that the session began with, "none" if none was set, as on nearly all;
+	// empty until it is known. It is what told stands for if that is nil.
+	loginRole string
+	// loads are the LOAD commands that were done: nothing undoes them, and nobody can be asked.
+	loads []string
 
 	// renamed are the named prepared statements that the open unit of work has changed, as they
 	// were before; nil for one that was not there. No rollback undoes what they became.
@@ -49,14 +55,6 @@ type tracker struct {
 	locks   lockTable
 
 	blame string // the statement that made it unmovable, if it is
-}
-
-// snapshot is what the server told.
-type snapshot struct {
-	settings []setting
-	role     string // current_setting('role'): "none" if not set
-	authUser string // session_user
-	channels []string
 }
 
 // overlay is commands that came after the snapshot.
@@ -77,6 +75,13 @@ const (
 	// overlayBytesMax bounds the text of what an open transaction has set.
 	overlayBytesMax = 64 << 10
 )
+
+// loggedIn notes the role of the session's first backend.
+func (t *tracker) loggedIn(role string) {
+	if t.loginRole == "" {
+		t.loginRole = role
+	}
+}
 
 // succeeded takes a statement that the server completed.
 func (t *tracker) succeeded(e *effect) {
@@ -100,6 +105,8 @@ func (t *tracker) took(e *effect) {
 		}
 	case pgwire.KindDiscard:
 		t.discard(e)
+	case pgwire.KindLoad:
+		t.load(e.text)
 	case pgwire.KindPrepare:
 		t.prepare(e.name, &prepared{sql: e.text, bySQL: true, conf: e.conf,
 			parsed: parsed{cls: e.cls & clsState}})
@@ -150,6 +157,20 @@ func (t *tracker) called(e *effect) {
 	switch e.kind {
 	case pgwire.KindCall, pgwire.KindDo, pgwire.KindExecute:
 		t.suspect |= reasonsAsked
+	}
+}
+
+// loadsMax bounds how many libraries a session may have loaded.
+const loadsMax = 32
+
+// load keeps a LOAD, of which the rollback of its transaction undoes nothing.
+func (t *tracker) load(text string) {
+	switch {
+	case slices.Contains(t.loads, text):
+	case len(t.loads) >= loadsMax || len(text) > overlayBytesMax:
+		t.unmovable |= reasonLoad
+	default:
+		t.loads = append(t.loads, text)
 	}
 }
 
@@ -242,7 +263,8 @@ func (t *tracker) discard(e *effect) {
 	t.dirty = true
 	switch e.name {
 	case "all": // never in a transaction block
-		*t = tracker{loginUser: t.loginUser, dirty: true, locks: t.locks}
+		*t = tracker{loginUser: t.loginUser, loginRole: t.loginRole, loads: t.loads,
+			unmovable: t.unmovable & reasonLoad, dirty: true, locks: t.locks}
 		if t.locks.mayHold() {
 			t.locks.releasedAll()
 			t.suspectLocks()
@@ -333,155 +355,4 @@ func (t *tracker) batchEnded(status byte, rolledBack bool) {
 	default:
 		t.committed()
 	}
-}
-
-// snapshotSQL asks for all that is tracked as state. Names are qualified throughout: the
-// session's search_path is not ours.
-func (t *tracker) snapshotSQL() string {
-	var b strings.Builder
-	b.WriteString(`SELECT 'r', 'role', pg_catalog.current_setting('role')` +
-		` UNION ALL SELECT 'a', 'user', session_user::pg_catalog.text`)
-	if t.suspect != 0 {
-		// Only where something may have made such state: the lock table is no light question.
-		b.WriteString(factsSQL)
-	}
-	b.WriteString(` UNION ALL SELECT 's', name, pg_catalog.current_setting(name)` +
-		` FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session'` +
-		` AND name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation',` +
-		`'transaction_read_only','transaction_deferrable','seed','role',` +
-		`'session_authorization','is_superuser'])` +
-		` UNION ALL SELECT 'l', c, NULL FROM pg_catalog.pg_listening_channels() c`)
-	for name := range t.custom {
-		b.WriteString(` UNION ALL SELECT 's', `)
-		b.WriteString(quoteLiteral(name))
-		b.WriteString(`, pg_catalog.current_setting(`)
-		b.WriteString(quoteLiteral(name))
-		b.WriteString(`, true)`)
-	}
-	return b.String()
-}
-
-// factsSQL asks for what only this backend has.
-const factsSQL = lockSQL +
-	` UNION ALL SELECT 'f', 'temp', EXISTS (SELECT FROM pg_catalog.pg_class` +
-	` WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())::pg_catalog.text` +
-	` UNION ALL SELECT 'f', 'hold', EXISTS (SELECT FROM pg_catalog.pg_cursors` +
-	` WHERE is_holdable)::pg_catalog.text`
-
-// applySnapshot takes the rows of snapshotSQL; cut tells that there were more than are kept.
-func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
-	told := &snapshot{role: "none", authUser: t.loginUser}
-	asked := t.suspect != 0
-	if asked {
-		t.unmovable &^= reasonsAsked
-	}
-	locks := make(map[lockKey]struct{})
-	for _, r := range rows {
-		switch r[0] {
-		case "s":
-			told.settings = append(told.settings, setting{r[1], r[2]})
-		case "l":
-			told.channels = append(told.channels, r[1])
-		case "r":
-			told.role = r[2]
-		case "a":
-			told.authUser = r[2]
-		case "k":
-			if k, ok := parseLockRow(r[1], r[2]); ok {
-				locks[k] = struct{}{}
-			}
-		case "f":
-			if r[2] == "true" {
-				t.unmovable |= map[string]reason{
-					"temp": reasonTemp, "hold": reasonHold,
-				}[r[1]]
-			}
-		}
-	}
-	if cut {
-		t.unmovable |= reasonSettings
-	}
-	if t.told = told; told.isAsLoggedIn(t.loginUser) {
-		t.told = nil
-	}
-	t.overlay, t.unknown, t.dirty = nil, false, false
-	if asked {
-		t.locks.verify(locks)
-		t.unmovable |= t.locks.reason()
-	}
-	if t.unmovable == 0 {
-		t.blame = ""
-	}
-	t.suspect = t.unmovable & reasonsAsked // once there, it is asked for until it is gone
-	if t.locks.mayHold() {
-		t.suspect |= reasonAdvisory
-	}
-}
-
-// isAsLoggedIn tells that nothing has to be restored.
-func (s *snapshot) isAsLoggedIn(user string) bool {
-	return len(s.settings) == 0 && len(s.channels) == 0 && s.authUser == user && !s.hasRole()
-}
-
-func (s *snapshot) hasRole() bool { return s.role != "none" && s.role != "" }
-
-// listens tells that the session waits for notifications.
-func (t *tracker) listens() bool { return t.told != nil && len(t.told.channels) > 0 }
-
-// restoreSQL lists the commands that make a fresh backend of the login user what this session
-// is: the authorization first, since it decides what may be set, and the role last.
-func (t *tracker) restoreSQL() []string {
-	var out []string
-	if t.told != nil {
-		out = t.told.appendSQL(out, t.loginUser)
-	}
-	if t.overlay != nil {
-		out = append(out, t.overlay.done...)
-	}
-	return out
-}
-
-func (t *snapshot) appendSQL(out []string, loginUser string) []string {
-	for _, s := range t.settings {
-		if s.name == "client_encoding" {
-			// What follows is written in it.
-			out = append(out, "SET client_encoding = "+quoteLiteral(s.value))
-		}
-	}
-	if t.authUser != loginUser {
-		out = append(out, "SET SESSION AUTHORIZATION "+quoteIdent(t.authUser))
-	}
-	if len(t.settings) > 0 {
-		var b strings.Builder
-		b.WriteString("SELECT ")
-		for i, s := range t.settings {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString("pg_catalog.set_config(" + quoteLiteral(s.name) + ", " +
-				quoteLiteral(s.value) + ", false)")
-		}
-		out = append(out, b.String())
-	}
-	if t.hasRole() {
-		out = append(out, "SET ROLE "+quoteIdent(t.role))
-	}
-	for _, c := range t.channels {
-		out = append(out, "LISTEN "+quoteIdent(c))
-	}
-	return out
-}
-
-// quoteLiteral writes a string constant that means the same under both settings of
-// standard_conforming_strings.
-func quoteLiteral(s string) string {
-	q := "'" + strings.ReplaceAll(s, "'", "''") + "'"
-	if strings.Contains(s, `\`) {
-		return " E" + strings.ReplaceAll(q, `\`, `\\`)
-	}
-	return q
-}
-
-func quoteIdent(s string) string {
-	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
 }

@@ -220,12 +220,12 @@ func TestTrackerTransactions(t *testing.T) {
 	tr.succeeded(&set)
 	tr.batchEnded('T', false)
 	tr.batchEnded('I', true)
-	if tr.restoreSQL() != nil {
+	if tr.restoreSQL("") != nil {
 		t.Error("a rolled-back SET sticks")
 	}
 	tr.succeeded(&set)
 	tr.batchEnded('I', false)
-	if len(tr.restoreSQL()) != 1 || !tr.dirty {
+	if len(tr.restoreSQL("")) != 1 || !tr.dirty {
 		t.Error("a committed SET is lost")
 	}
 	tr.applySnapshot([][3]string{{"s", "app.x", "1"}, {"r", "role", "none"}, {"l", "c", ""}},

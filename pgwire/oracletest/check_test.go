@@ -76,6 +76,7 @@ var kinds = map[string][]pgwire.Kind{
 	"DoStmt":             {pgwire.KindDo},
 	"ExplainStmt":        {pgwire.KindExplain},
 	"LockStmt":           {pgwire.KindLock},
+	"LoadStmt":           {pgwire.KindLoad},
 	"ConstraintsSetStmt": {pgwire.KindSetTransaction},
 	"VariableSetStmt": {pgwire.KindSet, pgwire.KindReset, pgwire.KindSetRole,
 		pgwire.KindSetSessionAuthorization, pgwire.KindSetTransaction},

@@ -348,9 +348,17 @@ func (s *Server) setup() {
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$SELECT rolpassword FROM pg_authid WHERE rolname = $1 AND rolcanlogin$$`,
 		`CREATE FUNCTION holdfast.end_backend(pid int, started timestamptz) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
-$$SELECT coalesce((SELECT NOT pg_terminate_backend(a.pid) FROM pg_stat_activity a
-WHERE a.pid = $1 AND a.backend_start = $2), true)$$`,
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$BEGIN
+  FOR i IN 1..500 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a
+      WHERE a.pid = $1 AND a.backend_start = $2 AND a.backend_type = 'client backend';
+    IF NOT FOUND THEN RETURN true; END IF;
+    PERFORM pg_sleep(0.01);
+  END LOOP;
+  RETURN false;
+END$$`,
 		`CREATE ROLE app LOGIN PASSWORD '` + Password + `'`,
 		`CREATE ROLE clerk`,
 		`GRANT clerk TO app`,
