@@ -146,13 +146,21 @@ func (b *backend) relayFromHere() {
 // backend must be idle and not attached. Parameters that change are noted by report.
 func (b *backend) exchange(out []byte, n int, report func(name, value string),
 ) ([]*pgwire.Error, byte, error) {
+	errs, status, err := b.exchangeAll(out, n, report)
+	return slices.DeleteFunc(errs, func(e *pgwire.Error) bool { return e == nil }), status, err
+}
+
+// exchangeAll is exchange with the last error before each ReadyForQuery, nil where there was none.
+func (b *backend) exchangeAll(out []byte, n int, report func(name, value string),
+) ([]*pgwire.Error, byte, error) {
 	if _, err := b.conn.Write(out); err != nil {
 		return nil, 0, fmt.Errorf("write to backend: %w", err)
 	}
 	if b.reader == nil {
 		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	}
-	var errs []*pgwire.Error
+	errs := make([]*pgwire.Error, n)
+	at := 0
 	for {
 		typ, body, err := b.reader.ReadMessage()
 		if err != nil {
@@ -167,13 +175,13 @@ func (b *backend) exchange(out []byte, n int, report func(name, value string),
 			if e.Severity == "FATAL" || e.Severity == "PANIC" {
 				return errs, 0, e
 			}
-			errs = append(errs, e)
+			errs[at] = e
 		case pgwire.SrvParameterStatus:
 			if name, value, err := pgwire.ParseParameterStatus(body); err == nil {
 				report(name, value)
 			}
 		case pgwire.SrvReadyForQuery:
-			if n--; n > 0 {
+			if at++; at < n {
 				continue
 			}
 			st, err := pgwire.ParseReadyForQuery(body)

@@ -394,6 +394,9 @@ func (s *session) completed(o *op, body []byte) {
 
 // answered takes an operation that the server confirmed; the caller holds s.mu.
 func (s *session) answered(o *op) {
+	if o.internal && o.stmt != nil {
+		o.stmt.away = false
+	}
 	if o.internal || o.name == "" {
 		return
 	}

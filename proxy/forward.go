@@ -14,9 +14,10 @@ import (
 type forwarding uint8
 
 const (
-	forwardIt    forwarding = iota
-	forwardGuard            // the message may commit; learn the xid first
-	forwardStop             // Terminate
+	forwardIt      forwarding = iota
+	forwardGuard              // the message may commit; learn the xid first
+	forwardPrepare            // the message needs a statement that is away
+	forwardStop               // Terminate
 )
 
 // clientSide is the handler of a client's connection.
@@ -142,6 +143,8 @@ func (s *session) step(now int64) step {
 		return stepRare // the owner finds the same
 	case act == forwardGuard && s.unsent == 0:
 		return s.guardHere(b)
+	case act == forwardPrepare && s.unsent == 0:
+		return s.asked(s.prepareAway(b, false))
 	}
 	return s.sent(nil)
 }
@@ -322,6 +325,8 @@ func (s *session) forward(ctx context.Context) error {
 		return errClientGone
 	case act == forwardGuard:
 		return s.guard(ctx, b)
+	case act == forwardPrepare && s.unsent == 0:
+		return s.prepareAway(b, true)
 	}
 	return nil
 }

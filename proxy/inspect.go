@@ -84,13 +84,16 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 	case pgwire.CliParse:
 		return forwardIt, s.inspectParse(body, whole, at)
 	case pgwire.CliBind:
-		return forwardIt, s.inspectBind(body, at)
+		return s.inspectBind(body, at)
 	case pgwire.CliExecute:
 		return s.inspectExecute(body, at)
 	case pgwire.CliDescribe, pgwire.CliClose:
 		kind, name, err := pgwire.ParseTarget(body)
 		if err != nil {
 			return forwardIt, err
+		}
+		if typ == pgwire.CliDescribe && kind == 'S' && s.isAway(name) {
+			return forwardPrepare, nil
 		}
 		o := op{kind: opDescribe, start: at}
 		if typ == pgwire.CliClose {
@@ -286,10 +289,13 @@ func serverName[T string | []byte](name T) string {
 
 const serverNameBytes = 63
 
-func (s *session) inspectBind(body []byte, at int) error {
+func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 	portal, stmt, err := pgwire.ParseBindNames(body)
 	if err != nil {
-		return err
+		return forwardIt, err
+	}
+	if s.isAway(stmt) {
+		return forwardPrepare, nil
 	}
 	stmt = stmt[:min(len(stmt), serverNameBytes)]
 	if s.flow.lostParse {
@@ -313,7 +319,7 @@ func (s *session) inspectBind(body []byte, at int) error {
 		s.portals[serverName(portal)] = p
 	}
 	s.push(op{kind: opBind, start: at})
-	return nil
+	return forwardIt, nil
 }
 
 func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {

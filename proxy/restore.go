@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -141,35 +140,42 @@ func restoreError(cause *pgwire.Error) *pgwire.Error {
 	return e
 }
 
-// restoreStatements prepares again what was prepared. One that fails stays away: its use will
-// be answered by the server.
+// restoreStatements prepares again what was prepared. One that fails is away until it is used.
 func (s *session) restoreStatements(b *backend) error {
 	s.mu.Lock()
-	out, n := s.out[:0], 0
-	encoding := s.params.value("client_encoding")
+	out := s.out[:0]
+	var all []*prepared
 	for name, p := range s.track.statements {
 		if p.sql == "" {
 			continue
 		}
-		if p.conf != s.conf && strings.Contains(p.sql, `\`) ||
-			p.encoding != "" && p.encoding != encoding {
+		if !p.meansTheSame(s.conf, &s.params) {
 			s.mu.Unlock()
 			return notCarried(errUnmovable("prepared statement \"" + name +
 				"\" was parsed under another client_encoding or standard_conforming_strings"))
 		}
 		out = appendPrepare(out, name, p)
-		n++
+		all = append(all, p)
 	}
 	s.mu.Unlock()
-	if n == 0 {
+	if len(all) == 0 {
 		return nil
 	}
-	errs, _, err := b.exchange(out, n, b.note)
-	if len(errs) > 0 {
-		s.log().Info("some prepared statements could not be restored",
-			zap.Int("failed", len(errs)), zap.String("sqlstate", errs[0].Code))
+	errs, _, err := b.exchangeAll(out, len(all), b.note)
+	if err != nil {
+		return err
 	}
-	return err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.track.hasAway = false
+	for i, e := range errs {
+		if all[i].away = e != nil; e != nil {
+			s.track.hasAway = true
+			s.log().Info("a prepared statement could not be restored yet",
+				zap.String("sqlstate", e.Code))
+		}
+	}
+	return nil
 }
 
 // restoreUnnamed prepares the unnamed statement again. It comes last: any Query destroys it, ours

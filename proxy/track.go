@@ -18,6 +18,7 @@ type prepared struct {
 	bySQL  bool // made by the SQL command PREPARE, of which sql is the text
 	conf   bool // standard_conforming_strings when it was parsed
 	lost   bool // its text was too large to be kept
+	away   bool // the backend does not have it (away.go)
 	// encoding is the client's when it was parsed; empty if the text is ASCII.
 	encoding string
 }
@@ -37,6 +38,7 @@ type tracker struct {
 
 	statements    map[string]*prepared
 	preparedBytes int
+	hasAway       bool // one of them may be away
 
 	// unmovable is why a new backend cannot stand in for the old one, txUnmovable why not if the
 	// open transaction commits. suspect are reasons that the server is to be asked about.

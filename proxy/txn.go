@@ -405,12 +405,14 @@ func (f *flow) failed(o *op) (answer, error) {
 	for f.head < len(f.ops) {
 		o := f.current()
 		if o.kind == opSync {
-			return answer{hide: hide && o.internal}, nil
+			hide = hide && o.internal
+			f.rolledBack = f.rolledBack || !hide
+			return answer{hide: hide}, nil
 		}
 		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
 		f.pop()
 	}
-	f.skipping = true
+	f.skipping, f.rolledBack = true, true
 	return answer{}, nil
 }
 

@@ -16,8 +16,9 @@ type work struct {
 	portals map[string]parsed
 	guarded parsed // what the message does that waits in guard
 
-	asking asking
-	ours   []byte // what there was no room for of messages of our own
+	missing string // the statement that the message at the head of the inbox needs, and that is away
+	asking  asking
+	ours    []byte // what there was no room for of messages of our own
 
 	// Of an internal query, guarded by the session's mu.
 	rows    [][3]string

@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"strings"
+
+	"holdfast/pgwire"
+)
+
+// A statement may have been prepared under a role or a search_path that the session does not have
+// where it is restored: within a transaction that had set them for itself, or before it has set
+// others. What could not be prepared again for that reason is away until the client uses it: then
+// it is prepared right before that, under the role and the path of its use, which is where a
+// server that had it would look at it again. If that fails, it is the answer to the use.
+
+// isAway tells that the backend does not have that named statement. If nothing under way prepares
+// it, s.missing is its name. The caller holds s.mu.
+func (s *session) isAway(name []byte) bool {
+	if !s.track.hasAway || len(name) == 0 {
+		return false
+	}
+	key := serverName(name)
+	p := s.track.statements[key]
+	if p == nil || !p.away || p.bySQL || s.flow.skipping || !p.meansTheSame(s.conf, &s.params) {
+		return false
+	}
+	for i := s.flow.head; i < len(s.flow.ops); i++ {
+		if s.flow.ops[i].stmt == p {
+			return false
+		}
+	}
+	s.missing = key
+	return true
+}
+
+// meansTheSame tells that its text is read as it was, under those settings.
+func (p *prepared) meansTheSame(conf bool, params *paramSet) bool {
+	return (p.conf == conf || !strings.Contains(p.sql, `\`)) &&
+		(p.encoding == "" || p.encoding == params.value("client_encoding"))
+}
+
+// prepareAway prepares what the message at the head of the inbox needs. The owner calls it.
+func (s *session) prepareAway(b *backend, wait bool) error {
+	s.mu.Lock()
+	p := s.track.statements[s.missing]
+	before := s.flow
+	s.pushed = 0
+	at := s.unit.end()
+	s.out = pgwire.AppendClose(s.out[:0], 'S', s.missing)
+	s.out = pgwire.AppendParse(s.out, s.missing, p.sql, p.oids)
+	s.push(op{kind: opClose, internal: true, start: at})
+	s.push(op{kind: opParse, internal: true, stmt: p, start: at})
+	s.mu.Unlock()
+	_, err := s.sendOwn(b, s.out, before, wait)
+	return err
+}
