@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"strings"
 
 	"holdfast/pgwire"
@@ -20,7 +21,8 @@ func (s *session) isAway(name []byte) bool {
 	}
 	key := serverName(name)
 	p := s.track.statements[key]
-	if p == nil || !p.away || p.bySQL || s.flow.skipping || !p.meansTheSame(s.conf, &s.params) {
+	if p == nil || !p.away || p.sql == "" || p.bySQL || s.flow.skipping ||
+		!p.meansTheSame(s.conf, &s.params) {
 		return false
 	}
 	for i := s.flow.head; i < len(s.flow.ops); i++ {
@@ -36,6 +38,44 @@ func (s *session) isAway(name []byte) bool {
 func (p *prepared) meansTheSame(conf bool, params *paramSet) bool {
 	return (p.conf == conf || !strings.Contains(p.sql, `\`)) &&
 		(p.encoding == "" || p.encoding == params.value("client_encoding"))
+}
+
+// believeAnswered takes what the client was told by appendEnd of the statements of a batch: one
+// that is prepared is away until it is used, one that is closed is closed on the restored backend
+// too.
+func (s *session) believeAnswered(b *backend, l *loss, p *pending) error {
+	s.mu.Lock()
+	out, n, committed, changed := s.out[:0], 0, false, false
+	for i := range p.batch.ops {
+		o := &p.batch.ops[i]
+		if committed && o.isStatement() {
+			break // an error was told for it
+		}
+		committed = committed || o.isStatement() && !o.internal
+		switch {
+		case o.internal || o.name == "":
+		case o.kind == opParse:
+			o.stmt.away, s.track.hasAway = true, true
+			s.track.prepare(o.name, o.stmt)
+			changed = true
+		case o.kind == opClose:
+			s.track.forget(o.name)
+			changed = true
+			out = pgwire.AppendSync(pgwire.AppendClose(out, 'S', o.name))
+			n++
+		}
+	}
+	if changed {
+		l.redo.names = maps.Clone(s.track.statements)
+	}
+	s.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	if _, _, err := b.exchange(out, n, b.note); err != nil {
+		return errBackendLost
+	}
+	return nil
 }
 
 // prepareAway prepares what the message at the head of the inbox needs. The owner calls it.

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,5 +116,55 @@ func TestStatementThatIsAwayInPipelines(t *testing.T) {
 		if got := w.until(step.ends, 20*time.Second); !strings.Contains(got, step.want) {
 			t.Errorf("%q: told %s, want %s", step.send, got, step.want)
 		}
+	}
+}
+
+// What is answered in the place of a lost server counts: a statement that was prepared together
+// with the end of its transaction can be used later, one that was closed can be prepared anew.
+func TestStatementsOfAnEndThatWasLost(t *testing.T) {
+	for end, executed := range map[string]bool{"ROLLBACK": false, "COMMIT": true} {
+		t.Run(end, func(t *testing.T) {
+			r := newRig(t, nil)
+			c := r.connect("")
+			exec(t, c, "CREATE TABLE t (a int)")
+			if _, err := c.Prepare(t.Context(), "old", "SELECT 'old'", nil); err != nil {
+				t.Fatal(err)
+			}
+			w := hijack(t, c)
+			for _, sql := range []string{"BEGIN", "INSERT INTO t VALUES (1)"} {
+				w.send(q(sql).send)
+				w.until(1, 20*time.Second)
+			}
+			cut := make(chan struct{})
+			var once sync.Once
+			lose := func() bool {
+				once.Do(func() { close(cut) })
+				return false
+			}
+			r.line.Watch(func(typ byte, _ []byte) bool {
+				return executed || typ != 'C' || lose()
+			}, func(typ byte, body []byte) bool {
+				return !executed || typ != 'C' || string(body) != "COMMIT\x00" || lose()
+			})
+			out := pgwire.AppendClose(nil, 'S', "old")
+			out = pgwire.AppendParse(out, "end", end, nil)
+			out = pgwire.AppendExecute(pgwire.AppendBind(out, "", "end"), "", 0)
+			w.send(pgwire.AppendSync(out))
+			<-cut
+			r.line.Watch(nil, nil)
+			r.change()
+			if got := w.until(1, 20*time.Second); !strings.Contains(got, "C("+end+") ZI") {
+				t.Fatalf("told %s", got)
+			}
+			w.send(q("BEGIN").send)
+			w.until(1, 20*time.Second)
+			out = pgwire.AppendParse(nil, "old", "SELECT 'new'", nil)
+			out = pgwire.AppendExecute(pgwire.AppendBind(out, "", "old"), "", 0)
+			out = pgwire.AppendExecute(pgwire.AppendBind(out, "", "end"), "", 0)
+			w.send(pgwire.AppendSync(out))
+			if got := w.until(1, 20*time.Second); got != "1 2 D C(SELECT 1) 2 C("+end+") ZI " {
+				t.Errorf("told %s", got)
+			}
+		})
 	}
 }

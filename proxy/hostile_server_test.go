@@ -123,7 +123,8 @@ func (s *liar) run(c net.Conn) {
 			lie(c)
 			continue
 		case strings.Contains(sql, "pg_postmaster_start_time"):
-			out = pgwire.AppendDataRow(out, []byte(liarStarted), []byte("f"), []byte("2026-11-28"))
+			out = pgwire.AppendDataRow(out, []byte(liarStarted), []byte("f"),
+				[]byte("1767225600000000"), []byte("none"))
 		case strings.Contains(sql, "end_backend"):
 			out = pgwire.AppendDataRow(out, []byte("t"))
 		case strings.HasPrefix(sql, "SELECT "):

@@ -199,7 +199,7 @@ func serveIdle(c net.Conn) {
 		}
 		if strings.Contains(string(body), "pg_postmaster_start_time") {
 			out = pgwire.AppendRowDescription(out, "a", "b", "c")
-			out = pgwire.AppendDataRow(out, []byte("1"), []byte("f"), []byte("now"))
+			out = pgwire.AppendDataRow(out, []byte("1"), []byte("f"), []byte("2"), []byte("none"))
 		}
 		out = pgwire.AppendCommandComplete(out, "SELECT 1")
 		out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)

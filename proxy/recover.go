@@ -230,6 +230,11 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 		if err := s.writeClient(appendEnd(nil, p, e, l.kept)); err != nil {
 			return err
 		}
+		if e == nil && !p.batch.errored {
+			if err := s.believeAnswered(b, l, p); err != nil {
+				return err
+			}
+		}
 		synced := p.batch.synced
 		l.answered()
 		if err != nil {
