@@ -25,13 +25,43 @@ func (s *session) isAway(name []byte) bool {
 		!p.meansTheSame(s.conf, &s.params) {
 		return false
 	}
+	isUnderWay := false
 	for i := s.flow.head; i < len(s.flow.ops); i++ {
-		if s.flow.ops[i].stmt == p {
-			return false
+		o := &s.flow.ops[i]
+		switch {
+		case o.internal && o.stmt == p:
+			isUnderWay = true
+		case o.mayMean(key):
+			return false // what the name means is the client's doing
+		case o.endsBatch():
+			isUnderWay = false // it may have been skipped, and does no harm twice
 		}
+	}
+	if isUnderWay {
+		return false
 	}
 	s.missing = key
 	return true
+}
+
+// prepared notes which statements a backend could prepare, nil among them is something else; it
+// returns the last error.
+func (t *tracker) prepared(made []*prepared, errs []*pgwire.Error) (last *pgwire.Error) {
+	for i, p := range made {
+		if p == nil {
+			continue
+		}
+		if p.away = errs[i] != nil; p.away {
+			t.hasAway, last = true, errs[i]
+		}
+	}
+	return last
+}
+
+// mayMean tells that it may change what the name of a prepared statement means.
+func (o *op) mayMean(name string) bool {
+	return o.renames && ((o.kind != opParse && o.kind != opClose) || o.name == name ||
+		o.cls.has(clsOpaque))
 }
 
 // meansTheSame tells that its text is read as it was, under those settings.
@@ -82,6 +112,10 @@ func (s *session) believeAnswered(b *backend, l *loss, p *pending) error {
 func (s *session) prepareAway(b *backend, wait bool) error {
 	s.mu.Lock()
 	p := s.track.statements[s.missing]
+	if p == nil || !p.away || s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch) {
+		s.mu.Unlock()
+		return nil // looked at before it changed: the message is inspected once more, behind the gate
+	}
 	before := s.flow
 	s.pushed = 0
 	at := s.unit.end()

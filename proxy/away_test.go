@@ -168,3 +168,40 @@ func TestStatementsOfAnEndThatWasLost(t *testing.T) {
 		})
 	}
 }
+
+// A batch that fails takes what was prepared in it with it; the next one of the same write finds the
+// statement nevertheless.
+func TestStatementThatIsAwayBehindAnError(t *testing.T) {
+	_, c := awayRig(t)
+	w := hijack(t, c)
+	for _, sql := range []string{"BEGIN", "SET LOCAL ROLE web", "SET LOCAL search_path = api",
+		"SAVEPOINT s"} {
+		w.send(q(sql).send)
+		w.until(1, 20*time.Second)
+	}
+	use := func(out []byte) []byte {
+		return pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(out, "", "p"), "", 0))
+	}
+	out := use(pgwire.AppendParse(nil, "x", "SELEC", nil))
+	out = append(out, extended("ROLLBACK TO SAVEPOINT s")...)
+	w.send(use(out))
+	if got := w.until(3, 20*time.Second); !strings.Contains(got, "2 D C(SELECT 1) ZT") {
+		t.Errorf("told %s", got)
+	}
+}
+
+// What the client puts in the place of a statement that is away is what it executes.
+func TestStatementThatIsAwayIsReplaced(t *testing.T) {
+	_, c := awayRig(t)
+	w := hijack(t, c)
+	out := pgwire.AppendParse(pgwire.AppendClose(nil, 'S', "p"), "p", "SELECT 'new'", nil)
+	out = pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(out, "", "p"), "", 0))
+	w.send(out)
+	if got := w.until(1, 20*time.Second); got != "3 1 2 D C(SELECT 1) ZI " {
+		t.Errorf("told %s", got)
+	}
+	w.send(pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(nil, "", "p"), "", 0)))
+	if got := w.until(1, 20*time.Second); got != "2 D C(SELECT 1) ZI " {
+		t.Errorf("told %s", got)
+	}
+}

@@ -414,7 +414,9 @@ func (s *session) ended(a answer, hide bool) bool {
 		if s.inner == nil {
 			s.track.applySnapshot(s.rows, s.rowsCut)
 			s.bookLocks()
-		} // else it is asked again behind the next unit of work; what is known meanwhile is the overlay
+		} else {
+			s.track.snapshotFailed()
+		}
 		s.rows, s.inner = nil, nil
 		held := s.endHeld
 		s.endHeld = false

@@ -88,13 +88,18 @@ func (s *session) guardOn(ctx context.Context, b *backend) error {
 	return s.forwardGuarded(b, true)
 }
 
+// guardBytesMax bounds what is read again on the loop each time that the server answers something
+// that comes before it.
+const guardBytesMax = 4 << 10
+
 // guardHere is guard on the loop, where nothing has to be waited for but the server's answers.
 func (s *session) guardHere(b *backend) step {
 	s.mu.Lock()
 	f, cls := &s.flow, s.guarded.cls
 	isQuery := s.in.bytes()[0] == pgwire.CliQuery
 	switch {
-	case s.endHeld || s.again != nil || s.cancels > 0 || f.skipping || cls.has(twoPhase):
+	case s.endHeld || s.again != nil || s.cancels > 0 || f.skipping || cls.has(twoPhase),
+		!f.isSettled() && len(s.in.bytes()) > guardBytesMax:
 		s.mu.Unlock()
 		return stepRare
 	case !f.isSettled():
@@ -307,6 +312,7 @@ func (s *session) isDifferent() bool {
 // s.mu, which is released.
 func (s *session) commitFailed(b *backend, n int) error {
 	s.inner, s.asking = nil, askingNothing
+	s.flow.rolledBack = true
 	before := s.flow
 	s.pushed = 0
 	s.push(op{kind: opQuery, internal: true, showEnd: true})

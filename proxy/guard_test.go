@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -144,5 +145,49 @@ func TestQuestionThatFails(t *testing.T) {
 	}
 	if n := exec(t, admin, "SELECT count(*) FROM t"); n != "0" {
 		t.Errorf("%s rows", n)
+	}
+}
+
+// TestQuestionThatFailsUndoesAll: what a transaction has made of its session is gone with it.
+func TestQuestionThatFailsUndoesAll(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, "BEGIN")
+	exec(t, c, "SELECT set_config('app.' || 'tenant', '1', false)") // no new server could have it
+	r.server.ExecIn("app", "REVOKE EXECUTE ON FUNCTION pg_current_xact_id_if_assigned() FROM PUBLIC")
+	wantCode(t, c, "COMMIT", "42501")
+	r.change()
+	if got, err := tryExec(c, "SELECT 1"); got != "1" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestHalfClosedWhileAsked: a client that sends a write and nothing more, not even an ear for the
+// answer's end, has sent it.
+func TestHalfClosedWhileAsked(t *testing.T) {
+	r := newRig(t, nil)
+	exec(t, r.connect(""), "CREATE TABLE t (a int)")
+	const insert = "INSERT INTO t VALUES (1)"
+	for i, send := range [][]byte{q(insert).send, x(insert).send,
+		append(append(q("BEGIN").send, q(insert).send...), q("COMMIT").send...)} {
+		w := hijack(t, r.connect(""))
+		left := make(chan struct{})
+		r.line.Watch(nil, func(typ byte, _ []byte) bool {
+			if typ == 'V' || typ == 'D' {
+				<-left // the answer to the question comes after the end of the client
+			}
+			return true
+		})
+		w.send(send)
+		if err := w.c.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+		close(left)
+		want := fmt.Sprint(i + 1)
+		r.eventually(func() bool {
+			return r.server.ExecIn("app", "SELECT count(*) FROM t")[0][0] == want
+		}, "the write is committed")
+		r.eventually(func() bool { return len(r.proxy.Sessions()) == 1 }, "its session ends")
 	}
 }

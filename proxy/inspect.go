@@ -214,8 +214,7 @@ func (s *session) statementNamed(name string) parsed {
 			left--
 		}
 		switch {
-		case !o.renames || (o.kind == opParse || o.kind == opClose) && o.name != name &&
-			!o.cls.has(clsOpaque):
+		case !o.mayMean(name):
 		case o.kind == opParse && o.stmt != nil && !known:
 			p, known = o.stmt.parsed, true // the usual case: prepared and used in one go
 		default:

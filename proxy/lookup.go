@@ -30,8 +30,9 @@ func newLookup(p *Proxy) *lookup {
 }
 
 // lookupSettings make the answers, and the operators in our questions, those of PostgreSQL whatever
-// the server, the database and the role have set; nothing but the caller's deadline ends a
-// question. Names travel as the bytes that they are, as in the startup packet of their client.
+// the server, the database and the role have set. Names travel as the bytes that they are, as in
+// the startup packet of their client. transaction_timeout (17) is not there, since older servers
+// refuse it: it ends the connection, and the question is asked over another one.
 var lookupSettings = []pgwire.Param{
 	{Name: "search_path", Value: "pg_catalog"},
 	{Name: "standard_conforming_strings", Value: "on"},

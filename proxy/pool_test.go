@@ -87,6 +87,8 @@ func TestReuseLeavesNothingBehind(t *testing.T) {
 		"role":          {"SET ROLE clerk", "SELECT current_user", "app"},
 		"role shown":    {"SET ROLE clerk", "SHOW role", "none"},
 		"authorization": {"SET SESSION AUTHORIZATION app", "SELECT session_user", "app"},
+		"guarded commit": {"BEGIN|CREATE TEMP TABLE tt (a int)|COMMIT",
+			"SELECT count(*) FROM pg_class WHERE relname = 'tt'", "0"},
 		"sql prepared": {"PREPARE p AS SELECT 1",
 			"SELECT count(*) FROM pg_prepared_statements", "0"},
 		"listen": {"LISTEN news", "SELECT count(*) FROM pg_listening_channels()", "0"},
@@ -102,7 +104,9 @@ func TestReuseLeavesNothingBehind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const options = "TimeZone=Europe/Berlin search_path='public, pg_catalog'"
 			first := r.connect(options)
-			exec(t, first, c.leave)
+			for _, sql := range strings.Split(c.leave, "|") {
+				exec(t, first, sql)
+			}
 			second := r.again(first, options)
 			if got := exec(t, second, c.look); got != c.want {
 				t.Errorf("after %s: %s is %q, not %q", c.leave, c.look, got, c.want)

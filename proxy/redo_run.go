@@ -56,17 +56,22 @@ func (s *session) endRedo(l *loss, why string) {
 func (s *session) rewind(b *backend, l *loss) error {
 	s.mu.Lock()
 	l.redo.isRewound = true
-	out, n := s.out[:0], 0
+	out := s.out[:0]
+	var made []*prepared
 	if !l.redo.begun { // else nothing was answered of it, so that it has changed nothing
-		out, n = s.rewindStatements(out)
+		out, made = s.rewindStatements(out)
 	}
 	s.track.renamed = nil
 	s.flow = newFlow(pgwire.TxIdle)
 	s.mu.Unlock()
-	if n > 0 {
-		if _, _, err := b.exchange(out, n, b.note); err != nil {
+	if len(made) > 0 {
+		errs, _, err := b.exchangeAll(out, len(made), b.note)
+		if err != nil {
 			return errBackendLost
 		}
+		s.mu.Lock()
+		s.track.prepared(made, errs)
+		s.mu.Unlock()
 	}
 	if err := s.rewindLocks(b, l); err != nil {
 		return err
@@ -75,22 +80,22 @@ func (s *session) rewind(b *backend, l *loss) error {
 }
 
 // rewindStatements makes the prepared statements those of the start of the unit, and appends what
-// makes a backend follow, which it answers with n ReadyForQuery. The caller holds s.mu.
-func (s *session) rewindStatements(out []byte) ([]byte, int) {
-	n := 0
+// makes a backend follow: made has for each ReadyForQuery what is prepared, if anything is. The
+// caller holds s.mu.
+func (s *session) rewindStatements(out []byte) (_ []byte, made []*prepared) {
 	for name, was := range s.track.rewindNames() {
 		out = pgwire.AppendClose(out, 'S', name)
 		out = pgwire.AppendSync(out)
-		n++
+		made = append(made, nil)
 		if was != nil && was.sql != "" {
 			out = appendPrepare(out, name, was)
-			n++
+			made = append(made, was)
 		}
 	}
 	if u := s.unit.unnamed; u != nil && u != noUnnamed {
 		s.unnamed, s.unnamedQ = u.parsed, u.body
 	}
-	return out, n
+	return out, made
 }
 
 // runAgain begins to run a unit again on the backend that is being attached. The caller holds s.mu.

@@ -111,4 +111,10 @@ func TestNoUnitStartsBehindADrain(t *testing.T) {
 	if s.isOpen(1) {
 		t.Error("the session counts as open")
 	}
+	// Nor does what a message needs begin one.
+	p := s.track.statements["p"]
+	p.away, s.track.hasAway, s.missing = true, true, "p"
+	if err := s.prepareAway(b, true); err != nil || !s.flow.isSafePoint() {
+		t.Errorf("a unit was started by a statement that is away: %v", err)
+	}
 }

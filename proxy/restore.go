@@ -168,12 +168,9 @@ func (s *session) restoreStatements(b *backend) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.track.hasAway = false
-	for i, e := range errs {
-		if all[i].away = e != nil; e != nil {
-			s.track.hasAway = true
-			s.log().Info("a prepared statement could not be restored yet",
-				zap.String("sqlstate", e.Code))
-		}
+	if failed := s.track.prepared(all, errs); failed != nil {
+		s.log().Info("a prepared statement could not be restored yet",
+			zap.String("sqlstate", failed.Code))
 	}
 	return nil
 }

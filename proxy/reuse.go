@@ -10,7 +10,7 @@ import (
 // undo: settings that only their name makes (they stay, empty), libraries that were loaded, or what
 // cannot be known. DISCARD ALL undoes the rest, temporary tables among it.
 func (o *op) soils() bool {
-	if o.cls.has(clsOpaque) || o.kind == opFunctionCall {
+	if o.cls.has(clsOpaque) || o.kind == opFunctionCall && !o.internal {
 		return true
 	}
 	// Utility statements: any of them may be LOAD. Only what makes a temporary object is known.

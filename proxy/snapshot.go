@@ -1,9 +1,6 @@
 package proxy
 
-import (
-	"slices"
-	"strings"
-)
+import "strings"
 
 // snapshot is what the server told.
 type snapshot struct {
@@ -97,7 +94,7 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	if t.told = told; told.isAsLoggedIn(t.loginUser, t.loginRole) {
 		t.told = nil
 	}
-	t.overlay, t.unknown, t.dirty = nil, false, false
+	t.overlay, t.unknown, t.dirty, t.failed = nil, false, false, 0
 	if asked {
 		t.locks.verify(locks)
 		t.unmovable |= t.locks.reason()
@@ -108,6 +105,18 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 	t.suspect = t.unmovable & reasonsAsked // once there, it is asked for until it is gone
 	if t.locks.mayHold() {
 		t.suspect |= reasonAdvisory
+	}
+}
+
+// snapshotsMax is how often in a row a snapshot is asked for that fails.
+const snapshotsMax = 8
+
+// snapshotFailed takes the error of a snapshot: a timeout of the client, or its late cancel request.
+// It is asked for again behind the next unit of work, and what is known until then is the overlay.
+func (t *tracker) snapshotFailed() {
+	if t.failed++; t.failed >= snapshotsMax {
+		t.unmovable |= reasonSettings
+		t.dirty, t.failed = false, 0
 	}
 }
 
@@ -127,7 +136,12 @@ func (t *tracker) listens() bool { return t.told != nil && len(t.told.channels) 
 // that role, what this session is: the authorization first, since it decides what may be set, and
 // the role last.
 func (t *tracker) restoreSQL(role string) []string {
-	out := slices.Clone(t.loads)
+	var out []string
+	if role != noRole && role != "" && (len(t.loads) > 0 || t.told != nil) {
+		// Another role need not have the rights of the login's own.
+		out, role = append(out, setRoleSQL(noRole)), noRole
+	}
+	out = append(out, t.loads...)
 	switch {
 	case t.told != nil:
 		out = t.told.appendSQL(out, t.loginUser, role)

@@ -34,6 +34,7 @@ type tracker struct {
 	unknown   bool      // so did one that committed
 
 	dirty  bool // the server has to be asked
+	failed int  // how often in a row it could not say what there is
 	custom map[string]struct{}
 
 	statements    map[string]*prepared
@@ -64,6 +65,7 @@ type overlay struct {
 	done  []string // committed
 	open  []string // of the open transaction
 	bytes int      // of open
+	total int      // bytes of done
 }
 
 // newTracker is of a session that has just logged in; cfg is not changed any more.
@@ -74,7 +76,8 @@ func newTracker(user string, cfg *Config) tracker {
 const (
 	// customMax bounds how many custom settings are asked for.
 	customMax = 320
-	// overlayBytesMax bounds the text of what an open transaction has set.
+	// overlayBytesMax bounds the text of what an open transaction has set, and that of what was set
+	// since the last snapshot.
 	overlayBytesMax = 64 << 10
 )
 
@@ -220,7 +223,15 @@ func (t *tracker) layDone(texts []string) {
 	if t.overlay == nil {
 		t.overlay = &overlay{}
 	}
-	t.overlay.done = append(t.overlay.done, texts...)
+	o := t.overlay
+	for _, text := range texts {
+		o.total += len(text)
+	}
+	if o.total > overlayBytesMax {
+		o.done, t.unknown = nil, true
+		return
+	}
+	o.done = append(o.done, texts...)
 }
 
 // largeStatement takes the tag of a statement that was not read, which says what it was.

@@ -45,6 +45,16 @@ func (o *op) isStatement() bool {
 	return o.kind == opQuery || o.kind == opExecute || o.kind == opFunctionCall
 }
 
+// isUnnamedParse tells that it makes the client's unnamed statement.
+func (o *op) isUnnamedParse() bool {
+	return o.kind == opParse && o.name == "" && !o.internal
+}
+
+// endsBatch tells that the server answers it with ReadyForQuery.
+func (o *op) endsBatch() bool {
+	return o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall
+}
+
 // mayRename tells that it makes or removes a named prepared statement.
 func (o *op) mayRename() bool {
 	if (o.kind == opParse || o.kind == opClose) && o.name != "" || o.cls.has(clsOpaque) {
@@ -121,8 +131,11 @@ func (f *flow) push(o op) bool {
 		f.skipping = false
 		f.unsynced, f.unsent = 0, 0
 	} else if f.skipping {
-		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
+		f.lostParse = f.lostParse || o.isUnnamedParse()
 		return false
+	}
+	if o.isUnnamedParse() {
+		f.lostParse = false
 	}
 	if f.ops == nil {
 		f.box = opBoxes.Get().(*opBox)
@@ -402,14 +415,13 @@ func (f *flow) failed(o *op) (answer, error) {
 		return answer{hide: hide && !o.showErr}, nil
 	}
 	f.copyIn = false
-	for f.head < len(f.ops) {
-		o := f.current()
+	for o := f.current(); o != nil; o = f.current() {
 		if o.kind == opSync {
 			hide = hide && o.internal
 			f.rolledBack = f.rolledBack || !hide
 			return answer{hide: hide}, nil
 		}
-		f.lostParse = f.lostParse || o.kind == opParse && o.name == ""
+		f.lostParse = f.lostParse || o.isUnnamedParse()
 		f.pop()
 	}
 	f.skipping, f.rolledBack = true, true

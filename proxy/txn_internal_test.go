@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"strings"
 	"testing"
 
 	"holdfast/pgwire"
@@ -253,5 +254,63 @@ func TestQuoteLiteral(t *testing.T) {
 		if got := quoteLiteral(in); got != want {
 			t.Errorf("%q: %s, want %s", in, got, want)
 		}
+	}
+}
+
+// An error in a batch that has no Sync yet, and the end of a COPY that never began behind it.
+func TestErrorBeforeAStrayEndOfCopy(t *testing.T) {
+	f := newFlow('I')
+	f.push(op{kind: opParse})
+	f.copyEnd(0)
+	if _, err := f.serverMessage(pgwire.SrvError, nil); err != nil || !f.skipping {
+		t.Errorf("%v, skipping %v", err, f.skipping)
+	}
+	f.push(op{kind: opSync})
+	if _, err := f.serverMessage(pgwire.SrvReadyForQuery, []byte{'I'}); err != nil || !f.idle() {
+		t.Errorf("%v, idle %v", err, f.idle())
+	}
+}
+
+// The unnamed statement is the client's: questions of ours that fail leave it as it is, and a new
+// one is what it says.
+func TestUnnamedStatementThatWasLost(t *testing.T) {
+	f := newFlow('I')
+	f.push(op{kind: opExecute})
+	f.push(op{kind: opParse, internal: true})
+	if _, err := f.serverMessage(pgwire.SrvError, nil); err != nil || f.lostParse {
+		t.Errorf("%v, our own counts: %v", err, f.lostParse)
+	}
+	f.push(op{kind: opParse})
+	if !f.lostParse {
+		t.Error("one that is skipped does not count")
+	}
+	f.push(op{kind: opSync})
+	f.push(op{kind: opParse})
+	if f.lostParse {
+		t.Error("one that is sent does not count")
+	}
+}
+
+func TestSnapshotsThatFailForGood(t *testing.T) {
+	tr := newTracker("app", tracking(100))
+	tr.dirty = true
+	for range snapshotsMax {
+		if !tr.dirty || tr.unmovable != 0 {
+			t.Fatalf("dirty %v, unmovable %v", tr.dirty, tr.unmovable)
+		}
+		tr.snapshotFailed()
+	}
+	if tr.dirty || tr.unmovable != reasonSettings {
+		t.Errorf("dirty %v, unmovable %v in the end", tr.dirty, tr.unmovable)
+	}
+	tr = newTracker("app", tracking(100))
+	long := effect{kind: pgwire.KindSet, name: "a.b", cls: clsState,
+		text: "SET a.b = '" + strings.Repeat("x", overlayBytesMax/2) + "'"}
+	for range 3 {
+		tr.succeeded(&long)
+		tr.batchEnded('I', false)
+	}
+	if !tr.unknown || len(tr.overlay.done) > 0 {
+		t.Errorf("unknown %v, %d commands are kept", tr.unknown, len(tr.overlay.done))
 	}
 }

@@ -43,13 +43,19 @@ if [[ ! -e $root/.complete ]]; then
     script=/usr/share/debootstrap/scripts/$suite
     [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
     echo "holdfast: making a Debian $suite with PostgreSQL $version in $root" >&2
-    if ! debootstrap --variant=minbase --include="postgresql-$version,procps,iproute2" \
+    if ! debootstrap --variant=minbase --include="postgresql-$version,procps,iproute2,e2fsprogs" \
         "$suite" "$root" "$mirror" "$script" >"$root.log" 2>&1; then
         tail -30 "$root.log" >&2
         exit 1
     fi
     rm -rf "$root.log" "$root"/var/cache/apt/archives/*.deb
     touch "$root/.complete"
+fi
+
+# A root of before tests needed file systems of their own.
+if [[ ! -x $root/sbin/mkfs.ext4 ]]; then
+    chroot "$root" apt-get -o APT::Sandbox::User=root install -y -q --no-install-recommends \
+        e2fsprogs >"$root.log" 2>&1 || { tail -30 "$root.log" >&2; exit 1; }
 fi
 
 # Namespaces of their own: whatever happens, no mount is left behind, and no shared memory of a
