@@ -169,8 +169,8 @@ func TestStatementsOfAnEndThatWasLost(t *testing.T) {
 	}
 }
 
-// A batch that fails takes what was prepared in it with it; the next one of the same write finds the
-// statement nevertheless.
+// A batch that fails takes what was prepared in it with it; the next one of the same write finds
+// the statement nevertheless.
 func TestStatementThatIsAwayBehindAnError(t *testing.T) {
 	_, c := awayRig(t)
 	w := hijack(t, c)

@@ -111,8 +111,9 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 // snapshotsMax is how often in a row a snapshot is asked for that fails.
 const snapshotsMax = 8
 
-// snapshotFailed takes the error of a snapshot: a timeout of the client, or its late cancel request.
-// It is asked for again behind the next unit of work, and what is known until then is the overlay.
+// snapshotFailed takes the error of a snapshot: a timeout of the client, or its late cancel
+// request. It is asked for again behind the next unit of work, and what is known until then is the
+// overlay.
 func (t *tracker) snapshotFailed() {
 	if t.failed++; t.failed >= snapshotsMax {
 		t.unmovable |= reasonSettings
