@@ -354,6 +354,9 @@ func takeLocks(b *backend, held map[lockKey]lockCount) (*lockKey, error) {
 		return nil, errors.New("take advisory locks: unexpected answer")
 	}
 	for _, row := range rows {
+		if len(row) != 2 {
+			return nil, errors.New("take advisory locks: unexpected answer")
+		}
 		i, err := strconv.Atoi(string(row[0]))
 		if err != nil || i < 0 || i >= len(keys) {
 			return nil, errors.New("take advisory locks: unexpected answer")

@@ -122,12 +122,19 @@ type parsed struct {
 	effects []effect
 }
 
+// effectsMax bounds the statements of a string that are read: what each of them does is looked for
+// when it completes. A longer string may do anything.
+const effectsMax = 1000
+
 // classify reads a statement string. The scratch slice is reused between calls.
 func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 	*scratch = pgwire.Classify((*scratch)[:0], sql, conforming)
 	stmts := *scratch
+	if len(stmts) > effectsMax {
+		return opaque
+	}
 	var p parsed
-	n, opens := 0, false
+	n, opens, alone := 0, false, isAlone(stmts)
 	for i := range stmts {
 		s := &stmts[i]
 		if s.Kind == pgwire.KindEmpty {
@@ -137,7 +144,7 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		if s.Kind == pgwire.KindDo && mentionsAdvisory(sql[s.Start:s.End]) {
 			c |= clsAdvisory
 		}
-		if c.has(clsCommit|clsRollback|clsRollbackTo) && isAlone(stmts) {
+		if c.has(clsCommit|clsRollback|clsRollbackTo) && alone {
 			return parsed{cls: c} // its class says what it has for an effect
 		}
 		if e, ok := effectOf(s, sql, c); ok {

@@ -70,6 +70,10 @@ var compatScripts = []script{
 		{send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},
 		{send: pgwire.AppendSync(pgwire.AppendFlush(nil))},
 		{send: copyData("5\te"), ends: 1},
+		q("SELECT count(*) FROM t"),
+		{send: append(pgwire.AppendSync(pgwire.AppendSync(pgwire.AppendQuery(nil,
+			"COPY t FROM STDIN"))), copyData("6\tf")...), ends: 1},
+		q("SELECT count(*) FROM t"),
 	}},
 	{name: "COPY that fails by the client", steps: []scriptStep{
 		{send: pgwire.AppendQuery(nil, "COPY t FROM STDIN"), typ: 'G'},

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
@@ -107,8 +108,8 @@ func (s *session) step(now int64) step {
 	s.mu.Lock()
 	b, start, asking := s.backend, s.flow.isSafePoint(), s.isAsking()
 	switch {
-	case b == nil || s.lost || s.gone || s.lostTx || start && (s.closing || s.endHeld),
-		s.cameShort():
+	case b == nil || s.lost || s.gone || start && (s.closing || s.endHeld), s.cameShort(),
+		s.lostTx && !s.in.lacks():
 		s.mu.Unlock()
 		return stepRare
 	case !asking && s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
@@ -401,6 +402,16 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 	size = pgwire.HeaderLen + n
 	s.in.want = 0
 	body := p[pgwire.HeaderLen:min(size, len(p))]
+	if isSmall(typ) {
+		// Never larger than what is inspected, so that what is guarded is there as a whole.
+		switch {
+		case n > smallMessageMax:
+			return 0, forwardIt, fatalProtocol(errClientLength(typ, n))
+		case size > len(p):
+			s.in.want = size
+			return 0, forwardIt, nil
+		}
+	}
 	if size > len(p) && typ != pgwire.CliCopyData {
 		if size <= s.proxy.cfg.InspectBytesMax {
 			s.in.want = size
@@ -416,6 +427,24 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 		return 0, act, fatalProtocol(err)
 	}
 	return size, act, nil
+}
+
+// smallMessageMax bounds messages that have no text of the client's choice in them, as the server
+// does from 14 on (PQ_SMALL_MESSAGE_LIMIT).
+const smallMessageMax = 10000
+
+func isSmall(typ byte) bool {
+	switch typ {
+	case pgwire.CliExecute, pgwire.CliDescribe, pgwire.CliClose, pgwire.CliSync, pgwire.CliFlush,
+		pgwire.CliCopyDone, pgwire.CliTerminate:
+		return true
+	}
+	return false
+}
+
+func errClientLength(typ byte, n int) error {
+	return pgwire.NewError(pgwire.CodeProtocolViolation,
+		fmt.Sprintf("invalid length %d of frontend message type %d", n, typ))
 }
 
 func fatalProtocol(err error) error {

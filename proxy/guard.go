@@ -316,6 +316,7 @@ func (s *session) commitFailed(b *backend, n int) error {
 	before := s.flow
 	s.pushed = 0
 	s.push(op{kind: opQuery, internal: true, showEnd: true})
+	s.pushed = 0 // what the client waits for is due though nothing is sent
 	s.mu.Unlock()
 	s.in.take(n)
 	return s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before)

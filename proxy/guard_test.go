@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -189,5 +190,50 @@ func TestHalfClosedWhileAsked(t *testing.T) {
 			return r.server.ExecIn("app", "SELECT count(*) FROM t")[0][0] == want
 		}, "the write is committed")
 		r.eventually(func() bool { return len(r.proxy.Sessions()) == 1 }, "its session ends")
+	}
+}
+
+// TestGuardedMessagesAreBounded: what waits for the xid is there as a whole. A message that has no
+// text of the client's in it, and says that it is longer than such messages are, ends its session,
+// as with the server, and nobody else's.
+func TestGuardedMessagesAreBounded(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.InspectBytesMax = 1024 })
+	other := r.connect("")
+	exec(t, other, "CREATE TABLE t (a int)")
+	long := func(typ byte, start string, size int) []byte {
+		return pgwire.AppendMessage(nil, typ, append([]byte(start), make([]byte, size)...))
+	}
+	bound := func(sql string) []byte {
+		return pgwire.AppendBind(pgwire.AppendParse(nil, "", sql, nil), "", "")
+	}
+	for name, send := range map[string][]byte{
+		"Execute": append(bound("COMMIT"), long('E', "\x00\x00\x00\x00\x00", 1<<20)...),
+		"Sync": append(pgwire.AppendExecute(bound("INSERT INTO t VALUES (1)"), "", 0),
+			long('S', "", 1<<20)...),
+	} {
+		w := hijack(t, r.connect(""))
+		w.send(q("BEGIN").send)
+		w.until(1, 20*time.Second)
+		if name == "Sync" {
+			w.send(q("ROLLBACK").send)
+			w.until(1, 20*time.Second)
+		}
+		go func() { _, _ = w.c.Write(send) }()
+		if got := w.rest(20 * time.Second); !strings.Contains(got, "E(08P01") {
+			t.Errorf("%s: told %s", name, got)
+		}
+	}
+	// Larger than what is inspected, and as long as it may be.
+	w := hijack(t, r.connect(""))
+	w.send(q("BEGIN").send)
+	w.until(1, 20*time.Second)
+	portal := strings.Repeat("p", 5000)
+	out := pgwire.AppendBind(pgwire.AppendParse(nil, "", "COMMIT", nil), portal, "")
+	w.send(pgwire.AppendSync(pgwire.AppendExecute(out, portal, 0)))
+	if got := w.until(1, 20*time.Second); !strings.Contains(got, "C(COMMIT) ZI") {
+		t.Errorf("told %s", got)
+	}
+	if n := exec(t, other, "SELECT count(*) FROM t"); n != "0" {
+		t.Errorf("%s rows", n)
 	}
 }

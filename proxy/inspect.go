@@ -179,6 +179,10 @@ func (s *session) resolveExecute(p *parsed) {
 			continue
 		}
 		ps := s.statementNamed(st.Name)
+		if len(p.effects)+len(ps.effects) > effectsMax {
+			*p = opaque
+			return
+		}
 		p.cls |= ps.cls
 		for _, e := range ps.effects {
 			e.lock = nil // its arguments are not read here
@@ -247,6 +251,9 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	}
 	name = name[:min(len(name), serverNameBytes)]
 	p = s.classify(sql)
+	if p.cls.has(clsMulti) {
+		p.effects = nil // the server takes one statement only
+	}
 	s.resolveExecute(&p)
 	if hasUserType(oids) {
 		p.cls |= clsMayWrite // the input of a domain's value may call a function

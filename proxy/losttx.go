@@ -27,22 +27,19 @@ func (s *session) answerLost(ctx context.Context) error {
 	case pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail:
 		return s.dropMessage(ctx)
 	case pgwire.CliSync, pgwire.CliFlush:
-		if err := s.dropMessage(ctx); err != nil {
-			return err
+		if typ == pgwire.CliSync {
+			if err := s.tell(pgwire.AppendReadyForQuery(nil, s.lostStatus)); err != nil {
+				return err
+			}
 		}
-		if typ == pgwire.CliFlush {
-			return nil
-		}
-		return s.tell(pgwire.AppendReadyForQuery(nil, s.lostStatus))
+		return s.dropMessage(ctx)
 	}
 	cls, err := s.peekClass(ctx, typ)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.lostTx = false
-	s.mu.Unlock()
 	if cls.has(clsRollback) && !cls.has(clsMulti) {
+		s.foundTx()
 		return nil // the failed block is ended by it like the lost one
 	}
 	s.proxy.metrics.outcomes.WithLabelValues("rolled_back").Inc()
@@ -53,16 +50,28 @@ func (s *session) answerLost(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.tell(pgwire.AppendError(nil, errLostTransaction())); err != nil {
+	// All that is due goes at once, and before the message is dropped: a backend that is lost in
+	// between leaves a client that was told all, or one that is told by the next.
+	out := pgwire.AppendError(nil, errLostTransaction())
+	isBatch := typ != pgwire.CliQuery && typ != pgwire.CliFunctionCall
+	if !isBatch {
+		out = pgwire.AppendReadyForQuery(out, end)
+	}
+	if err := s.tell(out); err != nil {
 		return err
 	}
-	if typ != pgwire.CliQuery && typ != pgwire.CliFunctionCall {
+	s.foundTx()
+	if isBatch {
 		return s.dropUntilSync(ctx) // the server answers the Sync
 	}
-	if err := s.dropMessage(ctx); err != nil {
-		return err
-	}
-	return s.tell(pgwire.AppendReadyForQuery(nil, end))
+	return s.dropMessage(ctx)
+}
+
+// foundTx notes that the client knows of the loss of its transaction.
+func (s *session) foundTx() {
+	s.mu.Lock()
+	s.lostTx = false
+	s.mu.Unlock()
 }
 
 // peekClass classifies the message at the head of the inbox without taking it.

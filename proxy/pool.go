@@ -209,7 +209,11 @@ func (c *spare) relay(int64) {}
 func (c *spare) read() {
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
-	for !c.isOut {
+	for turn := 0; !c.isOut; turn++ {
+		if turn > loopTurns {
+			c.pool.drop(c, "ended") // a server that goes on telling while nobody asks
+			return
+		}
 		err := c.b.in.fillNow(c.b.conn)
 		if errors.Is(err, errAgain) {
 			return
@@ -247,7 +251,7 @@ func (c *spare) message(typ byte, body []byte) bool {
 			return false
 		}
 		c.params.set(name, value)
-		return true
+		return len(c.params.list) <= paramsMax
 	case pgwire.SrvNotice:
 		return !isFarewell(body)
 	case pgwire.SrvCommandComplete, pgwire.SrvNotification: // up to UNLISTEN

@@ -384,7 +384,7 @@ func (p *Proxy) Close() error {
 		if opening != nil { // it may wait for the answer of a statement that was sent again
 			opening.close(false)
 		}
-		s.notify()
+		s.interrupt()
 	}
 	<-done
 	p.secretsAt.drop()

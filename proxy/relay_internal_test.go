@@ -95,6 +95,20 @@ func BenchmarkRelay(b *testing.B) {
 	}
 }
 
+// A client that has lost its transaction, and says nothing, needs nobody.
+func TestLostTransactionWaitsForItsClient(t *testing.T) {
+	s, b, _, _ := relayRig(t)
+	b.primary.Lease = far{}
+	s.lostTx = true
+	if got := s.step(0); got != stepWait {
+		t.Errorf("step %d while the client is silent", got)
+	}
+	s.in.begin(pgwire.AppendQuery(nil, "SELECT 1"))
+	if got := s.step(0); got != stepRare {
+		t.Errorf("step %d when it speaks", got)
+	}
+}
+
 // Drain may begin between gate's look and the first byte of a unit: then it waits in the inbox.
 func TestNoUnitStartsBehindADrain(t *testing.T) {
 	s, b, _, _ := relayRig(t)

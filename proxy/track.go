@@ -308,6 +308,7 @@ func (p *prepared) size(name string) int {
 // being forgotten silently.
 func (t *tracker) prepare(name string, p *prepared) {
 	t.forget(name)
+	t.noteName(name)
 	if t.preparedBytes+p.size(name) > t.locks.cfg.PreparedBytesMax || p.lost {
 		t.unmovable |= reasonPrepared
 		p = &prepared{parsed: p.parsed, bySQL: p.bySQL}
@@ -333,6 +334,7 @@ func (t *tracker) noteName(name string) {
 // rewindNames makes the names what they were when the unit of work began, and returns how.
 func (t *tracker) rewindNames() map[string]*prepared {
 	changed := t.renamed
+	t.renamed = nil
 	for name, was := range changed {
 		t.forget(name)
 		if was != nil {
@@ -352,10 +354,15 @@ func (t *tracker) believe(names map[string]*prepared) {
 }
 
 func (t *tracker) forget(name string) {
+	old := t.statements[name]
+	if old == nil {
+		return
+	}
 	t.noteName(name)
-	if old := t.statements[name]; old != nil {
-		t.preparedBytes -= old.size(name)
-		delete(t.statements, name)
+	t.preparedBytes -= old.size(name)
+	delete(t.statements, name)
+	if was, noted := t.renamed[name]; noted && was == nil {
+		delete(t.renamed, name) // it came and went
 	}
 }
 

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"holdfast/pgwire"
@@ -125,7 +126,7 @@ func (f *flow) isFull() bool { return len(f.ops)-f.head >= outstandingMax }
 // push records a message that is about to be sent; false if the server answers nothing to it.
 func (f *flow) push(o op) bool {
 	if o.kind == opSync {
-		if f.copyIn {
+		if f.copyIn || f.copying && f.isQueryNow() {
 			return false // the server ignores it (protocol-flow, COPY Operations)
 		}
 		f.skipping = false
@@ -207,8 +208,11 @@ func (f *flow) copyEnd(at int) bool {
 		f.copyIn = false
 		return false
 	}
-	if f.current() == nil || f.ops[len(f.ops)-1].kind == opQuery {
-		return false // a Query takes data itself
+	if f.current() == nil {
+		return false
+	}
+	if last := f.ops[len(f.ops)-1].kind; last == opQuery || last == opCopyEnd {
+		return false // a Query takes data itself; a second end in a row is like the first
 	}
 	return f.push(op{kind: opCopyEnd, start: at})
 }
@@ -327,6 +331,8 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		f.copying = !f.endSent
 		if o.kind == opExecute {
 			f.enterCopyIn()
+		} else {
+			f.dropSyncs()
 		}
 	case pgwire.SrvDataRow, pgwire.SrvCopyOutResponse, pgwire.SrvCopyBothResponse,
 		pgwire.SrvCopyData, pgwire.SrvCopyDone, pgwire.SrvFunctionCallResponse,
@@ -426,6 +432,27 @@ func (f *flow) failed(o *op) (answer, error) {
 	}
 	f.skipping, f.rolledBack = true, true
 	return answer{}, nil
+}
+
+// isQueryNow tells that the server works on a Query.
+func (f *flow) isQueryNow() bool {
+	o := f.current()
+	return o != nil && o.kind == opQuery
+}
+
+// dropSyncs drops those behind a Query that takes data, which the server will ignore: up to the end
+// of the data, if that was sent.
+func (f *flow) dropSyncs() {
+	from := f.head + 1
+	to := from
+	for to < len(f.ops) && f.ops[to].kind == opSync {
+		to++
+	}
+	hasEnd := to < len(f.ops) && f.ops[to].kind == opCopyEnd
+	if to == from || f.endSent && !hasEnd {
+		return
+	}
+	f.ops = slices.Delete(f.ops, from, to)
 }
 
 // enterCopyIn drops the Syncs that the server will ignore: those before the client's CopyDone or

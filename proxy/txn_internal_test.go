@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -312,5 +313,103 @@ func TestSnapshotsThatFailForGood(t *testing.T) {
 	}
 	if !tr.unknown || len(tr.overlay.done) > 0 {
 		t.Errorf("unknown %v, %d commands are kept", tr.unknown, len(tr.overlay.done))
+	}
+}
+
+// Ends of a COPY that nobody asked for have no answer: as many as come must not fill the flow, of
+// which nothing would ever be answered.
+func TestStrayEndsOfCopy(t *testing.T) {
+	f := newFlow('I')
+	f.push(op{kind: opParse})
+	for range 2 * outstandingMax {
+		f.copyEnd(0)
+	}
+	if f.isFull() {
+		t.Errorf("%d operations are outstanding", len(f.ops))
+	}
+}
+
+// While a Query takes data the server ignores Sync, sent before it said so or behind that.
+func TestSyncInACopyOfAQuery(t *testing.T) {
+	query, sync, end := op{kind: opQuery}, op{kind: opSync}, op{kind: opCopyEnd}
+	for name, tc := range map[string]struct {
+		before, behind []op
+		ends           int // ReadyForQuery
+	}{
+		"behind":         {[]op{query}, []op{sync, end}, 1},
+		"before":         {[]op{query, sync, sync}, []op{end}, 1},
+		"all before":     {[]op{query, sync, end, sync}, nil, 2},
+		"behind the end": {[]op{query, end, sync}, nil, 2},
+		"after the end":  {[]op{query, sync}, []op{end, sync}, 2},
+	} {
+		f := newFlow('I')
+		send := func(ops []op) {
+			for _, o := range ops {
+				if o.kind == opCopyEnd {
+					f.copyEnd(0)
+				} else {
+					f.push(o)
+				}
+			}
+		}
+		send(tc.before)
+		if _, err := f.serverMessage(pgwire.SrvCopyInResponse, nil); err != nil {
+			t.Fatal(name, err)
+		}
+		send(tc.behind)
+		ends := 0
+		for _, err := f.serverMessage(pgwire.SrvCommandComplete, nil); err == nil; ends++ {
+			_, err = f.serverMessage(pgwire.SrvReadyForQuery, []byte{'I'})
+		}
+		if ends--; ends != tc.ends || !f.idle() {
+			t.Errorf("%s: %d ends, idle %v; want %d", name, ends, f.idle(), tc.ends)
+		}
+	}
+}
+
+// What a client makes the proxy remember of statements within a transaction is bounded by what
+// there is.
+func TestNamesThatComeAndGo(t *testing.T) {
+	tr := newTracker("app", tracking(1<<20))
+	tr.prepare("was", &prepared{sql: "SELECT 1"})
+	tr.renamed = nil
+	for i := range 1000 {
+		tr.forget(fmt.Sprint("x", i))
+		tr.prepare(fmt.Sprint("y", i), &prepared{sql: "SELECT 2"})
+		tr.forget(fmt.Sprint("y", i))
+	}
+	tr.prepare("new", &prepared{sql: "SELECT 3"})
+	tr.prepare("new", &prepared{sql: "SELECT 4"})
+	tr.prepare("was", &prepared{sql: "SELECT 5"})
+	if len(tr.renamed) != 2 {
+		t.Errorf("%d names are noted", len(tr.renamed))
+	}
+	changed := tr.rewindNames()
+	if _, ok := changed["new"]; !ok || changed["was"].sql != "SELECT 1" || len(tr.renamed) > 0 ||
+		tr.statements["new"] != nil || tr.statements["was"].sql != "SELECT 1" {
+		t.Errorf("rewound %v, there are %v", changed, tr.statements)
+	}
+}
+
+// Strings of very many statements, and EXECUTE of what has very many, may do anything.
+func TestStringsOfManyStatements(t *testing.T) {
+	var scratch []pgwire.Statement
+	if p := classify(&scratch, []byte(strings.Repeat("SET a = 1;", effectsMax+1)), true); p.cls !=
+		opaque.cls || p.effects != nil {
+		t.Errorf("class %b, %d effects", p.cls, len(p.effects))
+	}
+	s, _, _, _ := relayRig(t)
+	many := make([]effect, effectsMax/2)
+	s.track.prepare("m", &prepared{sql: "SET a = 1", parsed: parsed{effects: many}})
+	p := s.classify([]byte("EXECUTE m; EXECUTE m; EXECUTE m"))
+	if s.resolveExecute(&p); p.cls != opaque.cls {
+		t.Errorf("%d effects of EXECUTE", len(p.effects))
+	}
+	body := pgwire.AppendParse(nil, "q", strings.Repeat("SET a = 1;", 10), nil)[pgwire.HeaderLen:]
+	if err := s.inspectParse(body, true, 0); err != nil {
+		t.Fatal(err)
+	}
+	if o := s.flow.ops[len(s.flow.ops)-1]; len(o.stmt.parsed.effects) > 0 {
+		t.Errorf("%d effects of a Parse that the server refuses", len(o.stmt.parsed.effects))
 	}
 }
