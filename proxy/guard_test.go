@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -172,14 +173,17 @@ func TestHalfClosedWhileAsked(t *testing.T) {
 	for i, send := range [][]byte{q(insert).send, x(insert).send,
 		append(append(q("BEGIN").send, q(insert).send...), q("COMMIT").send...)} {
 		w := hijack(t, r.connect(""))
-		left := make(chan struct{})
+		asked, left := make(chan struct{}), make(chan struct{})
+		var once sync.Once
 		r.line.Watch(nil, func(typ byte, _ []byte) bool {
 			if typ == 'V' || typ == 'D' {
+				once.Do(func() { close(asked) })
 				<-left // the answer to the question comes after the end of the client
 			}
 			return true
 		})
 		w.send(send)
+		<-asked
 		if err := w.c.(*net.TCPConn).CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -189,6 +193,7 @@ func TestHalfClosedWhileAsked(t *testing.T) {
 		r.eventually(func() bool {
 			return r.server.ExecIn("app", "SELECT count(*) FROM t")[0][0] == want
 		}, "the write is committed")
+		r.line.Watch(nil, nil)
 		r.eventually(func() bool { return len(r.proxy.Sessions()) == 1 }, "its session ends")
 	}
 }
