@@ -122,17 +122,14 @@ type parsed struct {
 	effects []effect
 }
 
-// effectsMax bounds the statements of a string that are read: what each of them does is looked for
-// when it completes. A longer string may do anything.
+// effectsMax bounds the statements of a string that set something, which are looked through when
+// one of the string completes. A string with more of them may do anything.
 const effectsMax = 1000
 
 // classify reads a statement string. The scratch slice is reused between calls.
 func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 	*scratch = pgwire.Classify((*scratch)[:0], sql, conforming)
 	stmts := *scratch
-	if len(stmts) > effectsMax {
-		return opaque
-	}
 	var p parsed
 	n, opens, alone := 0, false, isAlone(stmts)
 	for i := range stmts {
@@ -160,6 +157,9 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		if hidesExecute(s, sql, c) {
 			c |= clsState
 			p.effects = append(p.effects, effect{kind: pgwire.KindExecute, cls: clsState, at: n})
+		}
+		if len(p.effects) > effectsMax {
+			return opaque
 		}
 		n++
 		p.cls |= c

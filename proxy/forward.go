@@ -405,7 +405,7 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 	if isSmall(typ) {
 		// Never larger than what is inspected, so that what is guarded is there as a whole.
 		switch {
-		case n > smallMessageMax:
+		case n+4 > smallMessageMax: // the length counts itself
 			return 0, forwardIt, fatalProtocol(errClientLength(typ, n))
 		case size > len(p):
 			s.in.want = size

@@ -400,6 +400,7 @@ func (s *session) dropPassing(ctx context.Context) error {
 		s.in.take(n)
 	}
 	s.discard = false
+	s.in.want = 0 // it was that of the message that is gone
 	return nil
 }
 

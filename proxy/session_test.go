@@ -340,3 +340,26 @@ func TestCommitAndChainLostAfterIsCommitted(t *testing.T) {
 		t.Fatalf("rows: %s", n)
 	}
 }
+
+// TestMessageInPartsBehindALostTransaction: what the client has sent behind the message that is told
+// of the loss is gone on with, also if that message came in parts.
+func TestMessageInPartsBehindALostTransaction(t *testing.T) {
+	r := newRig(t, noReplay)
+	c := r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	r.change()
+	w := hijack(t, c)
+	batch := extended("SELECT '" + strings.Repeat("x", 40000) + "'")
+	w.send(batch[:20000])
+	time.Sleep(50 * time.Millisecond)
+	w.send(batch[20000:])
+	if got := w.until(1, 20*time.Second); !strings.Contains(got, "E(40001") {
+		t.Errorf("told %s", got)
+	}
+	w.send(q("ROLLBACK").send)
+	if got := w.until(1, 20*time.Second); !strings.Contains(got, "C(ROLLBACK) ZI") {
+		t.Errorf("told %s", got)
+	}
+}

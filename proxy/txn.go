@@ -38,6 +38,7 @@ type op struct {
 	asQuery  bool      // a part of a Query that is sent in the extended protocol (guard_implicit.go)
 	snapshot bool      // internal: the Sync of a snapshot
 	start    int       // journal offset of the message
+	ended    bool      // opQuery: the end of its data was sent before it asked for any
 	renames  bool      // it may change which text the name of a prepared statement has
 }
 
@@ -202,7 +203,8 @@ func (f *flow) count(o *op, n int) {
 
 // copyEnd records CopyDone or CopyFail of the client; true if as an op, which takes no answer.
 func (f *flow) copyEnd(at int) bool {
-	f.endSent = f.endSent || !f.copying
+	isAhead := !f.copying
+	f.endSent = f.endSent || isAhead
 	f.copying = false
 	if f.copyIn {
 		f.copyIn = false
@@ -211,8 +213,12 @@ func (f *flow) copyEnd(at int) bool {
 	if f.current() == nil {
 		return false
 	}
-	if last := f.ops[len(f.ops)-1].kind; last == opQuery || last == opCopyEnd {
-		return false // a Query takes data itself; a second end in a row is like the first
+	switch last := &f.ops[len(f.ops)-1]; last.kind {
+	case opQuery:
+		last.ended = last.ended || isAhead
+		return false // it takes data itself
+	case opCopyEnd:
+		return false // a second end in a row is like the first
 	}
 	return f.push(op{kind: opCopyEnd, start: at})
 }
@@ -443,6 +449,9 @@ func (f *flow) isQueryNow() bool {
 // dropSyncs drops those behind a Query that takes data, which the server will ignore: up to the end
 // of the data, if that was sent.
 func (f *flow) dropSyncs() {
+	if f.ops[f.head].ended {
+		return
+	}
 	from := f.head + 1
 	to := from
 	for to < len(f.ops) && f.ops[to].kind == opSync {

@@ -340,6 +340,7 @@ func TestSyncInACopyOfAQuery(t *testing.T) {
 		"before":         {[]op{query, sync, sync}, []op{end}, 1},
 		"all before":     {[]op{query, sync, end, sync}, nil, 2},
 		"behind the end": {[]op{query, end, sync}, nil, 2},
+		"a second end":   {[]op{query, end, sync, end}, nil, 2},
 		"after the end":  {[]op{query, sync}, []op{end, sync}, 2},
 	} {
 		f := newFlow('I')
@@ -397,6 +398,10 @@ func TestStringsOfManyStatements(t *testing.T) {
 	if p := classify(&scratch, []byte(strings.Repeat("SET a = 1;", effectsMax+1)), true); p.cls !=
 		opaque.cls || p.effects != nil {
 		t.Errorf("class %b, %d effects", p.cls, len(p.effects))
+	}
+	rows := strings.Repeat("INSERT INTO t VALUES (1);", effectsMax+1)
+	if p := classify(&scratch, []byte(rows), true); p.cls != clsMulti|clsMayWrite {
+		t.Errorf("class %b of INSERTs", p.cls)
 	}
 	s, _, _, _ := relayRig(t)
 	many := make([]effect, effectsMax/2)
