@@ -341,8 +341,8 @@ func TestCommitAndChainLostAfterIsCommitted(t *testing.T) {
 	}
 }
 
-// TestMessageInPartsBehindALostTransaction: what the client has sent behind the message that is told
-// of the loss is gone on with, also if that message came in parts.
+// TestMessageInPartsBehindALostTransaction: what the client has sent behind the message that is
+// told of the loss is gone on with, also if that message came in parts.
 func TestMessageInPartsBehindALostTransaction(t *testing.T) {
 	r := newRig(t, noReplay)
 	c := r.connect("")
