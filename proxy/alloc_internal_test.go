@@ -24,10 +24,11 @@ type far struct{}
 func (far) Doubt() int64 { return 1 << 62 }
 func (far) Until() int64 { return 1 << 62 }
 
-func newSteady(tb testing.TB) *steady {
+// newSteady is one with that commit guard, whose questions want the answers of a server.
+func newSteady(tb testing.TB, guard string) *steady {
 	tb.Helper()
 	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil), log: zap.NewNop()}
-	p.cfg.CommitGuard = GuardOff // its questions have answers of a server only
+	p.cfg.CommitGuard = guard
 	l, err := newLoop()
 	if err != nil {
 		tb.Fatal(err)
@@ -130,7 +131,7 @@ func TestLoopAllocatesNothing(t *testing.T) {
 	}
 	for name, shape := range shapes() {
 		t.Run(name, func(t *testing.T) {
-			r := newSteady(t)
+			r := newSteady(t, GuardOff)
 			buf := make([]byte, 64<<10)
 			once := func() {
 				r.pass(r.client, r.server, shape[0], buf)
@@ -151,7 +152,7 @@ func TestLoopAllocatesNothing(t *testing.T) {
 func BenchmarkLoop(b *testing.B) {
 	for name, shape := range shapes() {
 		b.Run(name, func(b *testing.B) {
-			r := newSteady(b)
+			r := newSteady(b, GuardOff)
 			buf := make([]byte, 64<<10)
 			b.SetBytes(int64(len(shape[0]) + len(shape[1])))
 			b.ReportAllocs()

@@ -144,8 +144,7 @@ var guardedShapes = map[string]func(r *steady) []turn{
 func TestGuardStaysOnTheLoop(t *testing.T) {
 	for name, turns := range guardedShapes {
 		t.Run(name, func(t *testing.T) {
-			r := newSteady(t)
-			r.session.proxy.cfg.CommitGuard = GuardAll
+			r := newSteady(t, GuardAll)
 			for range 3 {
 				r.play(turns(r))
 			}
@@ -157,8 +156,7 @@ func TestGuardedCommitAllocatesNothing(t *testing.T) {
 	if isRace {
 		t.Skip("sync.Pool forgets at random under the race detector")
 	}
-	r := newSteady(t)
-	r.session.proxy.cfg.CommitGuard = GuardAll
+	r := newSteady(t, GuardAll)
 	turns := r.guardedCommit()
 	buf := make([]byte, 1<<10)
 	once := func() {
@@ -186,8 +184,7 @@ func TestGuardedCommitAllocatesNothing(t *testing.T) {
 func TestQuestionWaitsForRoom(t *testing.T) {
 	for name, turns := range guardedShapes {
 		t.Run(name, func(t *testing.T) {
-			r := newSteady(t)
-			r.session.proxy.cfg.CommitGuard = GuardAll
+			r := newSteady(t, GuardAll)
 			all := turns(r)
 			asks := 0 // the first turn that makes the proxy ask
 			for len(all[asks].comes) == len(all[asks].sent) {
