@@ -180,7 +180,7 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
-	return s.forwardCommitLocked(b, false)
+	return s.forwardCommit(b, false)
 }
 
 // askForCommit asks for the xid on the session's own backend, inside the client's transaction. The
@@ -211,12 +211,10 @@ func (s *session) askForCommit(b *backend, wait bool) error {
 // forwardGuarded forwards what has waited for the xid. The caller holds s.mu, which is released.
 func (s *session) forwardGuarded(b *backend, wait bool) error {
 	s.takeXID()
-	switch kind := s.asking; kind {
-	case askingCommit:
-		return s.forwardCommitLocked(b, true)
-	default:
-		return s.forwardSync(b, kind == askingQuery, wait)
+	if s.asking == askingCommit {
+		return s.forwardCommit(b, true)
 	}
+	return s.forwardSync(b, s.asking == askingQuery, wait)
 }
 
 // parseXID reads the answer to a FunctionCall for the xid; 0 is none. One that is no number must
@@ -253,9 +251,9 @@ func appendInner(out []byte, sql string) []byte {
 	return pgwire.AppendClose(out, 'P', innerName)
 }
 
-// forwardCommitLocked sends the message that commits, marked as in doubt before the first byte
+// forwardCommit sends the message that commits, marked as in doubt before the first byte
 // leaves. The caller holds s.mu, which is released.
-func (s *session) forwardCommitLocked(b *backend, asked bool) error {
+func (s *session) forwardCommit(b *backend, asked bool) error {
 	data := s.in.bytes()
 	_, n, err := pgwire.Header(data)
 	if err != nil {

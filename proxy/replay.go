@@ -120,7 +120,7 @@ func (f *flow) unansweredBatches() []batch {
 			if o.isStatement() && !o.internal {
 				b.stmts++
 			}
-			if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
+			if o.endsBatch() {
 				b.synced, b.simple = true, o.kind != opSync
 				j++
 				break

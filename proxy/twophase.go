@@ -49,7 +49,7 @@ func (s *session) guardPrepared(ctx context.Context, b *backend) error {
 		return nil // the drain has begun since gate looked: the gate comes once more
 	}
 	s.xid, s.inner = xid, nil
-	return s.forwardCommitLocked(b, xid != 0)
+	return s.forwardCommit(b, xid != 0)
 }
 
 // gidMax is the length of a global transaction identifier (GIDSIZE in twophase.h, with its end).

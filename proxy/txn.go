@@ -150,10 +150,10 @@ func (f *flow) push(o op) bool {
 	o.renames = !o.internal && o.mayRename()
 	f.ops = append(f.ops, o)
 	f.count(&f.ops[len(f.ops)-1], 1)
-	switch o.kind {
-	case opSync, opQuery, opFunctionCall:
+	switch {
+	case o.endsBatch():
 		f.unsynced, f.unsent = 0, 0
-	case opCopyEnd: // alone it opens no batch
+	case o.kind == opCopyEnd: // alone it opens no batch
 	default:
 		f.unsynced++
 		f.unsent |= o.cls
@@ -249,8 +249,7 @@ func (f *flow) awaitsClient() bool { return f.current() == nil || f.copying }
 // client's present.
 func (f *flow) isSettled() bool {
 	for i := f.head; i < len(f.ops); i++ {
-		switch f.ops[i].kind {
-		case opSync, opQuery, opFunctionCall:
+		if f.ops[i].endsBatch() {
 			return false
 		}
 	}
@@ -394,7 +393,7 @@ func answers(typ byte, k opKind) bool {
 
 // ready takes ReadyForQuery.
 func (f *flow) ready(o *op, body []byte) (answer, error) {
-	if o.kind != opSync && o.kind != opQuery && o.kind != opFunctionCall {
+	if !o.endsBatch() {
 		return answer{}, errNonsense(pgwire.SrvReadyForQuery, f)
 	}
 	st, err := pgwire.ParseReadyForQuery(body)
@@ -484,7 +483,7 @@ func (f *flow) enterCopyIn() {
 		if o.kind != opCopyEnd {
 			f.unsynced++
 		}
-		if o.kind == opSync || o.kind == opQuery || o.kind == opFunctionCall {
+		if o.endsBatch() {
 			f.unsynced = 0
 		}
 	}

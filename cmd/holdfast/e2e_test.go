@@ -168,10 +168,7 @@ func exec1(t *testing.T, conn *pgx.Conn, sql string) {
 
 func queryText(t *testing.T, conn *pgx.Conn, sql string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var text string
-	err := conn.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(&text)
+	text, err := tryText(t, conn, sql)
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
