@@ -60,6 +60,11 @@ var ErrAuthMethod = errors.New("log in: the server's authentication request cann
 // for scram-sha-256 alone.
 var errNoPassword = fmt.Errorf("%w: it asks for a password that is not known", ErrAuthMethod)
 
+// ErrNoCredentials is errNoPassword of a login without any credentials: for a client that has
+// given none away, a server that trusts or asks for a certificate was hoped for.
+var ErrNoCredentials = fmt.Errorf("%w: it asks for a password, and there is none",
+	ErrAuthMethod)
+
 // Login logs in as a client on a fresh connection. The caller owns conn and sets its deadline. A
 // server's ErrorResponse is returned as *Error.
 func Login(conn net.Conn, r *Reader, params []Param, cred Credentials) (ServerInfo, error) {
@@ -160,7 +165,7 @@ func (a *authenticator) answer(b []byte) error {
 		return nil
 	case authCleartext:
 		if a.cred.Password == "" {
-			return errNoPassword
+			return a.noPassword()
 		}
 		return a.send(cstring(nil, a.cred.Password))
 	case authMD5:
@@ -174,7 +179,7 @@ func (a *authenticator) answer(b []byte) error {
 		case a.cred.MD5 != "":
 			return a.send(cstring(nil, MD5Response(a.cred.MD5, salt)))
 		}
-		return errNoPassword
+		return a.noPassword()
 	case authSASL:
 		return a.start(r.b)
 	case authSASLContinue:
@@ -199,10 +204,17 @@ func (a *authenticator) answer(b []byte) error {
 	return fmt.Errorf("%w: method %d is not supported", ErrAuthMethod, kind)
 }
 
+func (a *authenticator) noPassword() error {
+	if a.cred.ClientKey == nil && a.cred.MD5 == "" {
+		return ErrNoCredentials
+	}
+	return errNoPassword
+}
+
 // start begins SCRAM if the server offers it.
 func (a *authenticator) start(mechs []byte) error {
 	if a.cred.Password == "" && a.cred.ClientKey == nil {
-		return errNoPassword
+		return a.noPassword()
 	}
 	mech, gs2, data := a.choose(mechs)
 	if mech == "" {

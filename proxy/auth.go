@@ -70,7 +70,7 @@ func (d *door) prove(ctx context.Context, rule hbaRule, c hbaClient,
 		}
 	}
 	if rule.method == methodTrust || rule.method == methodCert {
-		return d.serverCredentials(c.user)
+		return d.serverCredentials(c.user), nil
 	}
 	stored, ok, err := d.proxy.secrets.UserSecret(ctx, c.user)
 	if err != nil {
@@ -115,24 +115,17 @@ func (d *door) certificate(rule hbaRule, user string) error {
 	return nil
 }
 
-// serverCredentials are those of a client that has given none away: configured ones, or the proxy's
-// own certificate, which the server may take for any user.
-func (d *door) serverCredentials(user string) (pgwire.Credentials, error) {
-	now := d.proxy.tls.get()
-	secret, ok := now.users[user]
+// serverCredentials are those of a client that has given none away: configured ones, or none, for a
+// server that trusts the proxy's address or takes its certificate for any user.
+func (d *door) serverCredentials(user string) pgwire.Credentials {
+	secret, ok := d.proxy.tls.get().users[user]
 	switch {
 	case ok && pgwire.IsMD5Secret(secret):
-		return pgwire.Credentials{MD5: secret}, nil
+		return pgwire.Credentials{MD5: secret}
 	case ok:
-		return pgwire.Credentials{Password: secret}, nil
-	case now.server != nil && len(now.server.Certificates) > 0:
-		return pgwire.Credentials{}, nil
+		return pgwire.Credentials{Password: secret}
 	}
-	e := pgwire.NewError(pgwire.CodeInvalidAuth, fmt.Sprintf(
-		"the proxy has no credentials to log in to the primary as user %q", user))
-	e.Detail = "The method by which the client was authenticated gives the proxy none."
-	e.Hint = "Put the role into the file of proxy.server_users_file, or use scram-sha-256."
-	return pgwire.Credentials{}, e
+	return pgwire.Credentials{}
 }
 
 // password asks for the password itself. It is not kept: what was stored of it, or can be derived,

@@ -41,7 +41,7 @@ func TestAuthMethods(t *testing.T) {
 			"hostssl app scrammed all scram-sha-256 clientcert=verify-ca",
 			"host app old all md5",
 			"host app clear,oldclear all password",
-			"host app trusted,poor all trust",
+			"host app trusted,welcome,poor all trust",
 			"host app nobody all reject",
 			"host all app all scram-sha-256",
 		}
@@ -50,8 +50,9 @@ func TestAuthMethods(t *testing.T) {
 			"\ncertain:"+proxytest.Password+"\n")
 	})
 	r.server.SetHBA("local all all trust\nhost all old,oldclear all md5\n" +
-		"host all all all scram-sha-256\n")
-	for _, role := range []string{"certain", "scrammed", "clear", "trusted", "poor", "nobody"} {
+		"host all welcome all trust\nhost all all all scram-sha-256\n")
+	for _, role := range []string{"certain", "scrammed", "clear", "trusted", "welcome", "poor",
+		"nobody"} {
 		r.server.Exec("CREATE ROLE " + role + " LOGIN PASSWORD '" + proxytest.Password + "'")
 	}
 	r.server.Exec("SET password_encryption = md5; CREATE ROLE old LOGIN PASSWORD '" +
@@ -81,6 +82,7 @@ func TestAuthMethods(t *testing.T) {
 		{"password, md5 secret", r.as("oldclear", proxytest.Password), ""},
 		{"password, md5 secret, wrong", r.as("oldclear", wrong), "28P01"},
 		{"trust", r.as("trusted", wrong), ""},
+		{"trust on both sides", r.as("welcome", wrong), ""},
 		{"trust without credentials", r.as("poor", wrong), "28000"},
 		{"reject", r.as("nobody", proxytest.Password), "28000"},
 		{"no rule", r.as("stranger", proxytest.Password), "28000"},

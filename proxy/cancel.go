@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/subtle"
+	"net/netip"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,17 +12,25 @@ import (
 )
 
 // cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether
-// the key was right.
-func (p *Proxy) cancelRequest(ctx context.Context, pid uint32, key []byte) {
-	if !p.cancelSession(ctx, pid, key) {
+// the key was right. An address has as many keys of no session here as it has failed logins.
+func (p *Proxy) cancelRequest(ctx context.Context, from netip.Addr, pid uint32, key []byte) {
+	switch {
+	case p.wrongKeys.isSpent(from):
+		p.metrics.cancels.WithLabelValues("dropped").Inc()
+	case !p.cancelSession(ctx, pid, key):
+		p.wrongKeys.failed(from)
 		p.relayCancel(ctx, pid, key)
 	}
 }
 
 // cancelSession is cancelRequest for the sessions of this node; false: it is none of them.
 func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool {
+	id, ok := cancelIDOf(pid, key)
+	if !ok {
+		return false
+	}
 	p.mu.Lock()
-	s := p.sessions[pid]
+	s := p.cancelable[id]
 	p.mu.Unlock()
 	if s == nil || subtle.ConstantTimeCompare(s.key, key) != 1 {
 		return false

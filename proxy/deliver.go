@@ -213,6 +213,10 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 			return n, true, errTooManyParams
 		}
 		hide = b.reported(s, body) || hide
+	case pgwire.SrvNotification:
+		if b.pid != s.pid {
+			renamed(body, s.pid, b.pid)
+		}
 	case pgwire.SrvNotice:
 		hide = size == n && isFarewell(body)
 	case pgwire.SrvDataRow, pgwire.SrvError:

@@ -72,7 +72,7 @@ func (d *door) packets(ctx context.Context) (*pgwire.Startup, error) {
 		case pgwire.StartupGSS:
 			err = d.say('N')
 		case pgwire.StartupCancel:
-			d.proxy.cancelRequest(ctx, st.CancelPID, st.CancelKey)
+			d.proxy.cancelRequest(ctx, d.client(login{}).addr, st.CancelPID, st.CancelKey)
 			return nil, nil
 		default:
 			return &st, nil

@@ -210,7 +210,7 @@ func (s *session) enter(said []byte) {
 		s.handOver(func() { s.enterNew(s.proxy.ctx, said) })
 		return
 	}
-	_, err := s.client.tryWrite(s.welcome(said, s.params.list))
+	_, err := s.client.tryWrite(s.welcome(said, b, s.params.list))
 	if err != nil {
 		b.close(true)
 		err = errClientGone
@@ -248,7 +248,7 @@ func (s *session) enterWaiting(ctx context.Context) {
 		s.enterNew(ctx, said)
 		return
 	}
-	if err := s.writeClient(s.welcome(said, s.params.list)); err != nil {
+	if err := s.writeClient(s.welcome(said, b, s.params.list)); err != nil {
 		b.close(true)
 		s.dismiss(err)
 		return
@@ -286,7 +286,7 @@ func (s *session) first(ctx context.Context) error {
 		}
 		return err
 	}
-	if err := s.writeClient(s.welcome(nil, nil)); err != nil {
+	if err := s.writeClient(s.welcome(nil, b, nil)); err != nil {
 		b.close(true)
 		return err
 	}

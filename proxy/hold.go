@@ -153,6 +153,12 @@ func asRefusal(err error) error {
 	e := fatal(pgwire.NewError(pgwire.CodeInvalidAuth, "the proxy could not log in to the primary"))
 	e.Detail = err.Error()
 	e.Hint = "The primary must let proxies in with scram-sha-256: see pg_hba.conf there."
+	if errors.Is(err, pgwire.ErrNoCredentials) {
+		e.Message = "the proxy has no credentials to log in to the primary with"
+		e.Detail = "The primary asks for a password, and the method by which the client was" +
+			" authenticated gives the proxy none."
+		e.Hint = "Put the role into the file of proxy.server_users_file, or use scram-sha-256."
+	}
 	return fmt.Errorf("%w: %w", errNotCarried, e)
 }
 

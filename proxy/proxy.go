@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"sync"
@@ -62,18 +60,20 @@ type Proxy struct {
 	trimmed    uint64
 	trimSince  time.Time
 
-	mu        sync.Mutex
-	sessions  map[uint32]*session
-	nextID    uint32
-	listeners []net.Listener // their addresses, once acceptors has them
-	acceptors []*acceptor    // Start's
-	arrivals  arrivals
-	closing   bool
+	mu       sync.Mutex
+	sessions map[uint32]*session
+	// cancelable are those of the sessions that were given a key, by it.
+	cancelable map[cancelID]*session
+	nextID     uint32
+	listeners  []net.Listener // their addresses, once acceptors has them
+	acceptors  []*acceptor    // Start's
+	arrivals   arrivals
+	closing    bool
 
 	watch     leaseWatch
 	watchDone chan struct{}
 
-	tag      uint32 // of the node, in the ids of its sessions
+	tag      byte // of the node, in the keys of its sessions
 	peers    Peers
 	relaying chan struct{}
 
@@ -81,8 +81,10 @@ type Proxy struct {
 	userMaps []userMap
 	shares   *shares
 	guesses  *guesses
-	tls      *tlsStore
-	tlsWatch sync.WaitGroup
+	// wrongKeys bounds cancel requests with a key of no session here.
+	wrongKeys *guesses
+	tls       *tlsStore
+	tlsWatch  sync.WaitGroup
 
 	loops    []*loop
 	nextLoop atomic.Uint32
@@ -103,12 +105,13 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	}
 	p := &Proxy{
 		cfg: cfg, log: deps.Log, topo: deps.Topology, secrets: deps.Secrets,
-		metrics:   newMetrics(deps.Registerer),
-		ramp:      newRamp(cfg.RestoreConcurrency),
-		shares:    newShares(&cfg),
-		sessions:  make(map[uint32]*session),
-		listeners: deps.Listeners,
-		tag:       nodeTag(cfg.NodeName), peers: deps.Peers,
+		metrics:    newMetrics(deps.Registerer),
+		ramp:       newRamp(cfg.RestoreConcurrency),
+		shares:     newShares(&cfg),
+		sessions:   make(map[uint32]*session),
+		cancelable: make(map[cancelID]*session),
+		listeners:  deps.Listeners,
+		tag:        nodeTag(cfg.NodeName), peers: deps.Peers,
 		relaying: make(chan struct{}, relayedCancels),
 	}
 	if p.log == nil {
@@ -146,6 +149,7 @@ func (p *Proxy) prepareAuth() (err error) {
 		return err
 	}
 	p.guesses = newGuesses(p.cfg.AuthFailuresMax)
+	p.wrongKeys = newGuesses(p.cfg.AuthFailuresMax)
 	p.tls, err = newTLSStore(p)
 	return err
 }
@@ -254,11 +258,8 @@ func (p *Proxy) clientDone() {
 	p.work.Done()
 }
 
-// add registers a session and gives it an id and a cancel key.
+// add registers a session and gives it an id.
 func (p *Proxy) add(s *session) error {
-	if _, err := rand.Read(s.key); err != nil {
-		return fmt.Errorf("make cancel key: %w", err)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing {
@@ -268,18 +269,13 @@ func (p *Proxy) add(s *session) error {
 		p.metrics.refused.WithLabelValues("sessions_max").Inc()
 		return errTooManySessions()
 	}
-	if p.nextID == 0 {
-		var b [4]byte
-		_, _ = rand.Read(b[:])
-		p.nextID = binary.BigEndian.Uint32(b[:]) & sessionIDMask
-	}
 	for {
-		p.nextID = (p.nextID + 1) & sessionIDMask
-		s.id = p.tag<<sessionIDBits | p.nextID
-		if _, taken := p.sessions[s.id]; !taken && p.nextID != 0 {
+		p.nextID++
+		if _, taken := p.sessions[p.nextID]; !taken && p.nextID != 0 {
 			break
 		}
 	}
+	s.id = p.nextID
 	p.sessions[s.id] = s
 	p.logins.Add(1)
 	p.metrics.sessions.Set(float64(len(p.sessions)))
@@ -292,6 +288,7 @@ func (p *Proxy) remove(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, s.id)
+	p.dropKey(s)
 	p.metrics.sessions.Set(float64(len(p.sessions)))
 }
 

@@ -140,7 +140,7 @@ func (s *session) beginReplication(b *backend) error {
 		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
 	}
 	b.params = nil
-	out = pgwire.AppendBackendKeyData(out, s.id, s.key)
+	out = s.appendKey(out, b)
 	out = pgwire.AppendReadyForQuery(out, b.status)
 	s.mu.Lock()
 	s.flow = newFlow(pgwire.TxIdle) // always at a safe point: nobody waits for it in a drain

@@ -122,11 +122,11 @@ func (s *session) reuse() *backend {
 	return b
 }
 
-// welcome appends what a client is told of its new server, up to ReadyForQuery.
-func (s *session) welcome(out []byte, params []pgwire.Param) []byte {
+// welcome appends what a client is told of its first backend, up to ReadyForQuery.
+func (s *session) welcome(out []byte, b *backend, params []pgwire.Param) []byte {
 	for _, p := range params {
 		out = pgwire.AppendParameterStatus(out, p.Name, p.Value)
 	}
-	out = pgwire.AppendBackendKeyData(out, s.id, s.key)
+	out = s.appendKey(out, b)
 	return pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
 }

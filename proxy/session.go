@@ -24,7 +24,8 @@ type session struct {
 	proxy    *Proxy
 	*account // of the client; nobody else's until it has proved who it is
 	id       uint32
-	key      []byte // cancel key given to the client
+	pid      uint32 // that the client was given, with the secret of its cancel key
+	key      []byte
 
 	loop    *loop
 	client  link
