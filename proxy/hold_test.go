@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -259,6 +260,35 @@ func TestAdministratorsOrderReachesTheClient(t *testing.T) {
 	_, err := tryExec(c, "SELECT 1")
 	if code(err) != "57P01" || !c.IsClosed() {
 		t.Fatalf("got %v, closed %v", err, c.IsClosed())
+	}
+}
+
+// In the place of an answer the order is the answer, as without a proxy.
+func TestOrderAnswersWhatIsInFlight(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.CommitGuard = proxy.GuardOff })
+	r.server.ExecIn("app", "CREATE TABLE w (a int)")
+	r.server.ExecIn("app", "GRANT ALL ON w TO app")
+	r.server.ExecIn("app", "CREATE FUNCTION slow(int) RETURNS int LANGUAGE sql AS "+
+		"$$INSERT INTO public.w VALUES ($1); SELECT pg_sleep(20); SELECT 1$$")
+	for _, sql := range []string{"SELECT slow(1)", "INSERT INTO w SELECT slow(1)",
+		"BEGIN; SELECT slow(1); COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())"} {
+		c := r.connect("")
+		done := start(c, sql)
+		if !strings.Contains(sql, "backend_pid") {
+			r.eventually(func() bool {
+				return r.server.Exec(fmt.Sprintf("SELECT wait_event FROM pg_stat_activity "+
+					"WHERE pid = %d", c.PID()))[0][0] == "PgSleep"
+			}, "it sleeps")
+			r.server.Exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", c.PID()))
+		}
+		err := <-done
+		var pe *pgconn.PgError
+		if !errors.As(err, &pe) || pe.Code != "57P01" || pe.Severity != "FATAL" || !c.IsClosed() {
+			t.Errorf("%s: got %v, closed %v", sql, err, c.IsClosed())
+		}
+	}
+	if n := r.server.ExecIn("app", "SELECT count(*) FROM w")[0][0]; n != "0" {
+		t.Errorf("%s rows of what was told to have ended", n)
 	}
 }
 

@@ -30,9 +30,11 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 	if l.endHeld {
 		out = l.appendHeldEnd(out)
 	}
-	// What comes after the last one in doubt was not executed: the goodbye is its answer.
+	// What comes after the last one in doubt was not executed: the goodbye is its answer. If that is
+	// the server's own order, it is the server's answer to what it was working on.
 	last := len(l.pending) - 1
-	for last >= 0 && !l.pending[last].verdict.mayHaveHappened() {
+	for last >= 0 && (!l.pending[last].verdict.mayHaveHappened() ||
+		l.isOrdered(cause) && l.pending[last].verdict == verdictUnknown) {
 		last--
 	}
 	for i := range l.pending[:last+1] {
@@ -43,6 +45,14 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 		return err
 	}
 	return cause
+}
+
+// isOrdered tells that the backend itself has said, in the place of an answer, that it was told to
+// end, and is why the session ends. It has then given up its transaction: behind a commit it says
+// so only after the answer (ProcessInterrupts; a wait for standbys ends without the message), and
+// without a proxy the client would have been told the same.
+func (l *loss) isOrdered(cause error) bool {
+	return errors.Is(cause, errOrdered) && l.fatal.Code == pgwire.CodeAdminShutdown
 }
 
 // mayHaveHappened tells that the batch was, or may have been, executed.
