@@ -27,6 +27,9 @@ type backend struct {
 	streams bool           // it is one of replication, of which the flow knows nothing
 	reader  *pgwire.Reader // for exchanges while it is not attached; nil else
 
+	// innerFailed tells that a question of our own failed, which may have left its statement behind.
+	innerFailed bool
+
 	session  *session // to which it is attached, or was
 	delivery          // of what it sends
 	quiet    silence  // Proxy.runWatch's own

@@ -325,6 +325,7 @@ func (b *backend) reported(s *session, body []byte) bool {
 func (b *backend) inner(s *session, typ byte, body []byte) {
 	if typ == pgwire.SrvError {
 		s.inner, _ = pgwire.ParseError(body)
+		b.innerFailed = true
 		return
 	}
 	cols, err := pgwire.ParseDataRow(body)

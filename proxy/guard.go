@@ -196,8 +196,7 @@ func (s *session) askForCommit(b *backend, wait bool) error {
 		sql, oid = newXIDSQL, newXIDOID
 	}
 	if s.in.bytes()[0] == pgwire.CliExecute {
-		s.out = pgwire.AppendFlush(appendInner(s.out[:0], sql))
-		s.pushInner(at)
+		s.out = pgwire.AppendFlush(s.appendQuestion(b, s.out[:0], sql, at))
 	} else {
 		s.out = pgwire.AppendFunctionCall(s.out[:0], oid)
 		s.push(op{kind: opFunctionCall, internal: true, showErr: true, start: at})
@@ -242,13 +241,27 @@ func (s *session) takeXID() {
 	s.rows = nil
 }
 
-// appendInner asks with our own statement and portal, and leaves none of them behind.
+// appendInner asks with our own statement and portal, and leaves none of them behind for the client
+// to see.
 func appendInner(out []byte, sql string) []byte {
-	out = pgwire.AppendClose(out, 'S', innerName)
 	out = pgwire.AppendParse(out, innerName, sql, nil)
 	out = pgwire.AppendBind(out, innerName, innerName)
 	out = pgwire.AppendExecute(out, innerName, 0)
-	return pgwire.AppendClose(out, 'P', innerName)
+	out = pgwire.AppendClose(out, 'P', innerName)
+	return pgwire.AppendClose(out, 'S', innerName)
+}
+
+// appendQuestion appends a question of our own to b, and records it; at is where the unit of work is
+// by then. One that failed half-way has left its statement behind. The caller holds s.mu.
+func (s *session) appendQuestion(b *backend, out []byte, sql string, at int) []byte {
+	if b.innerFailed {
+		out = pgwire.AppendClose(out, 'S', innerName)
+		s.push(op{kind: opClose, internal: true, start: at})
+	}
+	for _, k := range []opKind{opParse, opBind, opExecute, opClose, opClose} {
+		s.push(op{kind: k, internal: true, start: at})
+	}
+	return appendInner(out, sql)
 }
 
 // forwardCommit sends the message that commits, marked as in doubt before the first byte
@@ -358,9 +371,7 @@ func (s *session) injectSnapshot() error {
 	before := s.flow
 	s.pushed = 0
 	s.rows, s.rowsCut, s.inner = nil, false, nil
-	out := appendInner(s.out[:0], s.track.snapshotSQL())
-	out = pgwire.AppendSync(out)
-	s.pushInner(0)
+	out := pgwire.AppendSync(s.appendQuestion(b, s.out[:0], s.track.snapshotSQL(), 0))
 	s.push(op{kind: opSync, internal: true, snapshot: true})
 	s.out = out
 	s.mu.Unlock()

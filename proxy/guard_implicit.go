@@ -83,8 +83,6 @@ func (s *session) sendAsExtended(b *backend, wait bool) error {
 	out = pgwire.AppendDescribe(out, 'P', "")
 	out = pgwire.AppendExecute(out, "", 0)
 	out = pgwire.AppendClose(out, 'S', "")
-	out = appendInner(out, xidSQL)
-	out = pgwire.AppendFlush(out)
 	for _, k := range []opKind{opParse, opBind, opDescribe} {
 		s.push(op{kind: k, asQuery: true, start: at})
 	}
@@ -93,7 +91,7 @@ func (s *session) sendAsExtended(b *backend, wait bool) error {
 		start: at,
 	})
 	s.push(op{kind: opClose, asQuery: true, start: at})
-	s.pushInner(at)
+	out = pgwire.AppendFlush(s.appendQuestion(b, out, xidSQL, at))
 	s.flow.asQuery = true
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
 	s.out, s.asking = out, askingQuery
@@ -117,21 +115,13 @@ func (s *session) headQuery() (sql string, n int, err error) {
 	return string(text), n, err
 }
 
-// pushInner records what appendInner sends.
-func (s *session) pushInner(at int) {
-	for _, k := range []opKind{opClose, opParse, opBind, opExecute, opClose} {
-		s.push(op{kind: k, internal: true, start: at})
-	}
-}
-
 // askForSync asks for the transaction id of the batch whose Sync is at the head of the inbox. The
 // caller holds s.mu, which is released.
 func (s *session) askForSync(b *backend, wait bool) error {
 	before := s.flow
 	s.pushed = 0
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
-	s.out = pgwire.AppendFlush(appendInner(s.out[:0], xidSQL))
-	s.pushInner(s.unit.end())
+	s.out = pgwire.AppendFlush(s.appendQuestion(b, s.out[:0], xidSQL, s.unit.end()))
 	s.asking = askingSync
 	s.mu.Unlock()
 	_, err := s.sendOwn(b, s.out, before, wait)

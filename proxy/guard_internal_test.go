@@ -123,11 +123,11 @@ func (r *steady) guardedWrites() []turn {
 // innerAnswer is that to appendInner.
 func innerAnswer(value string) []byte {
 	return bytes.Join([][]byte{
-		pgwire.AppendMessage(nil, pgwire.SrvCloseComplete, nil),
 		pgwire.AppendMessage(nil, pgwire.SrvParseComplete, nil),
 		pgwire.AppendMessage(nil, pgwire.SrvBindComplete, nil),
 		pgwire.AppendDataRow(nil, []byte(value)),
 		pgwire.AppendCommandComplete(nil, "SELECT 1"),
+		pgwire.AppendMessage(nil, pgwire.SrvCloseComplete, nil),
 		pgwire.AppendMessage(nil, pgwire.SrvCloseComplete, nil),
 	}, nil)
 }
