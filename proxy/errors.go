@@ -18,6 +18,9 @@ var (
 	errOvertaken   = errors.New("the primary changed again")
 )
 
+// asOrder is the end of a session that the server has announced with e.
+func asOrder(e *pgwire.Error) error { return fmt.Errorf("%w: %w", errOrdered, e) }
+
 // Texts for clients, in one place. The codes are never mixed (DESIGN.md I6): 40001 is surely not
 // executed or rolled back, 08007 is unknown.
 

@@ -271,8 +271,12 @@ func TestOrderAnswersWhatIsInFlight(t *testing.T) {
 	r.server.ExecIn("app", "CREATE FUNCTION slow(int) RETURNS int LANGUAGE sql AS "+
 		"$$INSERT INTO public.w VALUES ($1); SELECT pg_sleep(20); SELECT 1$$")
 	for _, sql := range []string{"SELECT slow(1)", "INSERT INTO w SELECT slow(1)",
-		"BEGIN; SELECT slow(1); COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())"} {
+		"BEGIN; SELECT slow(1); COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())",
+		"/* temp */ SELECT slow(1)"} {
 		c := r.connect("")
+		if strings.Contains(sql, "temp") { // a session that no other server can take
+			exec(t, c, "CREATE TEMP TABLE x (a int)")
+		}
 		done := start(c, sql)
 		if !strings.Contains(sql, "backend_pid") {
 			r.eventually(func() bool {

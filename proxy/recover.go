@@ -25,7 +25,11 @@ func (s *session) recover(ctx context.Context) error {
 	s.mu.Lock()
 	why := s.track.unmovable
 	s.mu.Unlock()
-	if why != 0 {
+	switch {
+	case why == 0:
+	case l.fatal != nil: // an order to this session or to the whole server: it ends either way
+		return s.leave(ctx, l, asOrder(l.fatal))
+	default:
 		return s.leave(ctx, l, errUnmovable(why.String()))
 	}
 	last := s.last

@@ -40,7 +40,7 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss, login bool) (*
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
 		b.close(true)
-		return nil, fmt.Errorf("%w: %w", errOrdered, l.fatal)
+		return nil, asOrder(l.fatal)
 	}
 	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
 	err = s.retakeLocks(ctx, b, l)
