@@ -263,8 +263,7 @@ func (c *catalogues) evictLocked() {
 	}
 }
 
-// dropIdle closes the connections that nothing was asked over for that long, and forgets answers
-// that are out of date.
+// dropIdle closes the connections that nothing was asked over for that long.
 func (c *catalogues) dropIdle(idle time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -274,6 +273,12 @@ func (c *catalogues) dropIdle(idle time.Duration) {
 			delete(c.at, name)
 		}
 	}
+}
+
+// forgetOld forgets answers that are out of date.
+func (c *catalogues) forgetOld() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for key, v := range c.answers {
 		if time.Since(v.at) >= answerTTL {
 			delete(c.answers, key)

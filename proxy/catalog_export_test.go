@@ -35,7 +35,7 @@ func CatalogConnections(p *Proxy) int {
 }
 
 // DropIdle is what the proxy does from time to time.
-func DropIdle(p *Proxy) { p.catalogues.dropIdle(0) }
+func DropIdle(p *Proxy) { p.catalogues.dropIdle(0); p.catalogues.forgetOld() }
 
 // IsHarmlessVolatile and RunsQueries show the lists.
 func IsHarmlessVolatile(name string) bool { return harmlessVolatile[name] }

@@ -151,7 +151,7 @@ func DefaultConfig() Config {
 		Reuse:              true,
 		ReuseMax:           128,
 		ReuseRoleMax:       32,
-		ReuseIdle:          10 * time.Second,
+		ReuseIdle:          3 * time.Second,
 		ReuseLifetime:      time.Minute,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,

@@ -119,11 +119,12 @@ func (p *Proxy) runWatch() {
 			}
 		}
 		p.pool.sweep()
+		p.catalogues.dropIdle(catalogIdle)
 		p.trim(time.Now())
 		if time.Since(silent) >= p.cfg.KeepAlive {
 			silent = time.Now()
 			p.resetSilent()
-			p.catalogues.dropIdle(p.cfg.KeepAlive)
+			p.catalogues.forgetOld()
 		}
 		due = min(due, p.cfg.KeepAlive-time.Since(silent))
 	}
