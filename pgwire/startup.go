@@ -3,6 +3,7 @@ package pgwire
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -38,6 +39,10 @@ const (
 	startupParamsMax = 200
 )
 
+// ErrStartupLength is a first packet with a length that none can have: perhaps not PostgreSQL's
+// protocol at all. Like PostgreSQL (ProcessStartupPacket), nothing is answered to it.
+var ErrStartupLength = errors.New("invalid length of startup packet")
+
 // ReadStartup reads the first packet, which has no type byte.
 func ReadStartup(r *Reader) (Startup, error) {
 	var head [8]byte
@@ -47,7 +52,7 @@ func ReadStartup(r *Reader) (Startup, error) {
 	n := binary.BigEndian.Uint32(head[:])
 	code := binary.BigEndian.Uint32(head[4:])
 	if n < 8 || n > startupBytesMax {
-		return Startup{}, protocolError("invalid length of startup packet")
+		return Startup{}, ErrStartupLength
 	}
 	if err := r.fill(int(n) - 8); err != nil {
 		return Startup{}, err
@@ -64,7 +69,7 @@ func ReadStartup(r *Reader) (Startup, error) {
 		return Startup{Kind: kind}, nil
 	case codeCancel:
 		if len(r.body) < 8 || len(r.body) > 4+256 {
-			return Startup{}, protocolError("invalid length of cancel request")
+			return Startup{}, ErrStartupLength
 		}
 		return Startup{
 			Kind: StartupCancel, CancelPID: binary.BigEndian.Uint32(r.body),
@@ -78,7 +83,7 @@ func ReadStartup(r *Reader) (Startup, error) {
 func ParseStartup(packet []byte) (Startup, error) {
 	if len(packet) < 8 || uint64(binary.BigEndian.Uint32(packet)) != uint64(len(packet)) ||
 		len(packet) > startupBytesMax {
-		return Startup{}, protocolError("invalid length of startup packet")
+		return Startup{}, ErrStartupLength
 	}
 	return parseStartup(binary.BigEndian.Uint32(packet[4:]), packet[8:])
 }

@@ -3,6 +3,7 @@ package pgwire_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -83,7 +84,9 @@ func TestReadStartupCancel(t *testing.T) {
 		key := bytes.Repeat([]byte{byte(n)}, n)
 		st, err := readStartup(pgwire.AppendCancelRequest(nil, 7, key))
 		if n < 4 || n > 256 {
-			wantCode(t, err, pgwire.CodeProtocolViolation)
+			if !errors.Is(err, pgwire.ErrStartupLength) {
+				t.Errorf("key of %d bytes: %v", n, err)
+			}
 			continue
 		}
 		if err != nil || st.Kind != pgwire.StartupCancel || st.CancelPID != 7 ||
@@ -120,16 +123,16 @@ func TestReadStartupRefuses(t *testing.T) {
 		packet []byte
 		code   string
 	}{
-		{"length 0", lie(0, "\x00\x03\x00\x00"), "08P01"},
-		{"length 4", lie(4, "\x00\x03\x00\x00"), "08P01"},
-		{"length 7", lie(7, "\x00\x03\x00\x00"), "08P01"},
-		{"length over PostgreSQL's limit", lie(10001, "\x00\x03\x00\x00"), "08P01"},
-		{"length negative", lie(0xffffffff, "\x00\x03\x00\x00"), "08P01"},
-		{"http", []byte("GET / HTTP/1.1\r\n\r\n"), "08P01"},
-		{"tls", []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), "08P01"},
+		{"length 0", lie(0, "\x00\x03\x00\x00"), ""},
+		{"length 4", lie(4, "\x00\x03\x00\x00"), ""},
+		{"length 7", lie(7, "\x00\x03\x00\x00"), ""},
+		{"length over PostgreSQL's limit", lie(10001, "\x00\x03\x00\x00"), ""},
+		{"length negative", lie(0xffffffff, "\x00\x03\x00\x00"), ""},
+		{"http", []byte("GET / HTTP/1.1\r\n\r\n"), ""},
+		{"tls", []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), ""},
 		{"ssl with a body", packet(codeSSL, "x"), "08P01"},
 		{"gss with a body", packet(codeGSS, "x"), "08P01"},
-		{"cancel without a key", packet(codeCancel, "\x00\x00\x00\x07"), "08P01"},
+		{"cancel without a key", packet(codeCancel, "\x00\x00\x00\x07"), ""},
 		{"protocol 2", packet(2<<16, "user\x00joe\x00\x00"), "0A000"},
 		{"protocol 4", packet(4<<16, "user\x00joe\x00\x00"), "0A000"},
 		{"no body", packet(3<<16, ""), "08P01"},
@@ -149,7 +152,11 @@ func TestReadStartupRefuses(t *testing.T) {
 			if err == nil {
 				t.Fatalf("read %+v", st)
 			}
-			wantCode(t, err, c.code)
+			if c.code != "" {
+				wantCode(t, err, c.code)
+			} else if !errors.Is(err, pgwire.ErrStartupLength) { // nothing is answered to it
+				t.Error(err)
+			}
 		})
 	}
 }
