@@ -62,8 +62,7 @@ var errNoPassword = fmt.Errorf("%w: it asks for a password that is not known", E
 
 // ErrNoCredentials is errNoPassword of a login without any credentials: for a client that has
 // given none away, a server that trusts or asks for a certificate was hoped for.
-var ErrNoCredentials = fmt.Errorf("%w: it asks for a password, and there is none",
-	ErrAuthMethod)
+var ErrNoCredentials = fmt.Errorf("%w, nor is anything else", errNoPassword)
 
 // Login logs in as a client on a fresh connection. The caller owns conn and sets its deadline. A
 // server's ErrorResponse is returned as *Error.
