@@ -122,6 +122,17 @@ survives: setup ## docs/what-survives.md, from what a real server did: an hour, 
 # How often the primary changes under each driver.
 CHANGES := 24
 
+# Where the suites are fetched to: a directory that the servers' user can read.
+SUITES := /var/tmp/holdfast-suites
+# Which of them run: all, or a part of their names.
+SUITE :=
+
+.PHONY: suites
+suites: setup ## drivers' own tests and PostgreSQL's, directly and through the proxy (as root)
+	@scripts/suites.sh $(SUITES)
+	$(NEED_ALL) $(GOTEST) ./proxy -run '^TestSuites$$/$(SUITE)' -count 1 -timeout 90m -v \
+	    -suites.dir=$(SUITES) | grep --line-buffered -E '^ *(---|suites_test|FAIL|ok)'
+
 .PHONY: drivers
 drivers: ## common drivers under kills and switchovers (docs/drivers.md); pg comes from npm
 	@scripts/setup.sh drivers

@@ -251,8 +251,8 @@ func appendInner(out []byte, sql string) []byte {
 	return pgwire.AppendClose(out, 'S', innerName)
 }
 
-// appendQuestion appends a question of our own to b, and records it; at is where the unit of work is
-// by then. One that failed half-way has left its statement behind. The caller holds s.mu.
+// appendQuestion appends a question of our own to b, and records it; at is where the unit of work
+// is by then. One that failed half-way has left its statement behind. The caller holds s.mu.
 func (s *session) appendQuestion(b *backend, out []byte, sql string, at int) []byte {
 	if b.innerFailed {
 		out = pgwire.AppendClose(out, 'S', innerName)
