@@ -12,7 +12,7 @@ import (
 // ProxyConfig returns the proxy's own configuration. It reads the look-up password; the error
 // names the file.
 func (c Config) ProxyConfig() (proxy.Config, error) {
-	password, err := readSecret(c.Proxy.LookupPasswordFile)
+	password, err := ReadSecret(c.Proxy.LookupPasswordFile)
 	if err != nil {
 		return proxy.Config{}, fmt.Errorf("proxy.lookup_password_file: %w", err)
 	}

@@ -80,8 +80,10 @@ type Synchronous struct {
 
 // HTTP is the local interface for status, health and metrics.
 type HTTP struct {
-	// Listen is a loopback address, since the interface does not authenticate.
+	// Listen is a loopback address, since reading needs no authentication.
 	Listen string `mapstructure:"listen"`
+	// TokenFile has what requests that change something must show; derived from DataDir if empty.
+	TokenFile string `mapstructure:"token_file"`
 }
 
 // Log says what is logged and how.

@@ -108,6 +108,7 @@ func (c *Config) derive() error {
 	under(&c.Raft.Dir, "raft")
 	under(&c.Postgres.DataDir, filepath.Join("postgres", "data"))
 	under(&c.Postgres.SecretsDir, "secrets")
+	under(&c.HTTP.TokenFile, "http-token")
 	if c.Proxy.LookupPasswordFile == "" {
 		c.Proxy.LookupPasswordFile = filepath.Join(c.Postgres.SecretsDir, "lookup")
 	}

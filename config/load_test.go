@@ -59,6 +59,7 @@ func TestLoadFillsInDefaultsAndWhatIsDerived(t *testing.T) {
 		{"raft.dir", cfg.Raft.Dir, "/var/lib/holdfast/raft"},
 		{"postgres.data_dir", cfg.Postgres.DataDir, "/var/lib/holdfast/postgres/data"},
 		{"postgres.secrets_dir", cfg.Postgres.SecretsDir, "/var/lib/holdfast/secrets"},
+		{"http.token_file", cfg.HTTP.TokenFile, "/var/lib/holdfast/http-token"},
 		{"lookup file", cfg.Proxy.LookupPasswordFile, "/var/lib/holdfast/secrets/lookup"},
 		{"lease_grace", cfg.Proxy.LeaseGrace, time.Second},
 		{"second node", cfg.Group.Nodes[1].Name, "node2"},

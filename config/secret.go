@@ -11,8 +11,9 @@ import (
 // secretBytesMax bounds a password file.
 const secretBytesMax = 1024
 
-// readSecret reads a file with one line, which nobody but its owner may read.
-func readSecret(path string) (string, error) {
+// ReadSecret reads a file with one line, a password or a token, which nobody but its owner may
+// read.
+func ReadSecret(path string) (string, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrPermission) {
 		return "", fmt.Errorf("%w; the file and its directory must belong to the user that runs "+

@@ -167,8 +167,8 @@ func (k *checker) listeners() {
 	a := k.c.HTTP.Listen
 	all = append(all, listener{"http.listen", a})
 	if host, ok := k.hostPort("http.listen", a); ok && !loopback(host) {
-		k.bad("http.listen", "%q is not a loopback address; the interface does not "+
-			"authenticate, so only 127.0.0.1, [::1] or localhost are allowed", a)
+		k.bad("http.listen", "%q is not a loopback address; whoever reaches the "+
+			"interface can read, so only 127.0.0.1, [::1] or localhost are allowed", a)
 	}
 	for i, a := range all {
 		for _, b := range all[:i] {

@@ -96,7 +96,7 @@ var suites = []suite{
 	},
 	{
 		name: "isolation", dir: "postgresql/src/test/isolation",
-		run: runPgRegress("pg_isolation_regress", "isolation_schedule", "isolation_regression"),
+		run:   runPgRegress("pg_isolation_regress", "isolation_schedule", "isolation_regression"),
 		parse: parsePgRegress,
 	},
 	{

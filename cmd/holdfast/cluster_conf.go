@@ -114,6 +114,7 @@ func (n *ClusterNode) config() config.Config {
 	cfg := config.Default()
 	cfg.Name = n.Name
 	cfg.DataDir = filepath.Join(n.Dir, "state")
+	cfg.HTTP.TokenFile = n.TokenFile
 	cfg.Group.Cluster = "demo"
 	cfg.Group.Profile = c.cfg.Profile
 	if c.cfg.LockBarrier > 0 {

@@ -28,6 +28,8 @@ type ClusterNode struct {
 	Host string
 	// Dir holds the node's files; DataDir below it is PGDATA.
 	Dir, DataDir string
+	// TokenFile is that of its HTTP interface.
+	TokenFile string
 	// ConfigPath and LogPath are the node's configuration and its log.
 	ConfigPath, LogPath string
 	// Raft, Postgres, Proxy and HTTP are the node's listeners, host:port.
@@ -50,6 +52,7 @@ func newClusterNode(c *Cluster, name, host string, ports nodePorts) *ClusterNode
 	dir := filepath.Join(c.Dir, name)
 	return &ClusterNode{
 		Name: name, Host: host, Dir: dir, DataDir: filepath.Join(dir, "pg", "data"),
+		TokenFile:  filepath.Join(dir, "http-token"),
 		ConfigPath: filepath.Join(dir, "holdfast.yaml"), LogPath: filepath.Join(dir, "log"),
 		Raft: hostPort(host, ports.raft), Postgres: hostPort(host, ports.postgres),
 		Proxy: hostPort(host, ports.proxy), HTTP: hostPort(host, ports.http),

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"holdfast/config"
 )
 
 // statusTimeout bounds one question to one node: a frozen one must not hold up the others.
@@ -20,12 +22,12 @@ func (n *ClusterNode) Status(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	var st Status
-	err := n.cluster.call(ctx, http.MethodGet, "http://"+n.HTTP+"/v1/status", nil, &st)
+	err := n.call(ctx, http.MethodGet, "/v1/status", nil, &st)
 	return st, err
 }
 
 // call asks a node's HTTP interface on a connection that is closed afterwards.
-func (c *Cluster) call(ctx context.Context, method, url string, body, into any) error {
+func (n *ClusterNode) call(ctx context.Context, method, path string, body, into any) error {
 	var r io.Reader
 	if body != nil {
 		b, err := json.Marshal(body)
@@ -34,12 +36,16 @@ func (c *Cluster) call(ctx context.Context, method, url string, body, into any) 
 		}
 		r = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, url, r)
+	if token, err := config.ReadSecret(n.TokenFile); err == nil {
+		ctx = context.WithValue(ctx, tokenKey{}, token)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.HTTP+path, r)
 	if err != nil {
 		return fmt.Errorf("ask node: %w", err)
 	}
+	authorize(req)
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.client.Do(req)
+	resp, err := n.cluster.client.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask node: %w", err)
 	}
@@ -138,8 +144,8 @@ func (c *Cluster) Switchover(ctx context.Context, to string) error {
 			last = err
 			continue
 		}
-		url := "http://" + n.HTTP + "/v1/switchover"
-		if err := c.call(ctx, http.MethodPost, url, switchoverRequest{To: to}, nil); err != nil {
+		err := n.call(ctx, http.MethodPost, "/v1/switchover", switchoverRequest{To: to}, nil)
+		if err != nil {
 			return fmt.Errorf("switchover to %s: %w", orDash(to), err)
 		}
 		return nil

@@ -27,6 +27,7 @@ func (o operator) run(n *holdfast.ClusterNode, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(o.t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, o.binary, append(args, "--url", "http://"+n.HTTP)...)
+	cmd.Env = append(os.Environ(), "HOLDFAST_HTTP_TOKEN_FILE="+n.TokenFile)
 	out, err := cmd.CombinedOutput()
 	o.t.Logf("holdfast %s: %v\n%s", strings.Join(args, " "), err, out)
 	return string(out), err

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
 
+	"holdfast/config"
 	"holdfast/election"
 	"holdfast/proxy"
 )
@@ -43,7 +44,7 @@ type controller interface {
 }
 
 // httpServer is the node's HTTP interface: health, metrics, status and control. It listens on
-// loopback unless it is told otherwise.
+// loopback; what changes something needs a token.
 type httpServer struct {
 	server   *http.Server
 	listener net.Listener
@@ -51,16 +52,21 @@ type httpServer struct {
 }
 
 // startHTTP listens and serves until stop.
-func startHTTP(addr string, c controller, reg *prometheus.Registry, log *zap.Logger,
+func startHTTP(cfg *config.HTTP, c controller, reg *prometheus.Registry, log *zap.Logger,
 ) (*httpServer, error) {
+	addr := cfg.Listen
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP on %s (http.listen): %w", addr, err)
 	}
+	token, err := openToken(cfg.TokenFile)
+	if err != nil {
+		log.Warn("requests over HTTP that change something are refused", zap.Error(err))
+	}
 	h := &httpServer{
 		listener: l, done: make(chan struct{}),
 		server: &http.Server{
-			Handler:           newHTTPHandler(c, reg),
+			Handler:           needToken(token, newHTTPHandler(c, reg)),
 			ReadHeaderTimeout: 5 * time.Second,
 			ReadTimeout:       10 * time.Second,
 			IdleTimeout:       time.Minute,
@@ -113,7 +119,7 @@ func newHTTPHandler(c controller, reg *prometheus.Registry) http.Handler {
 	return guardHTTP(mux)
 }
 
-// guardHTTP keeps pages in a browser of this machine away. Nobody is asked for a password here, so
+// guardHTTP keeps pages in a browser of this machine away. Who reads needs no token, so that
 // loopback is the only lock, and a page could reach it: by a request across origins, or by a name
 // of its own that it lets point to 127.0.0.1 (DNS rebinding), which makes it the same origin. A
 // browser cannot be made to lie about Host, Origin and Sec-Fetch-Site; other clients can, but they

@@ -77,12 +77,18 @@ func runOperation(cmd *cobra.Command, url *string, dryRun *bool,
 	run func(ctx context.Context, out io.Writer, args []string) error,
 ) {
 	var timeout time.Duration
+	var tokenFile string
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
+		ctx, err := withToken(ctx, cmd, tokenFile)
+		if err != nil {
+			return err
+		}
 		return run(ctx, cmd.OutOrStdout(), args)
 	}
 	cmd.Flags().StringVar(url, "url", defaultURL, "the HTTP interface of any node")
+	tokenFlag(cmd, &tokenFile)
 	cmd.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the end")
 	if dryRun != nil {
 		cmd.Flags().BoolVar(dryRun, "dry-run", false,

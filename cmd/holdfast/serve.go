@@ -203,7 +203,7 @@ func (n *node) start(ctx context.Context) error {
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	n.cancel = cancel
 	var err error
-	n.http, err = startHTTP(n.cfg.HTTP.Listen, n, n.registry, n.log)
+	n.http, err = startHTTP(&n.cfg.HTTP, n, n.registry, n.log)
 	if err != nil {
 		return err
 	}

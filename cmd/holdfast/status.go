@@ -408,6 +408,7 @@ func requestHTTP(ctx context.Context, method, url string, body io.Reader) (*http
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	authorize(req)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask node at %s (is it running, is --url right?): %w", url, err)
