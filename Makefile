@@ -127,6 +127,11 @@ SUITES := /var/tmp/holdfast-suites
 # Which of them run: all, or a part of their names.
 SUITE :=
 
+# Needs the database of known holes from the network; docs/security.md has what is known.
+.PHONY: vuln
+vuln: ## known holes in Go and in the modules that are built in
+	go run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -tags $(TAGS) ./...
+
 .PHONY: suites
 suites: setup ## drivers' own tests and PostgreSQL's, directly and through the proxy (as root)
 	@scripts/suites.sh $(SUITES)
