@@ -51,6 +51,7 @@ func (d *door) authenticate(ctx context.Context, who login) (pgwire.Credentials,
 		p.log.Debug("authentication failed", zap.String("user", who.user), zap.Error(err))
 		p.metrics.authFailures.WithLabelValues(rule.method).Inc()
 		p.guesses.failed(client.addr)
+		p.cache.doubt(who.user)
 		return pgwire.Credentials{}, errAuthFailed(rule.method, who.user)
 	case errors.As(err, &pe):
 		return pgwire.Credentials{}, fatal(pe)

@@ -109,6 +109,7 @@ func (g *greeting) answer(s *session) {
 		if g.isGuess() { // counts before another client has its turn
 			s.proxy.metrics.authFailures.WithLabelValues(methodScram).Inc()
 			s.proxy.guesses.failed(g.from)
+			s.proxy.cache.doubt(s.track.loginUser)
 		}
 		s.handOver(func() { s.dismiss(g.reason(s)) })
 	}

@@ -55,6 +55,7 @@ func TestGuessesCountAtOnce(t *testing.T) {
 	p := &Proxy{
 		cfg: DefaultConfig(), metrics: newMetrics(nil), log: log, guesses: newGuesses(1),
 		sessions: make(map[uint32]*session), lockBook: newLockBook(), shares: newShares(&Config{}),
+		cache: &secretCache{},
 	}
 	from := netip.MustParseAddr("10.0.0.1")
 	s, send := greeted(t, p, from)

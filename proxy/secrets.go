@@ -173,6 +173,24 @@ func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secret
 	return e, nil
 }
 
+// doubtAfter is how old a secret has to be for a failed login to cast doubt on it: guesses must not
+// become questions to the primary, one for one.
+const doubtAfter = time.Second
+
+// doubt lets the next login of a role ask for its secret again, since one has failed: it may have
+// been changed. Without a primary the old one is used still.
+func (c *secretCache) doubt(user string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range []*generations{&c.known, &c.absent} {
+		if e, ok := g.get(user); ok && time.Since(e.at) >= doubtAfter {
+			e.at = time.Time{}
+			g.put(user, e)
+			delete(g.old, user)
+		}
+	}
+}
+
 // forget drops a secret that turned out to be old.
 func (c *secretCache) forget(user string) {
 	c.mu.Lock()
