@@ -34,7 +34,17 @@ type InitCommand struct {
 	Nodes []string
 	// Secrets makes missing passwords beside a CA that is there already, too.
 	Secrets bool
-	Out     io.Writer
+	// CertsOnly makes no passwords at all, and Renew makes certificates anew that are there: `cert`.
+	CertsOnly, Renew bool
+	Out              io.Writer
+}
+
+// name is that of the subcommand, for its errors.
+func (c InitCommand) name() string {
+	if c.CertsOnly {
+		return "cert"
+	}
+	return "init"
 }
 
 // nodeSpec is one node to make a certificate for.
@@ -50,31 +60,36 @@ type nodeSpec struct {
 func (c InitCommand) Run(context.Context) error {
 	nodes, err := c.parse()
 	if err != nil {
-		return fmt.Errorf("init: %w", err)
+		return fmt.Errorf("%s: %w", c.name(), err)
 	}
 	for _, d := range []string{c.Dir, c.secretsDir()} {
 		if d == c.secretsDir() && !c.makesSecrets() {
 			continue
 		}
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("init: %w", err)
+			return fmt.Errorf("%s: %w", c.name(), err)
 		}
 	}
-	if err := c.makeSecrets(); err != nil {
-		return fmt.Errorf("init: %w", err)
+	if !c.CertsOnly {
+		if err := c.makeSecrets(); err != nil {
+			return fmt.Errorf("%s: %w", c.name(), err)
+		}
 	}
 	ca, err := c.loadCA()
 	if err != nil {
-		return fmt.Errorf("init: %w", err)
+		return fmt.Errorf("%s: %w", c.name(), err)
 	}
 	var wrong []error
 	for _, n := range nodes {
 		if err := c.issue(ca, n); err != nil {
-			wrong = append(wrong, fmt.Errorf("init: %w", err))
+			wrong = append(wrong, fmt.Errorf("%s: %w", c.name(), err))
 		}
 	}
-	fmt.Fprintln(c.Out, "copy ca.crt, the node's own .crt and .key, and secrets/ to each node;"+
-		" keep ca.key apart")
+	what := "ca.crt, the node's own .crt and .key, and secrets/ to each node"
+	if c.CertsOnly {
+		what = "ca.crt and the node's own .crt and .key to each node, which reads them when it starts"
+	}
+	fmt.Fprintf(c.Out, "copy %s; keep ca.key apart\n", what)
 	return errors.Join(wrong...)
 }
 
@@ -120,7 +135,9 @@ func (c InitCommand) secretsDir() string { return filepath.Join(c.Dir, "secrets"
 func (c InitCommand) path(name string) string { return filepath.Join(c.Dir, name) }
 
 // makesSecrets tells whether missing passwords are to be made.
-func (c InitCommand) makesSecrets() bool { return c.Secrets || !exists(c.path("ca.crt")) }
+func (c InitCommand) makesSecrets() bool {
+	return !c.CertsOnly && (c.Secrets || !exists(c.path("ca.crt")))
+}
 
 // made says what was made.
 func (c InitCommand) made(what string) { fmt.Fprintf(c.Out, "made %s\n", what) }
@@ -198,7 +215,7 @@ func (c InitCommand) loadCA() (*election.CA, error) {
 // attempt that was stopped half way.
 func (c InitCommand) issue(ca *election.CA, n nodeSpec) error {
 	crt := c.path(n.name + ".crt")
-	if exists(crt) {
+	if exists(crt) && !c.Renew {
 		return c.keep(ca, n, crt)
 	}
 	cert, key, err := ca.Issue(n.name, n.hosts)
@@ -279,10 +296,30 @@ func newInitCommand() *cobra.Command {
 			return c.Run(cmd.Context())
 		},
 	}
+	c.flags(cmd)
+	cmd.Flags().BoolVar(&c.Secrets, "secrets", false,
+		"make missing passwords also beside a CA that is there")
+	return cmd
+}
+
+func (c *InitCommand) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.Dir, "dir", "/etc/holdfast", "where to write")
 	cmd.Flags().StringVar(&c.Cluster, "cluster", "main", "name of the cluster, for the CA")
 	cmd.Flags().StringArrayVar(&c.Nodes, "node", nil, "NAME=HOST[,HOST...]; once per node")
-	cmd.Flags().BoolVar(&c.Secrets, "secrets", false,
-		"make missing passwords also beside a CA that is there")
+}
+
+func newCertCommand() *cobra.Command {
+	c := InitCommand{CertsOnly: true}
+	cmd := &cobra.Command{
+		Use:   "cert",
+		Short: "Make the CA if there is none, and certificates of nodes and sidecars, or renew them",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.Out = cmd.OutOrStdout()
+			return c.Run(cmd.Context())
+		},
+	}
+	c.flags(cmd)
+	cmd.Flags().BoolVar(&c.Renew, "renew", false, "make those anew that are there")
 	return cmd
 }

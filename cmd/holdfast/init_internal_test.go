@@ -193,3 +193,41 @@ func TestInitBesideACopiedCA(t *testing.T) {
 		t.Errorf("a new CA beside certificates of another: %v", err)
 	}
 }
+
+// `holdfast cert` makes and renews certificates, and touches nothing else.
+func TestCert(t *testing.T) {
+	dir := t.TempDir()
+	cert := func(args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		if code := run(t.Context(), append([]string{"cert", "--dir", dir}, args...), &out,
+			&out); code != 0 {
+			t.Fatalf("exit code %d: %s", code, &out)
+		}
+		return out.String()
+	}
+	cert("--node", "node1=10.0.0.1")
+	first := contents(t, dir)
+	if got := slices.Sorted(maps.Keys(first)); !slices.Equal(got,
+		[]string{"ca.crt", "ca.key", "node1.crt", "node1.key"}) {
+		t.Errorf("it made %v", got)
+	}
+	cert("--node", "node1=10.0.0.1", "--node", "app-1")
+	if out := cert("--node", "node1=10.0.0.1"); !strings.Contains(out, "kept") {
+		t.Error(out)
+	}
+	second := contents(t, dir)
+	for name, text := range first {
+		if second[name] != text {
+			t.Errorf("%s was written again", name)
+		}
+	}
+	cert("--node", "node1=10.0.0.2", "--renew")
+	third := contents(t, dir)
+	for name, text := range second {
+		if renewed := strings.HasPrefix(name, "node1."); (third[name] != text) != renewed {
+			t.Errorf("%s: written again: %v", name, third[name] != text)
+		}
+	}
+	mustInit(t, dir, "--node", "node1=10.0.0.2") // names the new address, and is the CA's
+}

@@ -60,7 +60,8 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	needCommand(root)
-	root.AddCommand(newInitCommand(), newConfigCommand(), newServeCommand(), newStatusCommand(),
+	root.AddCommand(newInitCommand(), newCertCommand(), newConfigCommand(), newServeCommand(),
+		newStatusCommand(),
 		newSwitchoverCommand(), newRestartCommand(), newReinitCommand(), newFailoverCommand(),
 		newMaintenanceCommand(), newMembersCommand(), newMemberCommand(), newRaftCommand(),
 		newHistoryCommand(), newSessionsCommand(), newAdoptCommand(), newVersionCommand(),
