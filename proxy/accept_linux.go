@@ -115,6 +115,7 @@ func (a *acceptor) relay(int64) {
 			return
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
 		default:
+			a.proxy.metrics.limit(limitAccept)
 			a.proxy.log.Warn("accept failed", zap.Error(err))
 			a.retry = time.AfterFunc(acceptPause, func() { a.sock.loop.post(a) })
 			return
@@ -145,7 +146,11 @@ func (p *Proxy) arrive(fd int) {
 	p.work.Add(1)
 	a := &arrival{proxy: p, conn: c, until: time.Now().Add(p.cfg.StartupTimeout)}
 	c.h = a
-	a.late = time.AfterFunc(p.cfg.StartupTimeout, a.end)
+	a.late = time.AfterFunc(p.cfg.StartupTimeout, func() {
+		if a.end() {
+			p.metrics.limit(limitStartup)
+		}
+	})
 	p.arrivals.add(a)
 	if err := c.loop.add(c); err != nil {
 		p.log.Warn("client cannot be served", zap.Error(err))
@@ -197,11 +202,13 @@ func (l *arrivals) close() {
 	}
 }
 
-// end ends a client that says nothing.
-func (a *arrival) end() {
-	if a.proxy.arrivals.remove(a) {
-		a.drop()
+// end ends a client that says nothing; false if it is gone, or has said something.
+func (a *arrival) end() bool {
+	if !a.proxy.arrivals.remove(a) {
+		return false
 	}
+	a.drop()
+	return true
 }
 
 func (a *arrival) drop() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
 	"holdfast/pgwire"
@@ -138,7 +139,12 @@ func loginOf(st *pgwire.Startup, kind replication) login {
 // turnAway ends a connection that never became a session.
 func (p *Proxy) turnAway(conn net.Conn, err error) {
 	var pe *pgwire.Error
-	if errors.As(err, &pe) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded) && p.doors.Err() == nil:
+		p.metrics.limit(limitStartup)
+	case errors.Is(err, pgwire.ErrStartupLength):
+		p.metrics.limit(limitPacket)
+	case errors.As(err, &pe):
 		p.metrics.sessionErrors.WithLabelValues(pe.Code).Inc()
 		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = conn.Write(pgwire.AppendError(nil, fatal(pe)))

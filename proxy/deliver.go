@@ -210,6 +210,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	switch typ {
 	case pgwire.SrvParameterStatus:
 		if len(s.params.list) > paramsMax {
+			s.proxy.metrics.limit(limitParameters)
 			return n, true, errTooManyParams
 		}
 		hide = b.reported(s, body) || hide
@@ -407,7 +408,9 @@ func (s *session) answered(o *op) {
 	}
 	switch o.kind {
 	case opParse:
-		s.track.prepare(o.name, o.stmt)
+		if !s.track.prepare(o.name, o.stmt) {
+			s.proxy.metrics.limit(limitPrepared)
+		}
 	case opClose:
 		s.track.forget(o.name)
 	}

@@ -130,6 +130,7 @@ func (s *session) step(now int64) step {
 		return s.sent(s.sendRest(b, false))
 	}
 	if full {
+		s.proxy.metrics.limit(limitOutstanding)
 		s.serverFull.Store(true) // the server's next answers go on with it
 		s.mu.Unlock()
 		return stepWait
@@ -307,6 +308,7 @@ func (s *session) forward(ctx context.Context) error {
 		return s.awaitBackend(ctx, func() bool { return !s.endHeld })
 	}
 	if s.flow.isFull() {
+		s.proxy.metrics.limit(limitOutstanding)
 		s.mu.Unlock()
 		return s.awaitBackend(ctx, func() bool { return !s.flow.isFull() })
 	}
@@ -420,6 +422,9 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 		if len(p) < min(size, s.proxy.cfg.InspectBytesMax) {
 			s.in.want = s.proxy.cfg.InspectBytesMax
 			return 0, forwardIt, nil
+		}
+		if typ == pgwire.CliQuery || typ == pgwire.CliParse {
+			s.proxy.metrics.limit(limitInspect)
 		}
 	}
 	act, err = s.inspect(typ, body, size <= len(p), s.unit.end()+off)

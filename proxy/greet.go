@@ -45,6 +45,7 @@ func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.
 		scram: pgwire.NewScramServer(user, secret, ok), serverKey: secret.ServerKey, from: from,
 	}
 	g.late = time.AfterFunc(time.Until(until), func() {
+		s.proxy.metrics.limit(limitStartup)
 		s.client.reset()
 		s.notify()
 	})

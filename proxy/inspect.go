@@ -322,7 +322,11 @@ func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 	case len(portal) == 0:
 		s.portal = p
 	default:
-		if s.portals == nil || s.flow.isSafePoint() || len(s.portals) >= portalsMax {
+		full := len(s.portals) >= portalsMax
+		if full {
+			s.proxy.metrics.limit(limitPortals)
+		}
+		if s.portals == nil || s.flow.isSafePoint() || full {
 			s.portals = make(map[string]parsed)
 		}
 		s.portals[serverName(portal)] = p

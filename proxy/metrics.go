@@ -29,7 +29,23 @@ type metrics struct {
 	reuse            *prometheus.CounterVec
 	spare            prometheus.Gauge
 	lostCommits      prometheus.Counter
+	limits           *prometheus.CounterVec
 }
+
+// The limits that have no metric of their own, as values of limits_total: docs/security.md.
+const (
+	limitStartup     = "startup_timeout"
+	limitPacket      = "startup_packet"
+	limitAccept      = "accept"
+	limitOutstanding = "outstanding"
+	limitInspect     = "inspect_bytes"
+	limitPrepared    = "prepared_bytes"
+	limitPortals     = "portals"
+	limitParameters  = "server_parameters"
+)
+
+// limit counts that a bound was reached.
+func (m *metrics) limit(name string) { m.limits.WithLabelValues(name).Inc() }
 
 func newCounter(name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{
@@ -114,13 +130,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		lostCommits: newCounter("lost_commits_total",
 			"Sessions that ended because a commit they were told of is not on the new primary."),
+		limits: newVec("limits_total", "Times that a bound was reached, by which.", "limit",
+			limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
+			limitPortals, limitParameters),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
-			m.lostCommits)
+			m.lostCommits, m.limits)
 	}
 	return m
 }

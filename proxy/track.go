@@ -306,10 +306,12 @@ func (p *prepared) size(name string) int {
 
 // prepare remembers a statement; one that would not fit makes the session unmovable rather than
 // being forgotten silently.
-func (t *tracker) prepare(name string, p *prepared) {
+// Then it returns false.
+func (t *tracker) prepare(name string, p *prepared) (fits bool) {
 	t.forget(name)
 	t.noteName(name)
-	if t.preparedBytes+p.size(name) > t.locks.cfg.PreparedBytesMax || p.lost {
+	fits = t.preparedBytes+p.size(name) <= t.locks.cfg.PreparedBytesMax
+	if !fits || p.lost {
 		t.unmovable |= reasonPrepared
 		p = &prepared{parsed: p.parsed, bySQL: p.bySQL}
 	}
@@ -318,6 +320,7 @@ func (t *tracker) prepare(name string, p *prepared) {
 	}
 	t.preparedBytes += p.size(name)
 	t.statements[name] = p
+	return fits
 }
 
 // noteName remembers what a name stood for when the unit of work began.
