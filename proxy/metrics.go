@@ -44,11 +44,22 @@ const (
 	limitParameters  = "server_parameters"
 )
 
+var limits = []string{
+	limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
+	limitPortals, limitParameters,
+}
+
 // limit counts that a bound was reached.
 func (m *metrics) limit(name string) { m.limits.WithLabelValues(name).Inc() }
 
 func newCounter(name, help string) prometheus.Counter {
 	return prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
+	})
+}
+
+func newGauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "holdfast", Subsystem: "proxy", Name: name, Help: help,
 	})
 }
@@ -73,10 +84,7 @@ var refusals = []string{
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		connections: newCounter("connections_total", "Client connections accepted."),
-		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "holdfast", Subsystem: "proxy", Name: "sessions",
-			Help: "Client sessions.",
-		}),
+		sessions: newGauge("sessions", "Client sessions."),
 		refused: newVec("refused_total", "Connections refused by a limit.", "limit",
 			refusals...),
 		sessionErrors: newVec("session_errors_total",
@@ -102,10 +110,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		journalOverflows: newCounter("journal_overflows_total",
 			"Journals that grew over journal_bytes_max, or would have grown over what is left of "+
 				"journal_total_bytes_max."),
-		journalBytes: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "holdfast", Subsystem: "proxy", Name: "journal_bytes",
-			Help: "Memory of journals beyond the first 2 KiB of each.",
-		}),
+		journalBytes: newGauge("journal_bytes", "Memory of journals beyond the first 2 KiB of each."),
 		replays: newVec("replays_total", "Units of work that were run again, by what became of it.",
 			"result", "begun", "same", "different", "canceled", "given_up", "timeout", "sessions"),
 		tlsHandshakes: newVec("tls_handshakes_total", "TLS handshakes with clients.", "result",
@@ -124,15 +129,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reuse: newVec("reuse_total", "Server connections that sessions left behind, by what became "+
 			"of them: kept once they were reset, reused, or closed for that reason.", "what",
 			"kept", "reused", "unfit", "full", "old", "over", "ended"),
-		spare: prometheus.NewGauge(prometheus.GaugeOpts{
-			Namespace: "holdfast", Subsystem: "proxy", Name: "spare_connections",
-			Help: "Server connections that wait for another login.",
-		}),
+		spare: newGauge("spare_connections", "Server connections that wait for another login."),
 		lostCommits: newCounter("lost_commits_total",
 			"Sessions that ended because a commit they were told of is not on the new primary."),
-		limits: newVec("limits_total", "Times that a bound was reached, by which.", "limit",
-			limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
-			limitPortals, limitParameters),
+		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,

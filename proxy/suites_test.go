@@ -111,8 +111,8 @@ func (s *suite) results(t *testing.T, dir string, through bool) (out map[string]
 		}
 		if tls[0] != "" {
 			r.server.UseTLS(tls[0], tls[1], tls[2]) // pg_stat_ssl tells of the server's own connection
-			r.lead(0, 0)
 		}
+		r.bare()
 		if through {
 			to = r.proxy.Addrs()[0].String()
 		} else {
