@@ -84,7 +84,7 @@ var refusals = []string{
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := &metrics{
 		connections: newCounter("connections_total", "Client connections accepted."),
-		sessions: newGauge("sessions", "Client sessions."),
+		sessions:    newGauge("sessions", "Client sessions."),
 		refused: newVec("refused_total", "Connections refused by a limit.", "limit",
 			refusals...),
 		sessionErrors: newVec("session_errors_total",
