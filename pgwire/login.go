@@ -152,8 +152,12 @@ type authenticator struct {
 func (a *authenticator) answer(b []byte) error {
 	r := body{b: b}
 	kind := r.u32()
-	if r.bad {
+	switch {
+	case r.bad:
 		return protocolError("malformed authentication request")
+	case a.ok:
+		// An exchange that begins here would count as over whatever became of it.
+		return protocolError("server asks for authentication after it had authenticated")
 	}
 	switch kind {
 	case authOK:

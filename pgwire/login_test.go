@@ -146,6 +146,16 @@ func TestLoginRefuses(t *testing.T) {
 				}),
 			}, "skipped its part",
 		},
+		{
+			"asks for a proof behind ok", password,
+			send(append(pgwire.AppendAuthSASL(pgwire.AppendAuthOK(nil), "SCRAM-SHA-256"),
+				welcome()...)), "after it had authenticated",
+		},
+		{
+			"asks for the password behind ok", password,
+			send(append(pgwire.AppendAuthCleartext(pgwire.AppendAuthOK(nil)), welcome()...)),
+			"after it had authenticated",
+		},
 		{"continue first", password, send(pgwire.AppendAuthSASLContinue(nil, []byte("r=x"))),
 			"unexpected authentication"},
 		{"final first", password, send(pgwire.AppendAuthSASLFinal(nil, []byte("v="))),
