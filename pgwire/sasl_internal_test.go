@@ -128,3 +128,58 @@ func TestScramBinding(t *testing.T) {
 		})
 	}
 }
+
+// FuzzScramBinding: a client that knows the password gets in if it is bound to this server's
+// certificate, or says truly that one of the two cannot be; in no other case.
+func FuzzScramBinding(f *testing.F) {
+	cert, none := []byte("certificate"), []byte(nil)
+	for _, plus := range []bool{false, true} {
+		for _, offered := range []bool{false, true} {
+			f.Add(plus, offered, "n,,", none)
+			f.Add(plus, offered, "y,,", none)
+			f.Add(plus, offered, "p=tls-server-end-point,,", cert)
+			f.Add(plus, offered, "p=tls-server-end-point,,", cert[1:])
+			f.Add(plus, offered, "p=tls-unique,,", cert)
+			f.Add(plus, offered, "n,a=joe,", none)
+			f.Add(plus, offered, "n,,n=,r=x,", none)
+		}
+	}
+	text, err := BuildScramSecret("secret", []byte("salt"), 1)
+	if err != nil {
+		f.Fatal(err)
+	}
+	secret, err := ParseScramSecret(text)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, plus, offered bool, gs2 string, data []byte) {
+		s, mech := NewScramServer("joe", secret, true), scramPlain
+		if offered {
+			s.Bind(cert)
+		}
+		if plus {
+			mech = scramPlus
+		}
+		c, msg, err := newScramClient(Credentials{Password: "secret"}, gs2, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = s.Choose(mech); err == nil {
+			msg, err = s.First(msg)
+		}
+		if err == nil {
+			msg, err = c.Continue(msg)
+		}
+		if err == nil {
+			msg, _, err = s.Final(msg)
+		}
+		if err == nil {
+			err = c.Finish(msg)
+		}
+		want := plus && offered && gs2 == "p=tls-server-end-point,," && string(data) == string(cert) ||
+			!plus && len(data) == 0 && (gs2 == "n,," || gs2 == "y,," && !offered)
+		if (err == nil) != want {
+			t.Errorf("%s, offered %v, %q with %q: %v", mech, offered, gs2, data, err)
+		}
+	})
+}
