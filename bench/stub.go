@@ -206,7 +206,7 @@ func (s *stub) scram(conn net.Conn, r *pgwire.Reader) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := pgwire.NewScramServer(benchUser, s.secret, true)
+	server := pgwire.NewScramServer(s.secret, true)
 	reply, err := server.First(data)
 	if err != nil {
 		return nil, err

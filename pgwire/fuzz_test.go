@@ -104,7 +104,7 @@ func FuzzScramServer(f *testing.F) {
 		ServerKey: make([]byte, 32),
 	}
 	f.Fuzz(func(t *testing.T, first, final []byte, ok bool) {
-		sc := pgwire.NewScramServer("u", secret, ok)
+		sc := pgwire.NewScramServer(secret, ok)
 		reply, err := sc.First(first)
 		if err == nil {
 			nonce, _, _ := bytes.Cut(reply[2:], []byte(","))

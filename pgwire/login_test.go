@@ -36,7 +36,7 @@ func login(t *testing.T, cred pgwire.Credentials, steps ...pgwiretest.Step) (
 // scramServer answers a client with the steps of SCRAM, of which the last is what it sends behind
 // a proof that fits.
 func scramServer(secret pgwire.ScramSecret, last func(final []byte) []byte) []pgwiretest.Step {
-	s := pgwire.NewScramServer("joe", secret, true)
+	s := pgwire.NewScramServer(secret, true)
 	return []pgwiretest.Step{
 		pgwiretest.Send(pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")),
 		pgwiretest.Answer(pgwire.CliPassword, func(b []byte) ([]byte, error) {
@@ -57,7 +57,7 @@ func scramServer(secret pgwire.ScramSecret, last func(final []byte) []byte) []pg
 func TestLogin(t *testing.T) {
 	secret := secretOf(t, "secret")
 	key, _, err := exchange(t, pgwire.Credentials{Password: "secret"},
-		pgwire.NewScramServer("joe", secret, true), wire{})
+		pgwire.NewScramServer(secret, true), wire{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func TestCheckPassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	cred := pgwire.Credentials{ClientKey: key, ServerKey: secret.ServerKey}
-	if _, _, err := exchange(t, cred, pgwire.NewScramServer("u", secret, true), wire{}); err != nil {
+	if _, _, err := exchange(t, cred, pgwire.NewScramServer(secret, true), wire{}); err != nil {
 		t.Error(err)
 	}
 	for _, password := range []string{"", "Pencil", "pencil "} {
@@ -59,7 +59,7 @@ func TestCheckPassword(t *testing.T) {
 			t.Errorf("%q: %v", password, err)
 		}
 	}
-	if _, err := pgwire.MockScramSecret("u").CheckPassword(nil); err == nil {
+	if _, err := pgwire.NewMockKey("").Secret("u").CheckPassword(nil); err == nil {
 		t.Error("the mock secret has a password")
 	}
 }

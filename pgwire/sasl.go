@@ -106,21 +106,37 @@ func xor(a, b []byte) []byte {
 	return out
 }
 
-// mockKey makes the salts of users that do not exist: the same for the same name as long as the
-// process lives, so that asking twice tells nothing.
-var mockKey = func() []byte {
-	k := make([]byte, sha256.Size)
-	if _, err := rand.Read(k); err != nil {
-		panic("BUG: no random bytes: " + err.Error())
+// MockKey makes the secrets of users that do not exist: the same for the same name wherever the key
+// is the same, so that asking twice, or two nodes, tells nothing (I8).
+type MockKey []byte
+
+// mockRounds is how often the shared secret is hashed. Anybody is shown what was made of the key,
+// and must not find out a secret that a person has chosen.
+const mockRounds = 1 << 16
+
+// NewMockKey derives the key of a secret that all nodes of a group share and clients do not know;
+// of an empty one it makes a key that nobody else has.
+func NewMockKey(shared string) MockKey {
+	if shared == "" {
+		k := make([]byte, sha256.Size)
+		if _, err := rand.Read(k); err != nil {
+			panic("BUG: no random bytes: " + err.Error())
+		}
+		return k
+	}
+	k, err := pbkdf2.Key(sha256.New, shared, []byte("holdfast mock authentication"), mockRounds,
+		sha256.Size)
+	if err != nil {
+		panic("BUG: no key of a secret: " + err.Error()) // only for lengths that are not these
 	}
 	return k
-}()
+}
 
-// MockScramSecret is the secret of a user that does not exist: no password fits it.
-func MockScramSecret(user string) ScramSecret {
+// Secret is that of a user that does not exist: no password fits it.
+func (k MockKey) Secret(user string) ScramSecret {
 	return ScramSecret{
-		Iterations: scramIterations, Salt: mac(mockKey, user)[:16],
-		StoredKey: mac(mockKey, "stored "+user), ServerKey: mac(mockKey, "server "+user),
+		Iterations: scramIterations, Salt: mac(k, user)[:16],
+		StoredKey: mac(k, "stored "+user), ServerKey: mac(k, "server "+user),
 	}
 }
 
@@ -158,11 +174,8 @@ type ScramServer struct {
 var errScramOrder = errors.New("scram: message out of order")
 
 // NewScramServer starts an exchange. With ok false the client goes through the same steps and
-// fails at the end, as with a wrong password.
-func NewScramServer(user string, secret ScramSecret, ok bool) *ScramServer {
-	if !ok {
-		secret = MockScramSecret(user)
-	}
+// fails at the end, as with a wrong password; the secret is then that of a MockKey.
+func NewScramServer(secret ScramSecret, ok bool) *ScramServer {
 	return &ScramServer{secret: secret, ok: ok}
 }
 

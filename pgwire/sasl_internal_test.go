@@ -43,7 +43,7 @@ func TestScramServerVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	const nonce = "rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
-	s := NewScramServer("user", secret, true)
+	s := NewScramServer(secret, true)
 	s.stage, s.gs2, s.nonce = 1, "n,,", nonce
 	s.firstBare = "n=user,r=rOprNGfwEbeRWgbNEkqO"
 	s.first = "r=" + nonce + ",s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
@@ -94,7 +94,7 @@ func TestScramBinding(t *testing.T) {
 		{"put into the offer", nil, mine, "SCRAM-SHA-256-PLUS\x00", CodeProtocolViolation},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := NewScramServer("u", secret, true)
+			s := NewScramServer(secret, true)
 			s.Bind(c.server)
 			offer := c.offer
 			if offer == "" {

@@ -69,13 +69,13 @@ func TestScram(t *testing.T) {
 	} {
 		secret := secretOf(t, password)
 		key, _, err := exchange(t, pgwire.Credentials{Password: password},
-			pgwire.NewScramServer("u", secret, true), wire{})
+			pgwire.NewScramServer(secret, true), wire{})
 		if err != nil {
 			t.Errorf("password %q: %v", password, err)
 			continue
 		}
 		cred := pgwire.Credentials{ClientKey: key, ServerKey: secret.ServerKey}
-		again, _, err := exchange(t, cred, pgwire.NewScramServer("u", secret, true), wire{})
+		again, _, err := exchange(t, cred, pgwire.NewScramServer(secret, true), wire{})
 		if err != nil || !bytes.Equal(again, key) {
 			t.Errorf("password %q, by ClientKey: %v", password, err)
 		}
@@ -85,18 +85,18 @@ func TestScram(t *testing.T) {
 // TestScramPreparesPasswords: SASLprep makes these the same (RFC 4013, section 3).
 func TestScramPreparesPasswords(t *testing.T) {
 	_, _, err := exchange(t, pgwire.Credentials{Password: "I\u00adX"},
-		pgwire.NewScramServer("u", secretOf(t, "IX"), true), wire{})
+		pgwire.NewScramServer(secretOf(t, "IX"), true), wire{})
 	if err != nil {
 		t.Error(err)
 	}
 }
 
 func TestScramRefusesWrongPassword(t *testing.T) {
-	secret := secretOf(t, "pencil")
+	secret, mock := secretOf(t, "pencil"), pgwire.NewMockKey("")
 	for name, s := range map[string]*pgwire.ScramServer{
-		"wrong password": pgwire.NewScramServer("u", secretOf(t, "other"), true),
-		"unknown user":   pgwire.NewScramServer("u", pgwire.ScramSecret{}, false),
-		"right password of a user who may not log in": pgwire.NewScramServer("u", secret, false),
+		"wrong password": pgwire.NewScramServer(secretOf(t, "other"), true),
+		"unknown user":   pgwire.NewScramServer(mock.Secret("u"), false),
+		"right password of a user who may not log in": pgwire.NewScramServer(secret, false),
 	} {
 		key, byServer, err := exchange(t, pgwire.Credentials{Password: "pencil"}, s, wire{})
 		if !errors.Is(err, pgwire.ErrScramFailed) || !byServer || key != nil {
@@ -108,12 +108,12 @@ func TestScramRefusesWrongPassword(t *testing.T) {
 // TestScramUnknownUserLooksTheSame: the shape of an answer and its salt tell nothing (I8).
 func TestScramUnknownUserLooksTheSame(t *testing.T) {
 	shape := regexp.MustCompile(`^r=abc[A-Za-z0-9+/]{24},s=([A-Za-z0-9+/]{22}==),i=4096$`)
-	salt := func(user string, ok bool) string {
+	salt := func(user, shared string, ok bool) string {
 		secret := secretOf(t, "p")
 		if !ok {
-			secret = pgwire.ScramSecret{}
+			secret = pgwire.NewMockKey(shared).Secret(user)
 		}
-		out, err := pgwire.NewScramServer(user, secret, ok).First([]byte("n,,n=,r=abc"))
+		out, err := pgwire.NewScramServer(secret, ok).First([]byte("n,,n=,r=abc"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,16 +124,22 @@ func TestScramUnknownUserLooksTheSame(t *testing.T) {
 		return m[1]
 	}
 	// Each call is an exchange of its own.
-	known, again := salt("known", true), salt("known", true)
+	known, again := salt("known", "s", true), salt("known", "s", true)
 	if known != again {
 		t.Error("the salt of a known user changes")
 	}
-	nobody, again := salt("nobody", false), salt("nobody", false)
+	nobody, again := salt("nobody", "s", false), salt("nobody", "s", false)
 	if nobody != again {
 		t.Error("the salt of an unknown user changes, which a known one's does not")
 	}
-	if nobody == salt("another", false) {
+	if nobody == salt("another", "s", false) {
 		t.Error("all unknown users have the same salt")
+	}
+	if nobody == salt("nobody", "t", false) {
+		t.Error("the salt has nothing to do with the secret that is shared")
+	}
+	if salt("nobody", "", false) == salt("nobody", "", false) {
+		t.Error("without a secret anybody can know the salt")
 	}
 }
 
@@ -186,7 +192,7 @@ func TestScramTampered(t *testing.T) {
 		"error in place of the proof": {wire{serverFinal: replace(`v=.*`, "e=invalid-proof")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := pgwire.NewScramServer("u", secretOf(t, "pencil"), true)
+			s := pgwire.NewScramServer(secretOf(t, "pencil"), true)
 			_, byServer, err := exchange(t, pgwire.Credentials{Password: "pencil"}, s, c.w)
 			if err == nil || byServer != c.byServer {
 				t.Errorf("by the server: %v, error: %v", byServer, err)
@@ -197,7 +203,7 @@ func TestScramTampered(t *testing.T) {
 
 // TestScramFlagY: a client that could bind, but thinks that the server cannot, is right here.
 func TestScramFlagY(t *testing.T) {
-	s := pgwire.NewScramServer("u", secretOf(t, "pencil"), true)
+	s := pgwire.NewScramServer(secretOf(t, "pencil"), true)
 	_, _, err := exchange(t, pgwire.Credentials{Password: "pencil"}, s, wire{
 		clientFirst: func(m string) string { return "y" + m[1:] },
 		clientFinal: func(m string) string { return strings.Replace(m, "biws", "eSws", 1) },
@@ -206,7 +212,7 @@ func TestScramFlagY(t *testing.T) {
 	if !errors.Is(err, pgwire.ErrScramFailed) {
 		t.Errorf("changed on the way: %v", err)
 	}
-	s = pgwire.NewScramServer("u", secretOf(t, "pencil"), true)
+	s = pgwire.NewScramServer(secretOf(t, "pencil"), true)
 	if _, err := s.First([]byte("y,,n=,r=abc")); err != nil {
 		t.Errorf("flag y: %v", err)
 	}
@@ -214,7 +220,7 @@ func TestScramFlagY(t *testing.T) {
 
 // TestScramOrder: each message once, and nothing after an error (I7).
 func TestScramOrder(t *testing.T) {
-	server := func() *pgwire.ScramServer { return pgwire.NewScramServer("u", secretOf(t, "p"), true) }
+	server := func() *pgwire.ScramServer { return pgwire.NewScramServer(secretOf(t, "p"), true) }
 	s := server()
 	if _, _, err := s.Final([]byte("c=,r=,p=" + strings.Repeat("A", 43) + "=")); err == nil ||
 		!strings.Contains(err.Error(), "order") {
@@ -270,12 +276,12 @@ func TestScramClientKeyNeedsServerKey(t *testing.T) {
 	}
 	secret := secretOf(t, "p")
 	right, _, err := exchange(t, pgwire.Credentials{Password: "p"},
-		pgwire.NewScramServer("u", secret, true), wire{})
+		pgwire.NewScramServer(secret, true), wire{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, byServer, err := exchange(t, pgwire.Credentials{ClientKey: right, ServerKey: key},
-		pgwire.NewScramServer("u", secret, true), wire{})
+		pgwire.NewScramServer(secret, true), wire{})
 	if err == nil || byServer {
 		t.Errorf("a server with another ServerKey: %v", err)
 	}

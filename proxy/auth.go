@@ -94,8 +94,11 @@ func (d *door) prove(ctx context.Context, rule hbaRule, c hbaClient,
 		d.proxy.log.Warn("role has no scram-sha-256 secret", zap.String("user", c.user))
 		ok = false
 	}
+	if !ok {
+		secret = d.proxy.mock.Secret(c.user)
+	}
 	// As in PostgreSQL, md5 is scram-sha-256 where the secret is one, and where there is no role.
-	cred, err = d.scram(pgwire.NewScramServer(c.user, secret, ok))
+	cred, err = d.scram(pgwire.NewScramServer(secret, ok))
 	cred.ServerKey = secret.ServerKey
 	return cred, err
 }
@@ -153,7 +156,7 @@ func (d *door) password(user, stored string, secret pgwire.ScramSecret, ok bool,
 		return pgwire.Credentials{MD5: stored}, nil
 	}
 	if !ok {
-		secret = pgwire.MockScramSecret(user) // as much work as for one that exists
+		secret = d.proxy.mock.Secret(user) // as much work as for one that exists
 	}
 	key, err := secret.CheckPassword(given)
 	if err != nil || !ok {

@@ -94,7 +94,8 @@ type Config struct {
 	CommitGuard string
 	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
 	SecretTTL time.Duration
-	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes.
+	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes. What
+	// clients with names of no role are shown is derived of the password, too: see DESIGN.md A3.
 	LookupUser     string
 	LookupPassword string
 	// CatalogDatabasesMax bounds the databases to which a connection is kept to ask their

@@ -38,11 +38,14 @@ func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.
 			ok = false
 		}
 	}
+	if !ok {
+		secret = p.mock.Secret(user)
+	}
 	if _, err := s.client.tryWrite(pgwire.AppendAuthSASL(nil, "SCRAM-SHA-256")); err != nil {
 		return errClientGone
 	}
 	g := &greeting{
-		scram: pgwire.NewScramServer(user, secret, ok), serverKey: secret.ServerKey, from: from,
+		scram: pgwire.NewScramServer(secret, ok), serverKey: secret.ServerKey, from: from,
 	}
 	g.late = time.AfterFunc(time.Until(until), func() {
 		s.proxy.metrics.limit(limitStartup)

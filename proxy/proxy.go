@@ -36,6 +36,7 @@ type Proxy struct {
 	topo    Topology
 	secrets Secrets
 	cache   *secretCache
+	mock    pgwire.MockKey
 	metrics *metrics
 
 	secretsAt  *lookup
@@ -121,7 +122,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	p.pool = newPool(p)
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
 	p.catalogues = newCatalogues(p)
-	p.cache = newSecretCache(p)
+	p.cache, p.mock = newSecretCache(p), pgwire.NewMockKey(cfg.LookupPassword)
 	if p.secrets == nil {
 		p.secrets = p.cache
 	}
