@@ -58,6 +58,7 @@ func (c Config) proxyConfig() proxy.Config {
 		ServerTLS:           proxy.ServerTLS(p.ServerTLS),
 		HBA:                 p.HBA,
 		UserMaps:            p.UserMaps,
+		UsersFile:           p.UsersFile,
 		ServerUsersFile:     p.ServerUsersFile,
 		AuthFailuresMax:     p.AuthFailuresMax,
 		AdvisoryLocks:       p.AdvisoryLocks,

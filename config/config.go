@@ -182,6 +182,7 @@ type Proxy struct {
 
 	HBA             []string `mapstructure:"hba"`
 	UserMaps        []string `mapstructure:"user_maps"`
+	UsersFile       string   `mapstructure:"users_file"`
 	ServerUsersFile string   `mapstructure:"server_users_file"`
 	AuthFailuresMax int      `mapstructure:"auth_failures_max" min:"0"`
 

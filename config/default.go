@@ -77,6 +77,7 @@ func defaultProxy(barrier time.Duration) Proxy {
 		ServerTLS:           ServerTLS(px.ServerTLS),
 		HBA:                 px.HBA,
 		UserMaps:            px.UserMaps,
+		UsersFile:           px.UsersFile,
 		ServerUsersFile:     px.ServerUsersFile,
 		AuthFailuresMax:     px.AuthFailuresMax,
 		AdvisoryLocks:       px.AdvisoryLocks,

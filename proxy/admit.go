@@ -68,11 +68,11 @@ func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 	buf = buf[:conn.peek(buf)]
 	// An error is a part of it, more than it, or another kind of request.
 	st, err := pgwire.ParseStartup(buf)
-	if err != nil || st.Negotiate != nil || p.secrets != Secrets(p.cache) {
+	if err != nil || st.Negotiate != nil {
 		return false
 	}
 	user, _ := st.Get("user")
-	e, ok := p.cache.fresh(user)
+	e, ok := p.secretNow(user)
 	if !ok {
 		return false
 	}

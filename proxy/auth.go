@@ -73,7 +73,7 @@ func (d *door) prove(ctx context.Context, rule hbaRule, c hbaClient,
 	if rule.method == methodTrust || rule.method == methodCert {
 		return d.serverCredentials(c.user), nil
 	}
-	stored, ok, err := d.proxy.secrets.UserSecret(ctx, c.user)
+	stored, ok, err := d.proxy.secretOf(ctx, c.user)
 	if err != nil {
 		d.proxy.log.Info("secret could not be looked up", zap.Error(err))
 		return cred, errNoPrimaryLogin()

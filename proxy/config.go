@@ -122,6 +122,9 @@ type Config struct {
 	HBA []string
 	// UserMaps are lines like those of pg_ident.conf, for certificates.
 	UserMaps []string
+	// UsersFile has role:secret, one a line, as in pg_authid.rolpassword: clients with such a role
+	// are checked against it, and the primary is not asked. Empty is none.
+	UsersFile string
 	// ServerUsersFile has role:password or role:md5hash, one a line, with which the proxy logs in
 	// to servers for clients that have given it nothing (trust, cert). Empty is none.
 	ServerUsersFile string

@@ -287,7 +287,7 @@ func (s *session) first(ctx context.Context) error {
 	if err != nil {
 		var pe *pgwire.Error
 		if errors.As(err, &pe) && pe.Code == pgwire.CodeInvalidPassword {
-			s.proxy.cache.forget(s.track.loginUser) // changed since it was looked up
+			s.secretIsOld()
 		}
 		return err
 	}
@@ -299,6 +299,16 @@ func (s *session) first(ctx context.Context) error {
 		return err
 	}
 	return nil // serve goes on from there
+}
+
+// secretIsOld is what the server says to a client that has proved that it knows the secret.
+func (s *session) secretIsOld() {
+	user := s.track.loginUser
+	if _, ok := s.proxy.tls.get().secrets[user]; ok {
+		s.log().Warn("server refuses what fits proxy.users_file: the file has another secret of "+
+			"the role than the server", zap.String("user", user))
+	}
+	s.proxy.cache.forget(user) // changed since it was looked up
 }
 
 // begin attaches the first backend.

@@ -109,6 +109,26 @@ func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool
 	}
 }
 
+// secretOf is the secret that a client has to know: that of the file, which is there without any
+// primary, or what Secrets says.
+func (p *Proxy) secretOf(ctx context.Context, user string) (string, bool, error) {
+	if secret, ok := p.tls.get().secrets[user]; ok {
+		return secret, true, nil
+	}
+	return p.secrets.UserSecret(ctx, user)
+}
+
+// secretNow is secretOf if nobody need be asked.
+func (p *Proxy) secretNow(user string) (secretEntry, bool) {
+	if secret, ok := p.tls.get().secrets[user]; ok {
+		return secretEntry{secret: secret, ok: true}, true
+	}
+	if p.secrets != Secrets(p.cache) {
+		return secretEntry{}, false
+	}
+	return p.cache.fresh(user)
+}
+
 // fresh is the secret of a role if it need not be asked for.
 func (c *secretCache) fresh(user string) (secretEntry, bool) {
 	e, ok := c.cached(user)

@@ -72,6 +72,7 @@ type tlsSettings struct {
 	binding []byte
 	server  *tls.Config       // nil: disabled
 	users   map[string]string // of Config.ServerUsersFile
+	secrets map[string]string // of Config.UsersFile
 }
 
 // tlsStore reads the files of both sides, and reads them again when they change. What cannot be
@@ -133,13 +134,13 @@ func (t *tlsStore) reload(anyway bool) error {
 	if err != nil {
 		// Files that are being replaced are read again at the next look: their stamps are not kept.
 		t.metrics.tlsReloads.WithLabelValues("failed").Inc()
-		t.log.Warn("tls files cannot be used, the old ones stay in use", zap.Error(err))
+		t.log.Warn("files of tls and roles cannot be used, the old ones stay in use", zap.Error(err))
 		return err
 	}
 	t.stamps = seen
 	t.now.Store(next)
 	t.metrics.tlsReloads.WithLabelValues("ok").Inc()
-	t.log.Info("tls files were read again")
+	t.log.Info("files of tls and roles were read again")
 	return nil
 }
 
@@ -148,7 +149,7 @@ func (t *tlsStore) look() map[string]fileStamp {
 	c, s := &t.cfg.TLS, &t.cfg.ServerTLS
 	out := make(map[string]fileStamp)
 	for _, path := range []string{c.CertFile, c.KeyFile, c.ClientCAFile, s.CAFile, s.CertFile,
-		s.KeyFile, t.cfg.ServerUsersFile} {
+		s.KeyFile, t.cfg.ServerUsersFile, t.cfg.UsersFile} {
 		if info, err := os.Stat(path); path != "" && err == nil {
 			st := fileStamp{at: info.ModTime(), size: info.Size()}
 			if sys, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -185,15 +186,21 @@ func loadTLS(cfg *Config) (*tlsSettings, error) {
 	if out.users, err = loadUsers(cfg.ServerUsersFile); err != nil {
 		return nil, fmt.Errorf("proxy.server_users_file: %w", err)
 	}
+	if out.secrets, err = loadSecrets(cfg.UsersFile); err != nil {
+		return nil, fmt.Errorf("proxy.users_file: %w", err)
+	}
 	return out, nil
 }
 
-// CheckFiles tells what is wrong with the files of TLS to clients, and to PostgreSQL, and with that
-// of the roles.
-func (c Config) CheckFiles() (client, server, users error) {
+// CheckFiles tells what is wrong with the files that the configuration names, by its keys.
+func (c Config) CheckFiles() map[string]error {
 	var s tlsSettings
-	_, users = loadUsers(c.ServerUsersFile)
-	return s.loadClient(&c.TLS), s.loadServer(&c.ServerTLS), users
+	_, users := loadUsers(c.ServerUsersFile)
+	_, secrets := loadSecrets(c.UsersFile)
+	return map[string]error{
+		"tls": s.loadClient(&c.TLS), "server_tls": s.loadServer(&c.ServerTLS),
+		"server_users_file": users, "users_file": secrets,
+	}
 }
 
 // loadClient makes the settings towards clients. No session tickets, as in PostgreSQL: drivers do

@@ -47,7 +47,15 @@ func TestTLSFilesAreLookedAt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	cfg.UsersFile = filepath.Join(dir, "secrets")
+	secrets := func(text string) {
+		if err := os.WriteFile(cfg.UsersFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const md5 = "md50123456789abcdef0123456789abcdef"
 	users("a:b\n")
+	secrets("a:" + md5 + "\n")
 	store, err := newTLSStore(&Proxy{cfg: cfg, log: zap.NewNop(), metrics: newMetrics(nil)})
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +63,10 @@ func TestTLSFilesAreLookedAt(t *testing.T) {
 	first := store.get()
 	if err := store.reload(false); err != nil || store.get() != first {
 		t.Errorf("files that did not change: %v", err)
+	}
+	secrets("a:" + md5 + "\nb:" + md5 + "\n")
+	if err := store.reload(false); err != nil || store.get().secrets["b"] != md5 {
+		t.Errorf("a new secret: %v", err)
 	}
 	writePair(t, dir)
 	if err := store.reload(false); err != nil || store.get() == first {

@@ -91,10 +91,10 @@ func checkSurroundings(cfg config.Config, path string) config.Problems {
 	}
 	if pc, err := cfg.ProxyConfig(); cfg.Proxy.Enabled {
 		add("proxy.lookup_password_file", err)
-		client, server, users := pc.CheckFiles()
-		add("proxy.tls", client)
-		add("proxy.server_tls", server)
-		add("proxy.server_users_file", users)
+		found := pc.CheckFiles()
+		for _, key := range slices.Sorted(maps.Keys(found)) {
+			add("proxy."+key, found[key])
+		}
 	}
 	return problems
 }

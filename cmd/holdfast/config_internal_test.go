@@ -74,6 +74,8 @@ func TestConfigCheckLooksAround(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, `postgres\.secrets_dir: .*rewind.*chmod 0600`},
+		{"no file of roles", func(c *config.Config) { c.Proxy.UsersFile = "/none/users" },
+			`proxy\.users_file: .*/none/users`},
 		{"no PostgreSQL", func(c *config.Config) { c.Postgres.BinDir = "/none" },
 			`postgres\.bin_dir: .* is not in /none`},
 	} {
