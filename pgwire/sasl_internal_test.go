@@ -153,7 +153,7 @@ func FuzzScramBinding(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, plus, offered bool, gs2 string, data []byte) {
-		s, mech := NewScramServer("joe", secret, true), scramPlain
+		s, mech := NewScramServer(secret, true), scramPlain
 		if offered {
 			s.Bind(cert)
 		}
