@@ -169,7 +169,8 @@ func addCalls(f *testing.F) {
 }
 
 // FuzzRPC gives a body to every call between nodes: the answer is JSON, a body that is refused,
-// as all of newer releases are, has changed nothing, and what was endorsed is never less, on disk neither.
+// as all of newer releases are, has changed nothing, and what was endorsed is never less, nor is
+// it on disk.
 func FuzzRPC(f *testing.F) {
 	addCalls(f)
 	m := newFSM()

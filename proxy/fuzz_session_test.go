@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,49 +20,21 @@ import (
 
 // part is a conversation's side of a server that is played message by message.
 type part struct {
-	said  []byte
+	said []byte
+	// waits says nothing before the client waits for it, as a server; else a message for each.
+	waits bool
 	ended chan struct{}
 }
 
-// answersTo is what a server might say to these messages.
-func answersTo(said []byte) []byte {
-	var out []byte
-	for len(said) >= pgwire.HeaderLen {
-		typ, n, err := pgwire.Header(said)
-		if err != nil || pgwire.HeaderLen+n > len(said) {
-			break
-		}
-		said = said[pgwire.HeaderLen+n:]
-		switch typ {
-		case 'Q':
-			out = pgwire.AppendDataRow(pgwire.AppendRowDescription(out, "a"), []byte("1"))
-			out = pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(out, "SELECT 1"), 'I')
-		case 'P', 'B', 'C':
-			out = pgwire.AppendMessage(out, map[byte]byte{'P': '1', 'B': '2', 'C': '3'}[typ], nil)
-		case 'D':
-			out = pgwire.AppendMessage(out, 'n', nil)
-		case 'E', 'c':
-			out = pgwire.AppendCommandComplete(out, "INSERT 0 1")
-		case 'S':
-			out = pgwire.AppendReadyForQuery(out, 'I')
-		}
-	}
-	return out
-}
-
-// play says a message of the part for each that comes.
+// play answers the messages that come until all is said.
 func (p *part) play(c net.Conn, r *pgwire.Reader) {
 	defer close(p.ended)
 	for rest := p.said; len(rest) > 0; {
-		if _, _, err := r.ReadMessage(); err != nil {
+		typ, _, err := r.ReadMessage()
+		if err != nil {
 			return
 		}
-		n := len(rest)
-		if len(rest) >= pgwire.HeaderLen {
-			if _, size, err := pgwire.Header(rest); err == nil {
-				n = min(n, pgwire.HeaderLen+size)
-			}
-		}
+		n := p.answer(rest, typ)
 		if _, err := c.Write(rest[:n]); err != nil {
 			return
 		}
@@ -69,17 +42,32 @@ func (p *part) play(c net.Conn, r *pgwire.Reader) {
 	}
 }
 
-// FuzzSession lets a client and a server have any conversation through a proxy, which may end it as
-// it likes: it ends, and another session works.
-func FuzzSession(f *testing.F) {
-	for _, s := range scripts {
-		var said []byte
-		for _, step := range s.steps {
-			said = append(said, step.send...)
-		}
-		f.Add(said, answersTo(said))
+// answer is how much of the rest is said to a message of that type: up to where the client, who
+// waits for it, goes on.
+func (p *part) answer(rest []byte, typ byte) int {
+	if p.waits && !strings.ContainsRune("QSHcf", rune(typ)) {
+		return 0
 	}
-	f.Add([]byte{'Q', 0, 0, 0, 3}, []byte{'Z', 0, 0, 0, 5, 'X'})
+	n := 0
+	for len(rest)-n >= pgwire.HeaderLen {
+		said, size, err := pgwire.Header(rest[n:])
+		if err != nil {
+			break
+		}
+		n = min(len(rest), n+pgwire.HeaderLen+size)
+		switch {
+		case !p.waits, said == 'Z', said == 'G', typ == 'H' && (said == 's' || said == 'C'):
+			return n
+		}
+	}
+	return len(rest)
+}
+
+// FuzzSession lets a client and a server have any conversation through a proxy, which may end it as
+// it likes: it ends, and another session works. What it begins with are conversations that were
+// recorded of PostgreSQL (TestFuzzConversations).
+func FuzzSession(f *testing.F) {
+	f.Add([]byte{'Q', 0, 0, 0, 3}, []byte{'Z', 0, 0, 0, 5, 'X'}, false)
 	server := newLiar(f)
 	var current atomic.Pointer[part]
 	server.play = func(c net.Conn, r *pgwire.Reader) bool {
@@ -91,9 +79,9 @@ func FuzzSession(f *testing.F) {
 	}
 	p := fuzzProxy(f, server.l.Addr().String())
 	other := fuzzClient(f, p, "app")
-	f.Fuzz(func(t *testing.T, client, answers []byte) {
+	f.Fuzz(func(t *testing.T, client, answers []byte, waits bool) {
 		client, answers = client[:min(len(client), 64<<10)], answers[:min(len(answers), 64<<10)]
-		now := &part{said: answers, ended: make(chan struct{})}
+		now := &part{said: answers, waits: waits, ended: make(chan struct{})}
 		current.Store(now)
 		h, err := fuzzClient(t, p, "fuzz").Hijack()
 		if err != nil {
