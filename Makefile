@@ -12,8 +12,9 @@ TAGS := hashicorpmetrics
 STATICCHECK := v0.8.1
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 
-# Inputs of each fuzz target, of slow ones fewer: `make fuzz INPUTS=10000000` for a longer search.
-INPUTS := 300000
+# Inputs of each fuzz target, of slow ones fewer: minutes for each. `make fuzz INPUTS=10000000` is a
+# longer search.
+INPUTS := 1000000
 # How often `make bench` measures each kind of change.
 ROUNDS := 3
 # More for the relay's benchmark: `make bench RELAY="--holdfast old=../old --holdfast new=."`.
