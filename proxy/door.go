@@ -70,7 +70,7 @@ func (d *door) packets(ctx context.Context) (*pgwire.Startup, error) {
 		case pgwire.StartupSSL:
 			err = d.askedTLS()
 		case pgwire.StartupGSS:
-			err = d.say('N')
+			err = d.answerAsked('N', "GSSAPI encryption")
 		case pgwire.StartupCancel:
 			d.proxy.cancelRequest(ctx, d.client(login{}).addr, st.CancelPID, st.CancelKey)
 			return nil, nil
@@ -96,23 +96,34 @@ func (d *door) needsTLS() error {
 	return fatal(e)
 }
 
-// askedTLS answers an SSLRequest. What came behind it was not protected, and must not be taken for
-// something that was (CVE-2021-23214).
+// askedTLS answers an SSLRequest.
 func (d *door) askedTLS() error {
 	if d.proxy.tls.get().client == nil || d.tls != nil || d.isLocal() {
-		return d.say('N')
+		return d.answerAsked('N', "SSL")
 	}
-	if len(d.r.Buffered()) > 0 {
-		e := pgwire.NewError(pgwire.CodeProtocolViolation,
-			"received unencrypted data after SSL request")
-		e.Detail = "This could be either a client-software bug or evidence of an attempted " +
-			"man-in-the-middle attack."
-		return fatal(e)
-	}
-	if err := d.say('S'); err != nil {
+	if err := d.answerAsked('S', "SSL"); err != nil {
 		return err
 	}
 	return d.encrypt(nil)
+}
+
+// answerAsked answers a request for encryption. What came behind it was not protected, and must not
+// be taken for something that was (CVE-2021-23214); PostgreSQL refuses it behind a no as well.
+func (d *door) answerAsked(c byte, what string) error {
+	behind := len(d.r.Buffered()) > 0
+	if c == 'N' || !behind {
+		if err := d.say(c); err != nil {
+			return err
+		}
+	}
+	if !behind {
+		return nil
+	}
+	e := pgwire.NewError(pgwire.CodeProtocolViolation,
+		"received unencrypted data after "+what+" request")
+	e.Detail = "This could be either a client-software bug or evidence of an attempted " +
+		"man-in-the-middle attack."
+	return fatal(e)
 }
 
 // errDirectTLS is a client that begins with TLS and cannot be served so.

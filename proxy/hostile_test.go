@@ -135,8 +135,8 @@ func TestHostileBeforeLogin(t *testing.T) {
 			[]byte("SCRAM-SHA-256\x00\x7f\xff\xff\xffn,,")), "08P01"},
 		"nonsense in SASL": {pgwire.AppendPassword(app[:len(app):len(app)],
 			[]byte("SCRAM-SHA-256\x00\x00\x00\x00\x03\xff\x00,")), "*"},
-		"garbage behind SSLRequest":  {append(ssl[:8:8], 0xff, 0, 0xff, 0, 1, 2, 3, 4), ""},
-		"SSLRequest twice":           {append(ssl[:8:8], ssl...), "*"},
+		"garbage behind SSLRequest":  {append(ssl[:8:8], 0xff, 0, 0xff), "08P01"},
+		"SSLRequest twice":           {append(ssl[:8:8], ssl...), "08P01"},
 		"SSLRequest with a body":     {[]byte{0, 0, 0, 9, 4, 210, 22, 47, 0}, "08P01"},
 		"a cancel request too short": {[]byte{0, 0, 0, 8, 4, 210, 22, 46}, "*"},
 		"a cancel key of 1000":       {pgwire.AppendCancelRequest(nil, 1, make([]byte, 1000)), "*"},
@@ -169,53 +169,59 @@ func TestHostileBeforeLogin(t *testing.T) {
 	})
 }
 
-// What a client may not say once it is logged in ends its session with a clear error.
+// hostileSaid is what a client may not say once it is logged in, and how it is told.
+var hostileSaid = map[string]struct {
+	said []byte
+	want string
+}{
+	"length 0":          {[]byte{'Q', 0, 0, 0, 0}, "08P01"},
+	"length 3":          {[]byte{'Q', 0, 0, 0, 3}, "08P01"},
+	"length 0xffffffff": {[]byte{'Q', 255, 255, 255, 255}, "08P01"},
+	"negative length":   {[]byte{'P', 128, 0, 0, 0}, "08P01"},
+	"a lie behind a statement": {append(pgwire.AppendQuery(nil, "SELECT 1"), 'Q', 0, 0, 0, 1),
+		"08P01"},
+	"a type that is none":    {[]byte{0, 0, 0, 0, 4}, "08P01"},
+	"a type of a server":     {pgwire.AppendReadyForQuery(nil, 'I'), "08P01"},
+	"a password":             {pgwire.AppendPassword(nil, []byte("x\x00")), "08P01"},
+	"a Query without an end": {[]byte("Q\x00\x00\x00\x05a"), "08P01"},
+	"a Parse with lies": {
+		pgwire.AppendMessage(nil, 'P', []byte("\x00x\x00\x00\x09")), "08P01"},
+	"a startup packet": {startupOf("user", "app"), "08P01"},
+	"a Query in a COPY": {append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
+		pgwire.AppendQuery(nil, "SELECT 1")...), "08P01"},
+	"Terminate in a transaction": {pgwire.AppendTerminate(
+		pgwire.AppendQuery(nil, "BEGIN; INSERT INTO t VALUES (1)")), ""},
+}
+
+// What a client may not say once it is logged in ends its session with a clear error, with TLS and
+// without.
 func TestHostileAfterLogin(t *testing.T) {
-	r := newRig(t, nil)
-	other := r.connect("")
+	r, ca := newTLSRig(t, proxy.TLSAllow, nil)
+	other := r.connectTo(r.secure(ca, ""))
 	exec(t, other, "CREATE TABLE t (a int)")
-	for name, c := range map[string]struct {
-		said []byte
-		want string
-	}{
-		"length 0":          {[]byte{'Q', 0, 0, 0, 0}, "08P01"},
-		"length 3":          {[]byte{'Q', 0, 0, 0, 3}, "08P01"},
-		"length 0xffffffff": {[]byte{'Q', 255, 255, 255, 255}, "08P01"},
-		"negative length":   {[]byte{'P', 128, 0, 0, 0}, "08P01"},
-		"a lie behind a statement": {append(pgwire.AppendQuery(nil, "SELECT 1"), 'Q', 0, 0, 0, 1),
-			"08P01"},
-		"a type that is none":    {[]byte{0, 0, 0, 0, 4}, "08P01"},
-		"a type of a server":     {pgwire.AppendReadyForQuery(nil, 'I'), "08P01"},
-		"a password":             {pgwire.AppendPassword(nil, []byte("x\x00")), "08P01"},
-		"a Query without an end": {[]byte("Q\x00\x00\x00\x05a"), "08P01"},
-		"a Parse with lies": {
-			pgwire.AppendMessage(nil, 'P', []byte("\x00x\x00\x00\x09")), "08P01"},
-		"a startup packet": {startupOf("user", "app"), "08P01"},
-		"a Query in a COPY": {append(pgwire.AppendQuery(nil, "COPY t FROM STDIN"),
-			pgwire.AppendQuery(nil, "SELECT 1")...), "08P01"},
-		"Terminate in a transaction": {pgwire.AppendTerminate(
-			pgwire.AppendQuery(nil, "BEGIN; INSERT INTO t VALUES (1)")), ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := hijack(t, r.connect(""))
-			w.send(c.said)
-			if got := lastWords(t, w.c); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
+	for kind, dsn := range map[string]string{"plain": r.dsn(""), "TLS": r.secure(ca, "")} {
+		for name, c := range hostileSaid {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				w := hijack(t, r.connectTo(dsn))
+				w.send(c.said)
+				if got := lastWords(t, w.c); got != c.want {
+					t.Errorf("got %q, want %q", got, c.want)
+				}
+				r.well(t, other)
+			})
+		}
+		t.Run(kind+"/Terminate inside a message", func(t *testing.T) {
+			w := hijack(t, r.connectTo(dsn))
+			msg := pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2) "+strings.Repeat(" ", 50))
+			copy(msg[40:], pgwire.AppendTerminate(nil))
+			w.send(msg[:60])
+			_ = w.c.(interface{ CloseWrite() error }).CloseWrite()
+			if got := lastWords(t, w.c); got != "" {
+				t.Errorf("got %q", got)
 			}
 			r.well(t, other)
 		})
 	}
-	t.Run("Terminate inside a message", func(t *testing.T) {
-		w := hijack(t, r.connect(""))
-		msg := pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2) "+strings.Repeat(" ", 50))
-		copy(msg[40:], pgwire.AppendTerminate(nil))
-		w.send(msg[:60])
-		_ = w.c.(*net.TCPConn).CloseWrite()
-		if got := lastWords(t, w.c); got != "" {
-			t.Errorf("got %q", got)
-		}
-		r.well(t, other)
-	})
 	if n := r.rows(); n != "0" {
 		t.Errorf("%s rows", n)
 	}
