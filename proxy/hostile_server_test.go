@@ -23,6 +23,8 @@ type liar struct {
 	t    testing.TB
 	l    net.Listener
 	lies map[string]func(c net.Conn)
+	// secret is what it says that a role's is.
+	secret string
 	// play may take over a session in the database fuzz, once its login is over; it does if true.
 	play func(c net.Conn, r *pgwire.Reader) bool
 	work sync.WaitGroup
@@ -125,6 +127,8 @@ func (s *liar) run(c net.Conn) {
 		case strings.Contains(sql, "pg_postmaster_start_time"):
 			out = pgwire.AppendDataRow(out, []byte(liarStarted), []byte("f"),
 				[]byte("1767225600000000"), []byte("none"))
+		case strings.Contains(sql, "user_secret"):
+			out = pgwire.AppendDataRow(out, []byte(s.secret))
 		case strings.Contains(sql, "end_backend"):
 			out = pgwire.AppendDataRow(out, []byte("t"))
 		case strings.HasPrefix(sql, "SELECT "):
@@ -142,15 +146,18 @@ func (s *liar) run(c net.Conn) {
 	}
 }
 
-// liarRig is a proxy before a liar.
-func liarRig(t *testing.T) (*rig, *liar) {
+// liarRig is a proxy before a liar, by these rules; without any it trusts everybody.
+func liarRig(t *testing.T, rules ...string) (*rig, *liar) {
 	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	r := &rig{t: t, topo: proxytest.NewTopology(), metrics: prometheus.NewRegistry()}
 	s := newLiar(t)
 	cfg := proxy.DefaultConfig()
 	cfg.Listen = []string{"127.0.0.1:0"}
-	cfg.HBA = []string{"host all all all trust"}
+	if cfg.HBA = rules; rules == nil {
+		cfg.HBA = []string{"host all all all trust"}
+	}
+	cfg.LookupPassword = proxytest.Password
 	cfg.ServerUsersFile = writeSecret(t, "app:"+proxytest.Password+"\n")
 	cfg.HoldTimeout, cfg.ShutdownTimeout = 5*time.Second, time.Second
 	cfg.DialTimeout = 2 * time.Second

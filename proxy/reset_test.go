@@ -1,68 +1,80 @@
 package proxy_test
 
 import (
-	"strings"
+	"net"
 	"testing"
+
+	"holdfast/pgwire"
+	"holdfast/proxy/proxytest"
 )
 
-// TestKnownSettersInFlight cuts the connection at every message of a client that sets by set_config
-// what others set by SET, as row policies and PostgREST want it, or runs EXECUTE: it sees no error,
-// not even at the COMMIT of a transaction that has only read, nor where the server could not be
-// asked what was set (DESIGN.md I16, I20).
-func TestKnownSettersInFlight(t *testing.T) {
-	sc := &script{name: "set_config", steps: []scriptStep{
-		q("SELECT set_config('app.me', 'one', false)"), q("SHOW app.me"),
-		x("SELECT set_config('app.me', 'two', false)"), x("SHOW app.me"),
-		q("BEGIN"), q("SELECT set_config('app.me', 'three', true)"), q("SELECT count(*) FROM t"),
-		q("SHOW app.me"), q("COMMIT"), q("SHOW app.me"),
-		x("BEGIN"), x("SELECT set_config('app.me', 'four', false)"), x("SELECT count(*) FROM t"),
-		x("COMMIT"), x("SHOW app.me"),
-		q("PREPARE ins(int) AS INSERT INTO t VALUES ($1, 'p')"), q("EXECUTE ins(1)"),
-		q("BEGIN"), q("EXECUTE ins(2)"), q("COMMIT"), x("EXECUTE ins(3)"),
-	}}
-	cutAtEach(t, sc)
-}
-
-// TestPoolResetInFlight does the same with what pools send between two users: asyncpg a string of
-// statements, others RESET ALL or DISCARD ALL.
-func TestPoolResetInFlight(t *testing.T) {
-	// A custom setting that was reset is empty in its backend, and not there in another one.
-	const me = "SELECT coalesce(current_setting('app.me', true), '')"
-	const asyncpg = "SELECT pg_advisory_unlock_all();\nCLOSE ALL;\nUNLISTEN *;\nRESET ALL;"
-	cutAtEach(t, &script{name: "pool resets", steps: []scriptStep{
-		q("SET app.me = 'one'"), q("LISTEN a"), q("SELECT pg_advisory_lock(7)"), q(asyncpg),
-		q(me), q("SELECT pg_advisory_unlock(7)"),
-		q("SELECT count(*) FROM pg_listening_channels()"),
-		q("SET app.me = 'two'"), q("LISTEN a"), q("DISCARD ALL"),
-		q(me), q("SET app.me = 'three'"), q("RESET ALL"),
-		q(me),
-	}})
-}
-
-// cutAtEach has the conversation with a cut at each of its messages, in both directions.
-func cutAtEach(t *testing.T, sc *script) {
-	t.Helper()
-	s := newStage(t, nil)
-	hits := 0
-	for _, toward := range []bool{true, false} {
-		want := s.run(sc, faultCut, -1, toward)
-		if strings.Contains(strings.Join(want.seen, " "), "gone") {
-			t.Fatalf("%s", want.seen)
-		}
-		for at := range want.sent {
-			if testing.Short() && at%5 != 0 {
-				continue
-			}
-			got := s.run(sc, faultCut, at, toward)
-			if got.hit {
-				hits++
-			}
-			if diff := sc.judge(want, got); diff != "" {
-				t.Errorf("cut at %d of %d, to the server %v: %s", at, want.sent, toward, diff)
-			}
-		}
+// A connection whose reset is not answered as it should be is nobody's any more: the next login gets
+// a new one, at once.
+func TestResetThatFails(t *testing.T) {
+	done := pgwire.AppendCommandComplete(nil, "DISCARD ALL")
+	idle := pgwire.AppendReadyForQuery(done, pgwire.TxIdle)
+	failed := pgwire.AppendError(nil, &pgwire.Error{Severity: "ERROR", Code: "XX000", Message: "x"})
+	hot := pgwire.AppendParameterStatus(nil, "in_hot_standby", "on")
+	secret, err := pgwire.BuildScramSecret(proxytest.Password, []byte("0123456789abcdef"), 4096)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if hits == 0 {
-		t.Error("nothing was cut")
+	for name, c := range map[string]struct {
+		said []byte
+		end  bool
+		want string // what becomes of it
+	}{
+		"an error":         {pgwire.AppendReadyForQuery(failed, pgwire.TxIdle), false, "ended"},
+		"a failed block":   {pgwire.AppendReadyForQuery(done[:len(done):len(done)], 'E'), false, "ended"},
+		"a row":            {append(pgwire.AppendDataRow(nil, nil), idle...), false, "ended"},
+		"a standby":        {append(hot, idle...), false, "ended"},
+		"half an answer":   {done[:7], false, "over"},
+		"no ReadyForQuery": {done, false, "over"},
+		"nothing":          {nil, false, "over"},
+		"its end":          {nil, true, "ended"},
+		"half, its end":    {done[:7], true, "ended"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, s := liarRig(t, "host all all all scram-sha-256")
+			s.secret = secret
+			stuck := make(chan struct{})
+			s.lies["DISCARD ALL"] = func(conn net.Conn) {
+				_, _ = conn.Write(c.said)
+				switch {
+				case c.end:
+					_ = conn.Close()
+				case c.want == "over": // and RESET ROLE is not answered
+					<-stuck
+				}
+			}
+			t.Cleanup(func() { close(stuck) })
+			connections := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return len(s.fuzz)
+			}
+			kept, gone := r.reuses("kept"), r.reuses(c.want)
+			first := r.connect("dbname=fuzz")
+			exec(t, first, "SELECT 1")
+			if n := connections(); n != 1 {
+				t.Fatalf("%d connections of one session", n)
+			}
+			closeConn(first)
+			next := r.connect("dbname=fuzz")
+			if v := exec(t, next, "SELECT 2"); v != "2" {
+				t.Errorf("the next login: %q", v)
+			}
+			if n := connections(); n != 2 {
+				t.Errorf("%d connections of two sessions", n)
+			}
+			r.eventually(func() bool { return r.reuses(c.want) > gone }, "it counts as "+c.want)
+			r.eventually(func() bool { return r.spares() == 0 }, "it is not kept")
+			if r.reuses("kept") != kept || r.reuses("reused") != 0 {
+				t.Error("it was used again")
+			}
+			if v := exec(t, next, "SELECT 3"); v != "3" {
+				t.Errorf("the next session: %q", v)
+			}
+		})
 	}
 }
