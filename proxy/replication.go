@@ -203,7 +203,7 @@ func (s *session) stream(b *backend, kind replication) error {
 		return errCutMessage()
 	case errors.Is(err, errBackendLost) && t.down.typ == pgwire.SrvError && t.down.fatal:
 		return errClientGone // the server itself has said why
-	case errors.Is(err, errClosing):
+	case errors.Is(err, errClosing), t.up.lie != nil:
 		return err
 	case kind == logicalReplication && t.asked.Load() && !t.copying.Load():
 		return fatal(errOutcomeUnknown("Replication connections are not held."))
@@ -234,6 +234,9 @@ func (s *session) streamUp(b *backend, t *replicationTurn) error {
 		}
 		ended := false
 		t.up.pass(s.in.bytes(), func(typ byte) { ended = ended || typ == pgwire.CliTerminate })
+		if t.up.lie != nil { // PostgreSQL would end it without a word
+			return fatalProtocol(t.up.lie)
+		}
 		if _, err := b.conn.Write(s.in.bytes()); err != nil {
 			return errBackendLost
 		}
@@ -281,6 +284,7 @@ type framer struct {
 	typ   byte // of the message that is under way, or was last
 	fatal bool // it is an error that ends the connection
 	text  []byte
+	lie   error // a length that no message has
 }
 
 // pass follows bytes and tells the type of each message that begins in them.
@@ -291,6 +295,9 @@ func (f *framer) pass(p []byte, began func(typ byte)) {
 			f.got, p = f.got+n, p[n:]
 			if f.got < len(f.head) {
 				return
+			}
+			if _, _, err := pgwire.Header(f.head[:]); err != nil && f.lie == nil {
+				f.lie = err
 			}
 			f.got, f.typ = 0, f.head[0]
 			f.left = max(0, int(binary.BigEndian.Uint32(f.head[1:]))-4)
