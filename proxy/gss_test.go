@@ -73,8 +73,8 @@ func TestGSSIsNotSpoken(t *testing.T) {
 	}
 }
 
-// What comes together with a GSSENCRequest came in clear, and is refused as PostgreSQL does, whether
-// it is a login or another request, and whatever would be allowed without encryption.
+// What comes together with a GSSENCRequest came in clear, and is refused as PostgreSQL does, be it
+// a login or another request, and whatever would be allowed without encryption.
 func TestGSSTakesNothingInClear(t *testing.T) {
 	app := startupOf("user", "app", "database", "app")
 	refuses := func(t *testing.T, c net.Conn, behind []byte) {

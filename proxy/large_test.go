@@ -101,25 +101,32 @@ func TestLargeMessages(t *testing.T) {
 	}
 	t.Run("a row", func(t *testing.T) {
 		w.send(pgwire.AppendQuery(nil, "SELECT repeat('x', 500 * 1024 * 1024)"))
-		ready := pgwire.AppendReadyForQuery(nil, pgwire.TxIdle)
-		part, n, xs, peak := make([]byte, 64<<10), 0, 0, uint64(0)
-		var last []byte
-		_ = w.c.SetReadDeadline(time.Now().Add(60 * time.Second))
-		for next := 0; !bytes.Equal(last, ready); {
-			m, err := w.c.Read(part)
-			if err != nil {
-				t.Fatalf("after %d bytes: %v", n, err)
-			}
-			xs += bytes.Count(part[:m], []byte("x"))
-			last = append(last, part[max(0, m-len(ready)):m]...)
-			last = last[max(0, len(last)-len(ready)):]
-			if n += m; n >= next {
-				peak, next = max(peak, heap()), next+50<<20
-			}
-		}
+		xs, peak := countRow(t, w)
 		grown(peak)
 		if xs != largeRow {
 			t.Errorf("%d bytes of the row came", xs)
 		}
 	})
+}
+
+// countRow reads up to ReadyForQuery, and returns how many x came and the most memory meanwhile.
+func countRow(t *testing.T, w *raw) (xs int, peak uint64) {
+	t.Helper()
+	ready := pgwire.AppendReadyForQuery(nil, pgwire.TxIdle)
+	part, n := make([]byte, 64<<10), 0
+	var last []byte
+	_ = w.c.SetReadDeadline(time.Now().Add(60 * time.Second))
+	for next := 0; !bytes.Equal(last, ready); {
+		m, err := w.c.Read(part)
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		xs += bytes.Count(part[:m], []byte("x"))
+		last = append(last, part[max(0, m-len(ready)):m]...)
+		last = last[max(0, len(last)-len(ready)):]
+		if n += m; n >= next {
+			peak, next = max(peak, heap()), next+50<<20
+		}
+	}
+	return xs, peak
 }

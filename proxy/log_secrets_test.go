@@ -100,8 +100,9 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	stored := []string{"Geheimnis", proxytest.Password}
 	for _, row := range r.server.Exec("SELECT rolpassword FROM pg_authid WHERE rolpassword <> ''") {
 		stored = append(stored, row[0])
-		if parts := strings.FieldsFunc(row[0], func(c rune) bool { return c == '$' || c == ':' }); len(
-			parts) > 3 { // SCRAM-SHA-256$4096:salt$StoredKey:ServerKey
+		// SCRAM-SHA-256$4096:salt$StoredKey:ServerKey
+		parts := strings.Split(strings.ReplaceAll(row[0], ":", "$"), "$")
+		if len(parts) > 3 {
 			stored = append(stored, parts[2:]...)
 		} else {
 			stored = append(stored, strings.TrimPrefix(row[0], "md5"))

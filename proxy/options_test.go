@@ -37,8 +37,8 @@ func descriptor(t *testing.T, local func(string) bool, peer string) int {
 	return -1
 }
 
-// What looks after silent peers is set on the sockets themselves, those that were accepted, with TLS
-// and without, and those to the server; none is left to a program that would be started.
+// What looks after silent peers is set on the sockets themselves, those that were accepted, with
+// TLS and without, and those to the server; none is left to a program that would be started.
 func TestSocketsHaveTheirOptions(t *testing.T) {
 	r, ca := newTLSRig(t, proxy.TLSAllow, func(c *proxy.Config) {
 		c.KeepAlive = 25 * time.Second

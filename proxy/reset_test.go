@@ -8,8 +8,8 @@ import (
 	"holdfast/proxy/proxytest"
 )
 
-// A connection whose reset is not answered as it should be is nobody's any more: the next login gets
-// a new one, at once.
+// A connection whose reset is not answered as it should be is nobody's any more: the next login
+// gets a new one, at once.
 func TestResetThatFails(t *testing.T) {
 	done := pgwire.AppendCommandComplete(nil, "DISCARD ALL")
 	idle := pgwire.AppendReadyForQuery(done, pgwire.TxIdle)
