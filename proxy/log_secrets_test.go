@@ -114,10 +114,12 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	said := text(t, logs)
 	for _, secret := range stored {
 		if i := strings.Index(said, secret); i >= 0 {
-			t.Errorf("the log has %q: %s", secret, said[max(0, i-300):min(len(said), i+300)])
+			t.Errorf("the log has %q: %s", secret,
+				said[max(0, i-300):min(len(said), i+300)])
 		}
 	}
-	for _, want := range []string{"authentication failed", "cannot be used", "session ended"} { // there is something to search
+	// There is something to search.
+	for _, want := range []string{"authentication failed", "cannot be used", "session ended"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("the log has no %q:\n%s", want, said)
 		}
