@@ -91,7 +91,7 @@ const adoptFactsSQL = `SELECT pg_is_in_recovery(), ` + pgIncarnationSQL + `,
  coalesce((SELECT sender_port FROM pg_stat_wal_receiver), 0),
  EXISTS (SELECT FROM pg_namespace WHERE nspname = 'holdfast')`
 
-// adoptFuncsSQL asks for what pgRolesSQL makes; the roles must be there.
+// adoptFuncsSQL asks for what pgRewindSQL and pgLookupSQL make; the roles must be there.
 const adoptFuncsSQL = `SELECT to_regprocedure('holdfast.user_secret(text)') IS NOT NULL
  AND to_regprocedure('holdfast.end_backend(int,timestamptz)') IS NOT NULL
  AND pg_has_role('holdfast_lookup', 'pg_monitor', 'MEMBER')

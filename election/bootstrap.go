@@ -199,15 +199,20 @@ func (a *PostgresAgent) rolesSQL() (string, error) {
 		}
 		sql += pgRoleSQL(r.name, r.attrs, verifier)
 	}
-	return sql + pgRolesSQL, nil
+	return sql + pgRewindSQL + pgLookupSQL, nil
 }
 
 // pgRoleSQL makes a role or makes it what it should be.
 func pgRoleSQL(name, attrs, verifier string) string {
+	return pgRoleAttrsSQL(name, attrs+" PASSWORD "+pgLiteral(verifier))
+}
+
+// pgRoleAttrsSQL is pgRoleSQL with attributes only.
+func pgRoleAttrsSQL(name, attrs string) string {
 	ident := `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 	return fmt.Sprintf("DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)"+
-		" THEN CREATE ROLE %s; END IF; END $$;\nALTER ROLE %s WITH %s PASSWORD %s;\n",
-		pgLiteral(name), ident, ident, attrs, pgLiteral(verifier))
+		" THEN CREATE ROLE %s; END IF; END $$;\nALTER ROLE %s WITH %s;\n",
+		pgLiteral(name), ident, ident, attrs)
 }
 
 // runBootstrapFile runs one file, statement by statement as psql would, so that CREATE DATABASE
@@ -253,16 +258,20 @@ func (a *PostgresAgent) runBootstrapFile(ctx context.Context, path, text string)
 	return nil
 }
 
-// pgRolesSQL may be run again. end_backend asks for the very backend by its start time, and
-// answers true only once that one is gone: a backend leaves pg_stat_activity after its
-// transaction has ended.
-const pgRolesSQL = `
-GRANT pg_monitor TO holdfast_lookup;
+// pgRewindSQL may be run again.
+const pgRewindSQL = `
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO holdfast_rewind;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO holdfast_rewind;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO holdfast_rewind;
 GRANT EXECUTE ON FUNCTION
   pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO holdfast_rewind;
+`
+
+// pgLookupSQL may be run again. end_backend asks for the very backend by its start time, and
+// answers true only once that one is gone: a backend leaves pg_stat_activity after its
+// transaction has ended.
+const pgLookupSQL = `
+GRANT pg_monitor TO holdfast_lookup;
 CREATE SCHEMA IF NOT EXISTS holdfast;
 REVOKE ALL ON SCHEMA holdfast FROM PUBLIC;
 GRANT USAGE ON SCHEMA holdfast TO holdfast_lookup;

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/config"
+	"holdfast/election"
 )
 
 // defaultConfigPath is read when -c is not given.
@@ -112,6 +113,19 @@ func (c ConfigExample) Run(context.Context) error {
 	return nil
 }
 
+// ConfigLookupSQL is the subcommand that prints what makes the look-up role of the proxies.
+type ConfigLookupSQL struct {
+	Out io.Writer
+}
+
+// Run prints the statements.
+func (c ConfigLookupSQL) Run(context.Context) error {
+	if _, err := io.WriteString(c.Out, election.LookupSQL()); err != nil {
+		return fmt.Errorf("print statements: %w", err)
+	}
+	return nil
+}
+
 func newConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
@@ -140,6 +154,13 @@ func newConfigCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ConfigExample{Out: cmd.OutOrStdout()}.Run(cmd.Context())
+		},
+	}, &cobra.Command{
+		Use:   "lookup-sql",
+		Short: "Print, for psql, what makes the proxies' look-up role and its functions",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ConfigLookupSQL{Out: cmd.OutOrStdout()}.Run(cmd.Context())
 		},
 	})
 	return cmd
