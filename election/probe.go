@@ -182,7 +182,18 @@ func (n *Node) sendReports(ctx context.Context, mail <-chan Report) {
 	}
 }
 
+// sendReport tells the leader. A silent node may not know yet who leads, or that it does not lead
+// itself, for as long as its disk hangs: it tells all others, at once since one of them may be away.
+// Else the next leader would not hear of a primary beside a bad Raft disk.
 func (n *Node) sendReport(ctx context.Context, r Report) {
+	if n.store.isSilent() {
+		var all sync.WaitGroup
+		for _, p := range n.peers.list() {
+			all.Go(func() { n.sendReportTo(ctx, p, r) })
+		}
+		all.Wait()
+		return
+	}
 	leader := n.Leader()
 	switch leader {
 	case "":
@@ -191,10 +202,12 @@ func (n *Node) sendReport(ctx context.Context, r Report) {
 		n.reports.take(r)
 		return
 	}
-	p := n.peerOf(leader)
-	if p == nil {
-		return
+	if p := n.peerOf(leader); p != nil {
+		n.sendReportTo(ctx, p, r)
 	}
+}
+
+func (n *Node) sendReportTo(ctx context.Context, p *peer, r Report) {
 	ctx, cancel := context.WithTimeout(ctx, n.timing.Interval*2)
 	defer cancel()
 	var a empty
