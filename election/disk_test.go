@@ -45,6 +45,7 @@ func failLeadersDisk(t *testing.T, fail func(*election.Disk) (heal func())) {
 			others = append(others, n)
 		}
 	}
+	electiontest.Wait(t, "silence", 10*time.Second, g.Running[old].IsSilent)
 	electiontest.Wait(t, "another leader", 20*time.Second, func() bool {
 		l := others[0].Leader()
 		return l != "" && l != old && l == others[1].Leader()
@@ -67,6 +68,15 @@ func TestGroupGoesOnWhenTheLeadersDiskFails(t *testing.T) {
 	failLeadersDisk(t, func(d *election.Disk) func() {
 		d.Fail(true)
 		return func() { d.Fail(false) }
+	})
+}
+
+// TestGroupGoesOnWhenTheLeadersLogIsFull: a vote still finds room. The leader that cannot write its
+// log would be elected again and again.
+func TestGroupGoesOnWhenTheLeadersLogIsFull(t *testing.T) {
+	failLeadersDisk(t, func(d *election.Disk) func() {
+		d.FailLogs(true)
+		return func() { d.FailLogs(false) }
 	})
 }
 

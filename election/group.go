@@ -36,6 +36,10 @@ func (n *Node) startRaft() error {
 		Timeout: n.timing.Heartbeat * 5, Logger: raftLogger(n.log),
 	})
 	n.store.onSilent = n.closeStreams
+	n.store.leads = func() bool {
+		r := n.raft.Load()
+		return r != nil && r.State() == raft.Leader
+	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(n.cfg.Dir, 2, raftLogger(n.log))
 	if err != nil {
 		return fmt.Errorf("open snapshots in %s: %w", n.cfg.Dir, err)

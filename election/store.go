@@ -37,6 +37,11 @@ type store struct {
 	closed       atomic.Bool
 	// onSilent is called when the node falls silent.
 	onSilent func()
+	// leads tells whether this node leads the group, probe tries the disk by a write.
+	leads func() bool
+	probe func() error
+	// probing are the goroutines of silentUntilClean.
+	probing sync.WaitGroup
 
 	// refused tells that the newest log entries could not be written.
 	refused atomic.Bool
@@ -71,12 +76,15 @@ func openStore(dir string, log *zap.Logger) (*store, error) {
 		return nil, fmt.Errorf("open %s: %w; if it is damaged, remove this node's raft directory "+
 			"as a whole and let it join anew", path, err)
 	}
-	return newStore(b, log), nil
+	s := newStore(b, log)
+	s.probe = func() error { return probeDir(dir) }
+	return s, nil
 }
 
 func newStore(inner diskStore, log *zap.Logger) *store {
 	return &store{
 		diskStore: inner, log: log, stall: stallTime, retry: storeRetry, onSilent: func() {},
+		leads: func() bool { return false }, probe: func() error { return nil },
 	}
 }
 
@@ -196,15 +204,53 @@ func (s *store) SetUint64(key []byte, val uint64) error {
 // StoreLog implements raft.LogStore.
 func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
+// cleanProbes is how many writes in a row must land before a leader whose log could not be written
+// takes part again: with the pauses more time than the others need to elect another one.
+const cleanProbes = 3
+
+// silentUntilClean ends a write that failed once the disk takes writes again.
+func (s *store) silentUntilClean(w *diskWrite) {
+	defer s.end(w)
+	for clean := 0; clean < cleanProbes; {
+		for begin := time.Now(); time.Since(begin) < s.retry; time.Sleep(s.retry / 20) {
+			if s.closed.Load() {
+				return
+			}
+		}
+		clean++
+		if s.probe() != nil {
+			clean = 0
+		}
+	}
+}
+
+// Close waits for the probes and closes the store on disk.
+func (s *store) Close() error {
+	s.closed.Store(true)
+	s.probing.Wait()
+	return s.diskStore.Close()
+}
+
 // StoreLogs implements raft.LogStore. An error is raft's to handle: a leader steps down, a
-// follower refuses the entries.
+// follower refuses the entries. A leader is silent as well: it has the newest log and room for a
+// vote, and would win each election anew, without a way to write what it leads with.
 func (s *store) StoreLogs(logs []*raft.Log) error {
 	w := &diskWrite{what: "log"}
-	defer s.end(w)
+	isKept := false
+	defer func() {
+		if !isKept {
+			s.end(w)
+		}
+	}()
 	err := s.try(w, func() error { return s.diskStore.StoreLogs(logs) })
 	s.refused.Store(err != nil)
 	if err != nil {
 		s.log.Error("raft log could not be written", zap.Error(err))
+		if s.leads() && !s.closed.Load() {
+			isKept = true
+			s.markBad(w, err)
+			s.probing.Go(func() { s.silentUntilClean(w) })
+		}
 		return fmt.Errorf("write raft log: %w", err)
 	}
 	return nil
