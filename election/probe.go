@@ -183,7 +183,7 @@ func (n *Node) sendReports(ctx context.Context, mail <-chan Report) {
 }
 
 // sendReport tells the leader. A silent node may not know yet who leads, or that it does not lead
-// itself, for as long as its disk hangs: it tells all others, at once since one of them may be away.
+// itself, for as long as its disk hangs: it tells all others, at once as one of them may be away.
 // Else the next leader would not hear of a primary beside a bad Raft disk.
 func (n *Node) sendReport(ctx context.Context, r Report) {
 	if n.store.isSilent() {

@@ -212,10 +212,11 @@ const cleanProbes = 3
 func (s *store) silentUntilClean(w *diskWrite) {
 	defer s.end(w)
 	for clean := 0; clean < cleanProbes; {
-		for begin := time.Now(); time.Since(begin) < s.retry; time.Sleep(s.retry / 20) {
+		for begin := time.Now(); time.Since(begin) < s.retry; {
 			if s.closed.Load() {
 				return
 			}
+			time.Sleep(s.retry / 20) // 50 ms; Close waits for it
 		}
 		clean++
 		if s.probe() != nil {
