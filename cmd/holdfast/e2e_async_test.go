@@ -18,7 +18,8 @@ import (
 
 // TestE2ESyncOff: commits wait for nobody. The primary is lost with a commit that no standby has:
 // somebody is promoted all the same, the session that was told of the commit is ended and told
-// that it is lost, a session that lost nothing goes on, and the old primary reports what it gave up.
+// that it is lost, a session that lost nothing goes on, and the old primary reports what it gave
+// up.
 func TestE2ESyncOff(t *testing.T) {
 	c := startSyncCluster(t, election.SyncOff)
 	makeDatabase(t, c)

@@ -104,7 +104,7 @@ func programVersion(t *testing.T, c *holdfast.Cluster) int {
 }
 
 func serverLog(n *holdfast.ClusterNode) string {
-	b, _ := os.ReadFile(filepath.Join(n.DataDir+".holdfast", "postgresql.log"))
+	b, _ := os.ReadFile(serverLogPath(n))
 	return string(b)
 }
 
@@ -427,8 +427,8 @@ func (r *slotRun) testIncomplete(t *testing.T) {
 
 // testLogs looks into the logs of all servers.
 func (r *slotRun) testLogs(t *testing.T) {
-	bad := []string{`replication slot "[^"]*" does not exist`,
-		`same name slot`, `requires "?wal_level"? >=`}
+	checkServerLogs(t, r.c)
+	bad := []string{`same name slot`, `requires "?wal_level"? >=`}
 	for _, n := range r.c.Nodes {
 		lines := strings.Split(serverLog(n), "\n")
 		if len(lines) < 10 {

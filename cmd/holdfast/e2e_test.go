@@ -423,7 +423,7 @@ func checkProber(t *testing.T, p *holdfast.Prober) {
 }
 
 // checkWhole looks whether the cluster is as whole as at its beginning: three members on one
-// timeline, each with the slots of the others.
+// timeline, each with the slots of the others, and no server was asked for a slot it did not have.
 func checkWhole(t *testing.T, c *holdfast.Cluster) {
 	t.Helper()
 	st := waitHealthy(t, c)
@@ -441,4 +441,5 @@ func checkWhole(t *testing.T, c *holdfast.Cluster) {
 	if len(st.Problems) > 0 {
 		t.Errorf("problems: %v", st.Problems)
 	}
+	checkServerLogs(t, c)
 }

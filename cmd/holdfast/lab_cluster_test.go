@@ -100,12 +100,13 @@ type lab struct {
 	group   sync.WaitGroup
 	cancel  context.CancelFunc
 	stats   holdfast.LoadStats // when the fault began
+	logged  map[string]int64   // how much of each server's log was looked at
 }
 
 // startLab starts three nodes in namespaces and the load on them.
 func startLab(t *testing.T, binary string, kind labKind) (*lab, error) {
 	l := &lab{t: t, kind: kind, raft: map[string]*labDisk{}, data: map[string]*labDisk{},
-		clock: holdfast.NewCommitClock(), cancel: func() {}}
+		logged: map[string]int64{}, clock: holdfast.NewCommitClock(), cancel: func() {}}
 	if err := l.start(binary); err != nil {
 		return nil, errors.Join(err, l.close())
 	}

@@ -150,26 +150,6 @@ func dieInPromotion(candidate, leader bool) func(*labRun) error {
 	}
 }
 
-// restartAll ends all three processes in an orderly way and starts them in another order;
-// PostgreSQL lives on.
-func restartAll(r *labRun) error {
-	for _, n := range r.cluster.Nodes {
-		r.kill(n)
-		if _, err := n.Terminate(r.ctx); err != nil {
-			return err
-		}
-	}
-	for i := range r.cluster.Nodes {
-		if err := r.cluster.Nodes[len(r.cluster.Nodes)-1-i].Start(); err != nil {
-			return err
-		}
-		if err := r.sleep(time.Second); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // powerLoss takes the power from all: what was not flushed to the disks is lost, which ext4 does
 // on demand. The processes are stopped first and die after the disks, so that none of them can
 // write, notice or say anything.

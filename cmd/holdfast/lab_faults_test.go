@@ -211,13 +211,6 @@ func onFollower(f func(*labRun, *holdfast.ClusterNode) error) func(*labRun) erro
 	}
 }
 
-// freezeRaft freezes a node's Raft disk; the watchdog would thaw it a little later.
-func freezeRaft(d time.Duration) func(*labRun, *holdfast.ClusterNode) error {
-	return func(r *labRun, n *holdfast.ClusterNode) error {
-		return freezeFor(r, r.raft[n.Name], d)
-	}
-}
-
 func freezeFor(r *labRun, disk *labDisk, d time.Duration) error {
 	if err := disk.freeze(d + 10*time.Second); err != nil {
 		return err
@@ -235,42 +228,6 @@ func fillDisk(disk func(*labRun, *holdfast.ClusterNode) *labDisk, d time.Duratio
 		return errors.Join(r.sleep(d), disk(r, n).empty())
 	}
 }
-
-// switchoverWhile hurts a node's Raft disk and then asks for a switchover to the third node, which
-// writes to the Raft log: without a change nothing does. It must be done before d is over.
-func switchoverWhile(hurt func(*labDisk) error, d time.Duration) func(*labRun,
-	*holdfast.ClusterNode) error {
-	return func(r *labRun, n *holdfast.ClusterNode) error {
-		begin := time.Now()
-		if err := errors.Join(hurt(r.raft[n.Name]), r.sleep(2*time.Second)); err != nil {
-			return err
-		}
-		var to *holdfast.ClusterNode
-		for _, o := range r.others(r.primary.Name) {
-			if o != n {
-				to = o
-			}
-		}
-		for {
-			err := r.cluster.Switchover(r.ctx, to.Name)
-			if took := time.Since(begin); took > d {
-				return errors.Join(fmt.Errorf("a switchover takes %v, at most %v is allowed", took,
-					d), err)
-			}
-			if st, e := r.cluster.Status(r.ctx); e == nil && st.Primary == to.Name {
-				return r.sleep(d - time.Since(begin))
-			}
-			// The leader of the moment may have fallen silent in the middle of it.
-			if err := r.sleep(200 * time.Millisecond); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// frozen and noRoom are what is done to a Raft disk until the fault ends.
-func frozen(d *labDisk) error { return d.freeze(30 * time.Second) }
-func noRoom(d *labDisk) error { return d.fill() }
 
 func raftDisk(r *labRun, n *holdfast.ClusterNode) *labDisk { return r.raft[n.Name] }
 func dataDisk(r *labRun, n *holdfast.ClusterNode) *labDisk { return r.data[n.Name] }

@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +56,60 @@ func TestLabMemberIsWell(t *testing.T) {
 	} {
 		if got := memberIsWell(st, tt.m); got != tt.want {
 			t.Errorf("%+v: %v", tt.m, got)
+		}
+	}
+}
+
+// TestLabSlotsMissed holds the look into a server's log: only what is new counts, and a log that
+// was begun anew is read from its beginning.
+func TestLabSlotsMissed(t *testing.T) {
+	n := &holdfast.ClusterNode{Name: "node1", DataDir: filepath.Join(t.TempDir(), "data")}
+	if _, _, err := slotsMissed(n, 0); err == nil {
+		t.Error("a log that is not there is well")
+	}
+	const well = "LOG:  started streaming WAL from primary\n"
+	const bad = `ERROR:  replication slot "holdfast_node2" does not exist` + "\n"
+	if err := os.MkdirAll(filepath.Dir(serverLogPath(n)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	at := int64(0)
+	for _, tt := range []struct {
+		text string
+		want int
+	}{{well, 0}, {well + bad + well, 1}, {well + bad + well + well, 0}, {bad, 1}} {
+		if err := os.WriteFile(serverLogPath(n), []byte(tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		lines, end, err := slotsMissed(n, at)
+		if err != nil || len(lines) != tt.want || end != int64(len(tt.text)) {
+			t.Errorf("%q from %d on: %q, %d, %v", tt.text, at, lines, end, err)
+		}
+		at = end
+	}
+}
+
+// TestLabBehind holds the word for a node that has caught up.
+func TestLabBehind(t *testing.T) {
+	group := holdfast.Status{Node: "node2", Leader: "node2", RaftIndex: 9, RaftLastIndex: 9}
+	own := holdfast.Status{Node: "node1", Leader: "node2", RaftIndex: 9, RaftLastIndex: 9,
+		Problems: []string{"node2: something"}}
+	for _, tt := range []struct {
+		what string
+		edit func(*holdfast.Status)
+		want string // part of the answer; empty if it has caught up
+	}{
+		{"as the group", func(*holdfast.Status) {}, ""},
+		{"silent", func(s *holdfast.Status) { s.Problems = []string{"node1: the disk fails"} },
+			"the disk fails"},
+		{"without a leader", func(s *holdfast.Status) { s.Leader = "" }, "no leader"},
+		{"state", func(s *holdfast.Status) { s.RaftIndex = 8 }, "applied 8 of 9"},
+		{"log", func(s *holdfast.Status) { s.RaftLastIndex = 8 }, "ends at 8"},
+	} {
+		st := own
+		tt.edit(&st)
+		if got := behind(st, group); (got == "") != (tt.want == "") ||
+			!strings.Contains(got, tt.want) {
+			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
 	}
 }

@@ -38,6 +38,8 @@ type labFault struct {
 	// gapMax bounds the time without a commit through the proxies of serving; 0 is no bound.
 	gapMax  time.Duration
 	serving func(*labRun) []string
+	// isUnheld tells that no proxy of serving may hold a session, however shortly.
+	isUnheld bool
 	// known says why the product does not do it yet; such a line is FAILED all the same.
 	known string
 	// run does the fault and ends it.
@@ -67,6 +69,10 @@ type labRun struct {
 	before holdfast.Status
 	// primary and leader are those before the fault.
 	primary, leader *holdfast.ClusterNode
+	// start is when the fault could begin: what prepares it does not count as its effect.
+	start time.Time
+	// holds are the proxies' counts of holds at that moment.
+	holds map[string]int
 	// killed are nodes whose process the fault ends: their proxies' sessions end with them.
 	killed map[string]bool
 	out    *labOutcomeOf
@@ -89,9 +95,13 @@ type labOutcomeOf struct {
 	Codes        map[string]int        `json:"errors_by_sqlstate"`
 	Errors       []string              `json:"examples_of_errors,omitempty"`
 	GapMS        int64                 `json:"longest_ms_without_commit"`
+	GapAtMS      int64                 `json:"which_began_after_ms"`
 	GapsMS       map[string]int64      `json:"longest_ms_without_commit_by_proxy"`
+	Holds        map[string]int        `json:"holds_by_proxy,omitempty"`
 	Commits      int64                 `json:"commits"`
 	HealthyMS    int64                 `json:"ms_until_healthy"`
+	ChangeMS     int64                 `json:"switchover_ms,omitempty"`
+	CaughtUpMS   int64                 `json:"ms_until_caught_up,omitempty"`
 	IsOldBack    bool                  `json:"old_primary_back"`
 	DoorAcks     map[string]int        `json:"writes_taken_by_server"`
 	Ledger       holdfast.LedgerReport `json:"ledger"`
@@ -115,11 +125,11 @@ const labWarmUp = 20
 func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
 	out := &labOutcomeOf{Name: f.name, Line: f.line, Profile: l.kind.String(), Known: f.known,
 		Expected: f.expected(), Codes: map[string]int{}, GapsMS: map[string]int64{}}
-	r := &labRun{lab: l, ctx: ctx, killed: map[string]bool{}, out: out}
+	r := &labRun{lab: l, ctx: ctx, killed: map[string]bool{}, out: out,
+		holds: map[string]int{}}
 	if err := r.begin(); err != nil {
 		return out, fmt.Errorf("before the fault: %w", err)
 	}
-	start := time.Now()
 	if err := f.run(r); err != nil {
 		out.fail("the fault: %v", err)
 	}
@@ -145,8 +155,8 @@ func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
 	// The probers must have gone on, and idle sessions looked at their state.
 	time.Sleep(2 * time.Second)
 	end := time.Now()
-	out.SecondsRun = end.Sub(start).Seconds()
-	r.judge(f, after, start, end)
+	out.SecondsRun = end.Sub(r.start).Seconds()
+	r.judge(f, after, end)
 	if err := r.checkLedgers(); err != nil {
 		out.fail("%v", err)
 		out.isSpoilt = true
@@ -164,6 +174,9 @@ func (f *labFault) expected() string {
 	}
 	if f.gapMax > 0 {
 		text += fmt.Sprintf("; commits at least every %v", f.gapMax)
+	}
+	if f.isUnheld {
+		text += "; nobody held"
 	}
 	return text
 }
@@ -190,6 +203,12 @@ func (r *labRun) begin() error {
 	}
 	r.takeAcks()
 	r.stats = r.load.Stats()
+	for _, n := range r.cluster.Nodes {
+		if r.holds[n.Name], err = holdsOf(r.ctx, r.lab, n); err != nil {
+			return err
+		}
+	}
+	r.start = time.Now()
 	return nil
 }
 
@@ -202,7 +221,9 @@ func (r *labRun) leaderElsewhere() error {
 		if err := r.cluster.Switchover(r.ctx, r.others(r.primary.Name)[0].Name); err != nil {
 			return err
 		}
-		if err := r.begin(); err != nil {
+		// Idle sessions move when they look at their state, so that none is held for it later.
+		r.load.Changed()
+		if err := errors.Join(r.sleep(2*time.Second), r.begin()); err != nil {
 			return err
 		}
 	}
@@ -218,7 +239,7 @@ func (l *lab) takeAcks() []labAck {
 }
 
 // judge holds what happened against what must happen.
-func (r *labRun) judge(f *labFault, after holdfast.Status, start, end time.Time) {
+func (r *labRun) judge(f *labFault, after holdfast.Status, end time.Time) {
 	o := r.out
 	o.RolesChanged = after.Epoch != r.before.Epoch
 	o.Change = fmt.Sprintf("%s epoch %d -> %s epoch %d", r.before.Primary, r.before.Epoch,
@@ -244,7 +265,9 @@ func (r *labRun) judge(f *labFault, after holdfast.Status, start, end time.Time)
 		o.fail("the old primary did not come back")
 	}
 	r.judgeClients(f)
-	r.judgeGaps(f, start, end)
+	r.judgeGaps(f, end)
+	r.judgeHolds(f)
+	r.judgeServerLogs()
 	acks := r.takeAcks()
 	o.DoorAcks = map[string]int{}
 	for _, a := range acks {
@@ -301,24 +324,48 @@ func (r *labRun) judgeClients(f *labFault) {
 }
 
 // judgeGaps measures how long there was no commit, through each proxy and through all.
-func (r *labRun) judgeGaps(f *labFault, start, end time.Time) {
+func (r *labRun) judgeGaps(f *labFault, end time.Time) {
 	o := r.out
 	o.Commits = r.load.Stats().Commits - r.stats.Commits
-	o.GapMS = r.clock.Gap(start, end).Milliseconds()
+	gap, began := r.clock.GapAt(r.start, end)
+	o.GapMS, o.GapAtMS = gap.Milliseconds(), began.Sub(r.start).Milliseconds()
 	for _, p := range r.probers {
-		gap := p.clock.Gap(start, end)
+		gap := p.clock.Gap(r.start, end)
 		o.GapsMS[p.node.Name] = gap.Milliseconds()
 	}
 	if f.gapMax == 0 {
 		return
 	}
-	serving := []string{"node1", "node2", "node3"}
-	if f.serving != nil {
-		serving = f.serving(r)
-	}
-	for _, name := range serving {
+	for _, name := range f.servingOf(r) {
 		if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap > f.gapMax {
 			o.fail("%v without a commit through %s, at most %v is allowed", gap, name, f.gapMax)
+		}
+	}
+}
+
+// servingOf are the nodes whose proxies must go on.
+func (f *labFault) servingOf(r *labRun) []string {
+	if f.serving == nil {
+		return names(r.cluster.Nodes)
+	}
+	return f.serving(r)
+}
+
+// judgeHolds asks the proxies that must go on whether they held anybody.
+func (r *labRun) judgeHolds(f *labFault) {
+	if !f.isUnheld {
+		return
+	}
+	r.out.Holds = map[string]int{}
+	for _, name := range f.servingOf(r) {
+		now, err := holdsOf(r.ctx, r.lab, r.cluster.Node(name))
+		if err != nil {
+			r.out.fail("%v", err)
+			continue
+		}
+		r.out.Holds[name] = now - r.holds[name]
+		if now != r.holds[name] {
+			r.out.fail("the proxy of %s held sessions %d times", name, now-r.holds[name])
 		}
 	}
 }

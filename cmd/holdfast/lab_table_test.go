@@ -2,6 +2,10 @@ package main_test
 
 import "time"
 
+// unheldGap bounds the time without a commit where clients must not notice anything: what two
+// cores with three clusters' worth of processes take now and then.
+const unheldGap = 400 * time.Millisecond
+
 // labFaults is the failure table. Faults of one profile run on one cluster, one after the other;
 // those of a bounded run come first.
 var labFaults = []labFault{
@@ -18,6 +22,11 @@ var labFaults = []labFault{
 		name: "primary cut off from everyone 20 s", line: lineCut, isBounded: true,
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 15 * time.Second,
 		serving: notThePrimary, run: cutPrimary(true, true, everything, 20*time.Second),
+	},
+	{
+		name: "three node processes killed at once, primary's node last", line: lineAll,
+		isBounded: true, roles: rolesKept, gapMax: 10 * time.Second,
+		run: restartAll(allKilled, primaryLast),
 	},
 	{
 		name: "delay 400 +/- 300 ms for 60 s", line: lineDelay, roles: rolesKept,
@@ -37,21 +46,22 @@ var labFaults = []labFault{
 		run: weather(labLink{loss: 0.4}, 30*time.Second),
 	},
 	{
-		name: "Raft leader killed", line: lineLeader, roles: rolesKept, gapMax: 2 * time.Second,
-		serving: notTheLeader, run: onLeader(killProcess(5 * time.Second)),
+		name: "Raft leader killed", line: lineLeader, roles: rolesKept, gapMax: unheldGap,
+		serving: notTheLeader, isUnheld: true, run: onLeader(killProcess(5 * time.Second)),
 	},
 	{
 		name: "Raft leader paused 15 s", line: lineLeader, roles: rolesKept,
-		gapMax: 2 * time.Second, serving: notTheLeader,
+		gapMax: unheldGap, serving: notTheLeader, isUnheld: true,
 		run: onLeader(pauseProcess(15 * time.Second)),
 	},
 	{
 		name: "Raft leader cut away 15 s", line: lineLeader, roles: rolesKept,
-		gapMax: 2 * time.Second, serving: notTheLeader, run: onLeader(cutNode(15 * time.Second)),
+		gapMax: unheldGap, serving: notTheLeader, isUnheld: true,
+		run: onLeader(cutNode(15 * time.Second)),
 	},
 	{
 		name: "Raft leader cut away from the voters only 15 s", line: lineLeader,
-		roles: rolesKept, gapMax: 2 * time.Second, serving: notTheLeader,
+		roles: rolesKept, gapMax: unheldGap, serving: notTheLeader, isUnheld: true,
 		run: onLeader(cutControl(15 * time.Second)),
 	},
 	{
@@ -99,6 +109,26 @@ var labFaults = []labFault{
 		name: "Raft disk of the leader full 15 s, switchover meanwhile", line: lineRaftDisk,
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
 		run: onLeader(switchoverWhile(noRoom, 15*time.Second)),
+	},
+	{
+		name: "Raft disk of the third node frozen 15 s, switchover meanwhile", line: lineRaftDisk,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
+		run: onFollower(switchoverWhile(frozen, 15*time.Second)),
+	},
+	{
+		name: "Raft disk of the third node full 15 s, switchover meanwhile", line: lineRaftDisk,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
+		run: onFollower(switchoverWhile(noRoom, 15*time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node frozen 15 s, switchover meanwhile",
+		line: lineRaftDisk, roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
+		run: onPrimary(switchoverWhile(frozen, 15*time.Second)),
+	},
+	{
+		name: "Raft disk of the primary's node full 15 s, switchover meanwhile",
+		line: lineRaftDisk, roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
+		run: onPrimary(switchoverWhile(noRoom, 15*time.Second)),
 	},
 	{
 		name: "Raft disk of the primary's node full 10 s", line: lineRaftDisk, roles: rolesKept,
@@ -206,8 +236,18 @@ var labFaults = []labFault{
 		mayFail: changeCodes, run: dieInPromotion(true, true),
 	},
 	{
-		name: "three node processes restarted at once", line: lineAll, roles: rolesAny,
-		mayFail: append([]string{"57P01"}, changeCodes...), run: restartAll,
+		name: "three node processes killed at once, in all orders", line: lineAll,
+		roles: rolesKept, gapMax: 10 * time.Second, run: restartAll(allKilled, labOrders...),
+	},
+	{
+		name: "three node processes terminated at once, in all orders", line: lineAll,
+		// A proxy that ends says so to its sessions, and to who logs in at that moment.
+		roles: rolesKept, mayFail: []string{"57P01", "57P03"}, gapMax: 15 * time.Second,
+		run: restartAll(allTerminated, labOrders...),
+	},
+	{
+		name: "three nodes and their servers killed at once, in all orders", line: lineAll,
+		roles: rolesRenewed, gapMax: 15 * time.Second, run: restartAll(withServer, labOrders...),
 	},
 	{
 		name: "power loss of all", line: lineAll, roles: rolesRenewed, mayFail: changeCodes,

@@ -49,20 +49,26 @@ func (c *CommitClock) Total() int64 {
 // Gap is the longest time without an acknowledged commit that overlaps from..to. The time before
 // the first commit does not count; the time since the last one counts up to to.
 func (c *CommitClock) Gap(from, to time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.gapLocked(from.Sub(c.start), to.Sub(c.start))
+	longest, _ := c.GapAt(from, to)
+	return longest
 }
 
-func (c *CommitClock) gapLocked(from, to time.Duration) time.Duration {
-	var longest time.Duration
+// GapAt is Gap, and when it began.
+func (c *CommitClock) GapAt(from, to time.Time) (longest time.Duration, began time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	longest, at := c.gapLocked(from.Sub(c.start), to.Sub(c.start))
+	return longest, c.start.Add(at)
+}
+
+func (c *CommitClock) gapLocked(from, to time.Duration) (longest, began time.Duration) {
 	n := len(c.times)
 	if n == 0 {
-		return 0
+		return 0, 0
 	}
 	newest := c.times[(c.next+n-1)%n]
 	if newest < to {
-		longest = to - newest
+		longest, began = to-newest, newest
 	}
 	for i := n - 1; i > 0; i-- {
 		at := c.times[(c.next+i)%n]
@@ -71,10 +77,10 @@ func (c *CommitClock) gapLocked(from, to time.Duration) time.Duration {
 			break
 		}
 		if before < to && at-before > longest {
-			longest = at - before
+			longest, began = at-before, before
 		}
 	}
-	return longest
+	return longest, began
 }
 
 // Since returns how many commits were acknowledged in each of the n newest slices of time of the
