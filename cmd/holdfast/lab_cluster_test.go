@@ -99,14 +99,16 @@ type lab struct {
 	load    *holdfast.Load
 	group   sync.WaitGroup
 	cancel  context.CancelFunc
-	stats   holdfast.LoadStats // when the fault began
-	logged  map[string]int64   // how much of each server's log was looked at
+	stats   holdfast.LoadStats    // when the fault began
+	pulse   *holdfast.CommitClock // of the machine: runPulse
+	logged  map[string]int64      // how much of each server's log was looked at
 }
 
 // startLab starts three nodes in namespaces and the load on them.
 func startLab(t *testing.T, binary string, kind labKind) (*lab, error) {
 	l := &lab{t: t, kind: kind, raft: map[string]*labDisk{}, data: map[string]*labDisk{},
-		logged: map[string]int64{}, clock: holdfast.NewCommitClock(), cancel: func() {}}
+		logged: map[string]int64{}, pulse: holdfast.NewCommitClock(),
+		clock: holdfast.NewCommitClock(), cancel: func() {}}
 	if err := l.start(binary); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
@@ -214,6 +216,7 @@ func (l *lab) startLoad() error {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(l.t.Context()))
 	l.cancel = cancel
+	l.group.Go(func() { l.runPulse(ctx) })
 	for _, n := range l.cluster.Nodes {
 		p, d := newLabProber(n, l.clock), &labDoor{node: n, host: l.net.host(n.Name)}
 		l.probers, l.doors = append(l.probers, p), append(l.doors, d)

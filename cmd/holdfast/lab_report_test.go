@@ -170,9 +170,10 @@ func (o *labOutcomeOf) verdict() string {
 
 func (o *labOutcomeOf) line() string {
 	return fmt.Sprintf("%s (%s): %s; %d sessions lost, %d cut with their proxy, errors %s, "+
-		"%d ms without a commit from %d ms on (by proxy %v), healthy %d ms after, %d commits, "+
+		"%d ms without a commit from %d ms on (by proxy %v; the lab's own disk %d ms), "+
+		"healthy %d ms after, %d commits, "+
 		"direct writes %v, holds %v, switchover %d ms, caught up %d ms, %.0f s", o.Name,
-		o.Profile, o.Change, o.Lost, o.Cut, codesText(o.Codes), o.GapMS, o.GapAtMS, o.GapsMS,
+		o.Profile, o.Change, o.Lost, o.Cut, codesText(o.Codes), o.GapMS, o.GapAtMS, o.GapsMS, o.PulseMS,
 		o.HealthyMS, o.Ledger.Acknowledged, o.DoorAcks, o.Holds, o.ChangeMS,
 		o.CaughtUpMS, o.SecondsRun)
 }

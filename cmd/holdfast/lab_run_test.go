@@ -96,6 +96,7 @@ type labOutcomeOf struct {
 	Errors       []string              `json:"examples_of_errors,omitempty"`
 	GapMS        int64                 `json:"longest_ms_without_commit"`
 	GapAtMS      int64                 `json:"which_began_after_ms"`
+	PulseMS      int64                 `json:"longest_ms_without_a_write_of_the_lab"`
 	GapsMS       map[string]int64      `json:"longest_ms_without_commit_by_proxy"`
 	Holds        map[string]int        `json:"holds_by_proxy,omitempty"`
 	Commits      int64                 `json:"commits"`
@@ -333,12 +334,18 @@ func (r *labRun) judgeGaps(f *labFault, end time.Time) {
 		gap := p.clock.Gap(r.start, end)
 		o.GapsMS[p.node.Name] = gap.Milliseconds()
 	}
+	o.PulseMS = r.pulse.Gap(r.start, end).Milliseconds()
 	if f.gapMax == 0 {
 		return
 	}
+	allowed := f.gapMax
+	if f.isUnheld {
+		// So short a time is also what others on this machine take from its disk and cores.
+		allowed += time.Duration(o.PulseMS) * time.Millisecond
+	}
 	for _, name := range f.servingOf(r) {
-		if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap > f.gapMax {
-			o.fail("%v without a commit through %s, at most %v is allowed", gap, name, f.gapMax)
+		if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap > allowed {
+			o.fail("%v without a commit through %s, at most %v is allowed", gap, name, allowed)
 		}
 	}
 }

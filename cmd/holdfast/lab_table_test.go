@@ -2,8 +2,8 @@ package main_test
 
 import "time"
 
-// unheldGap bounds the time without a commit where clients must not notice anything: what two
-// cores with three clusters' worth of processes take now and then.
+// unheldGap bounds the time without a commit where clients must not notice anything, in addition to
+// what the lab's own writes to the same disk took: two cores do all this now and then so slowly.
 const unheldGap = 400 * time.Millisecond
 
 // labFaults is the failure table. Faults of one profile run on one cluster, one after the other;

@@ -80,6 +80,30 @@ func (r *labRun) judgeServerLogs() {
 	}
 }
 
+// runPulse writes a little to the machine's own disk, durably and at the probers' pace, until ctx
+// ends: for as long as that takes nobody commits anything, whatever Holdfast does.
+func (l *lab) runPulse(ctx context.Context) {
+	f, err := os.Create(filepath.Join(l.cluster.Dir, "pulse"))
+	if err != nil {
+		l.t.Errorf("pulse of the machine: %v", err)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	ticker := time.NewTicker(labProbeEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if _, err := f.WriteAt(make([]byte, 8192), 0); err != nil || f.Sync() != nil {
+			continue // no beat, which shows
+		}
+		l.pulse.Record()
+	}
+}
+
 // holdsOf is how many sessions the proxy of a node has held since it was started. A hold counts
 // when it ends.
 func holdsOf(ctx context.Context, l *lab, n *holdfast.ClusterNode) (int, error) {
