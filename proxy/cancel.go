@@ -12,13 +12,16 @@ import (
 )
 
 // cancelRequest carries out a cancel request of a client. Like PostgreSQL it never tells whether
-// the key was right. An address has as many keys of no session here as it has failed logins.
+// the key was right. An address has as many wrong keys that name this node as it has failed logins.
 func (p *Proxy) cancelRequest(ctx context.Context, from netip.Addr, pid uint32, key []byte) {
+	isOwn := len(key) > 0 && keyTag(key) == p.tag
 	switch {
-	case p.wrongKeys.isSpent(from):
+	case isOwn && p.wrongKeys.isSpent(from):
 		p.metrics.cancels.WithLabelValues("dropped").Inc()
 	case !p.cancelSession(ctx, pid, key):
-		p.wrongKeys.failed(from)
+		if isOwn {
+			p.wrongKeys.failed(from)
+		}
 		p.relayCancel(ctx, pid, key)
 	}
 }

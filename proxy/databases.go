@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -15,16 +16,32 @@ import (
 // catalogIdle is how long a connection to a catalogue that nothing is asked over is kept.
 const catalogIdle = 3 * time.Second
 
-// mentionsDatabase tells that a utility statement may be one of those. It may take others for one.
-func mentionsDatabase(sql []byte) bool {
-	return bytes.Contains(bytes.ToLower(sql), []byte("database"))
+// needsDatabase tells that a utility statement may be one of those. One that begins with a comment
+// counts by that word alone.
+func needsDatabase(sql []byte) bool {
+	if len(sql) > 500 {
+		return false
+	}
+	words := bytes.Fields(bytes.ToLower(sql))
+	switch {
+	case len(words) < 3:
+		return false
+	case bytes.HasPrefix(words[0], []byte("--")), bytes.HasPrefix(words[0], []byte("/*")):
+		return bytes.Contains(bytes.ToLower(sql), []byte("database"))
+	}
+	return string(words[1]) == "database" && slices.Contains([]string{"create", "alter", "drop"},
+		string(words[0]))
 }
 
 // leaveDatabases closes the connections that no session uses. It does not wait.
 func (p *Proxy) leaveDatabases() {
+	if p.leavesDatabases.Swap(true) {
+		return // somebody is about to
+	}
 	p.work.Add(1)
 	go func() {
 		defer p.work.Done()
+		p.leavesDatabases.Store(false)
 		p.pool.clear()
 		p.catalogues.dropIdle(0)
 	}()

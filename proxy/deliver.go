@@ -201,6 +201,9 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		return 0, true, errBackendLost
 	}
 	s.watchLocks(typ, body)
+	if o := s.flow.current(); typ == pgwire.SrvError && o != nil && o.internal {
+		b.innerFailed = true // after serverMessage the question is gone, if no Sync is behind it
+	}
 	a, err := s.flow.serverMessage(typ, body)
 	if err != nil {
 		return 0, true, err
@@ -326,7 +329,6 @@ func (b *backend) reported(s *session, body []byte) bool {
 func (b *backend) inner(s *session, typ byte, body []byte) {
 	if typ == pgwire.SrvError {
 		s.inner, _ = pgwire.ParseError(body)
-		b.innerFailed = true
 		return
 	}
 	cols, err := pgwire.ParseDataRow(body)

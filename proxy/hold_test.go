@@ -271,7 +271,7 @@ func TestOrderAnswersWhatIsInFlight(t *testing.T) {
 	r.server.ExecIn("app", "CREATE FUNCTION slow(int) RETURNS int LANGUAGE sql AS "+
 		"$$INSERT INTO public.w VALUES ($1); SELECT pg_sleep(20); SELECT 1$$")
 	for _, sql := range []string{"SELECT slow(1)", "INSERT INTO w SELECT slow(1)",
-		"BEGIN; SELECT slow(1); COMMIT", "SELECT pg_terminate_backend(pg_backend_pid())",
+		"SELECT pg_terminate_backend(pg_backend_pid())",
 		"/* temp */ SELECT slow(1)"} {
 		c := r.connect("")
 		if strings.Contains(sql, "temp") { // a session that no other server can take
@@ -293,6 +293,22 @@ func TestOrderAnswersWhatIsInFlight(t *testing.T) {
 	}
 	if n := r.server.ExecIn("app", "SELECT count(*) FROM w")[0][0]; n != "0" {
 		t.Errorf("%s rows of what was told to have ended", n)
+	}
+	// What commits on the way is not given up as a whole: nobody knows how much of it was done.
+	r.server.ExecIn("app", "CREATE PROCEDURE parts() LANGUAGE plpgsql AS "+
+		"$$BEGIN INSERT INTO w VALUES (1); COMMIT; PERFORM pg_sleep(20); END$$")
+	for _, sql := range []string{"CALL parts()", "BEGIN; INSERT INTO w VALUES (1); COMMIT; " +
+		"SELECT pg_sleep(20)"} {
+		c := r.connect("")
+		done := start(c, sql)
+		r.eventually(func() bool {
+			return r.server.Exec(fmt.Sprintf("SELECT wait_event FROM pg_stat_activity "+
+				"WHERE pid = %d", c.PID()))[0][0] == "PgSleep"
+		}, "it sleeps")
+		r.server.Exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", c.PID()))
+		if err := <-done; code(err) != "08007" {
+			t.Errorf("%s: got %v", sql, err)
+		}
 	}
 }
 

@@ -45,7 +45,7 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
 		s.setters.stale.Store(true) // it is asked for when the next statement comes
 	}
-	if p.cls.has(clsSelfCommit) && mentionsDatabase(sql) {
+	if p.cls.has(clsSelfCommit) && needsDatabase(sql) {
 		s.proxy.leaveDatabases()
 	}
 	called := s.setters.calledIn(sql)

@@ -31,10 +31,10 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 		out = l.appendHeldEnd(out)
 	}
 	// What comes after the last one in doubt was not executed: the goodbye is its answer. If that is
-	// the server's own order, it is the server's answer to what it was working on.
+	// the server's own order, it is the server's answer to the transaction that it was working on.
 	last := len(l.pending) - 1
 	for last >= 0 && (!l.pending[last].verdict.mayHaveHappened() ||
-		l.isOrdered(cause) && l.pending[last].verdict == verdictUnknown) {
+		l.isOrdered(cause) && l.pending[last].isOneTransaction()) {
 		last--
 	}
 	for i := range l.pending[:last+1] {
@@ -53,6 +53,13 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 // without a proxy the client would have been told the same.
 func (l *loss) isOrdered(cause error) bool {
 	return errors.Is(cause, errOrdered) && l.fatal.Code == pgwire.CodeAdminShutdown
+}
+
+// isOneTransaction tells that what may have happened of it is one transaction, which is given up as
+// a whole: not so of CALL, of what commits by itself in several parts, and of strings with a COMMIT.
+func (p *pending) isOneTransaction() bool {
+	cls := p.batch.cls | p.batch.before
+	return p.verdict == verdictUnknown && !cls.has(clsSelfCommit|clsEnds|clsOpaque)
 }
 
 // mayHaveHappened tells that the batch was, or may have been, executed.

@@ -78,11 +78,12 @@ type Proxy struct {
 	peers    Peers
 	relaying chan struct{}
 
-	hba      []hbaRule
-	userMaps []userMap
-	shares   *shares
-	guesses  *guesses
-	// wrongKeys bounds cancel requests with a key of no session here.
+	hba             []hbaRule
+	userMaps        []userMap
+	shares          *shares
+	guesses         *guesses
+	leavesDatabases atomic.Bool // leaveDatabases is under way
+	// wrongKeys bounds cancel requests with a wrong key.
 	wrongKeys *guesses
 	tls       *tlsStore
 	tlsWatch  sync.WaitGroup

@@ -27,7 +27,9 @@ func (s *session) recover(ctx context.Context) error {
 	s.mu.Unlock()
 	switch {
 	case why == 0:
-	case l.fatal != nil: // an order to this session or to the whole server: it ends either way
+	case l.fatal != nil && l.fatal.Code == pgwire.CodeAdminShutdown:
+		// An order to this session or to the whole server: it ends either way, in its own words.
+		s.log().Info("session cannot be carried to another server", zap.Stringer("why", why))
 		return s.leave(ctx, l, asOrder(l.fatal))
 	default:
 		return s.leave(ctx, l, errUnmovable(why.String()))

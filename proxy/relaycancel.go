@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"go.uber.org/zap"
@@ -37,9 +38,17 @@ func (p *Proxy) relayCancel(ctx context.Context, pid uint32, key []byte) {
 	}
 }
 
-// CancelHere carries out a cancel request that another node has passed on.
+// fromNodes stands for the addresses of clients that other nodes have heard.
+var fromNodes = netip.IPv6Unspecified()
+
+// CancelHere carries out a cancel request that another node has passed on. Wrong keys of all other
+// nodes together have the bound of one address.
 func (p *Proxy) CancelHere(ctx context.Context, pid uint32, key []byte) {
-	if !p.cancelSession(ctx, pid, key) {
+	switch {
+	case p.wrongKeys.isSpent(fromNodes):
+		p.metrics.cancels.WithLabelValues("dropped").Inc()
+	case !p.cancelSession(ctx, pid, key):
+		p.wrongKeys.failed(fromNodes)
 		p.metrics.cancels.WithLabelValues("unknown").Inc()
 	}
 }

@@ -38,6 +38,8 @@ type secretEntry struct {
 	secret string
 	ok     bool
 	at     time.Time
+	// doubted: a login has failed since, so that it may be another one by now.
+	doubted bool
 }
 
 // generations is a map that forgets what was not asked for lately: when the younger half is full
@@ -79,10 +81,11 @@ func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool
 		return "", false, nil // no role; the primary need not be asked
 	}
 	e, cached := c.cached(user)
-	if cached && time.Since(e.at) < c.proxy.cfg.SecretTTL {
+	isYoung := cached && time.Since(e.at) < c.proxy.cfg.SecretTTL
+	if isYoung && !e.doubted {
 		return e.secret, e.ok, nil
 	}
-	usable := cached && e.ok
+	usable := isYoung || cached && e.ok
 	for {
 		pr, changed := c.proxy.topo.Current()
 		err := errors.New("there is no primary to ask")
@@ -94,7 +97,7 @@ func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool
 			}
 		}
 		if usable {
-			return e.secret, true, nil
+			return e.secret, e.ok, nil
 		}
 		if ctx.Err() != nil || isNoSecretLeft(err) {
 			return "", false, fmt.Errorf("look up secret: %w", err)
@@ -132,7 +135,7 @@ func (p *Proxy) secretNow(user string) (secretEntry, bool) {
 // fresh is the secret of a role if it need not be asked for.
 func (c *secretCache) fresh(user string) (secretEntry, bool) {
 	e, ok := c.cached(user)
-	return e, ok && time.Since(e.at) < c.proxy.cfg.SecretTTL
+	return e, ok && !e.doubted && time.Since(e.at) < c.proxy.cfg.SecretTTL
 }
 
 // isNoSecretLeft tells that to ask again is of no use: the server has answered. That it lets no
@@ -198,13 +201,13 @@ func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secret
 const doubtAfter = time.Second
 
 // doubt lets the next login of a role ask for its secret again, since one has failed: it may have
-// been changed. Without a primary the old one is used still.
+// been changed. Without a primary what is known is used still.
 func (c *secretCache) doubt(user string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, g := range []*generations{&c.known, &c.absent} {
 		if e, ok := g.get(user); ok && time.Since(e.at) >= doubtAfter {
-			e.at = time.Time{}
+			e.doubted = true
 			g.put(user, e)
 			delete(g.old, user)
 		}

@@ -304,9 +304,8 @@ func (p *prepared) size(name string) int {
 	return len(p.sql) + len(name) + 4*len(p.oids) + preparedOverhead
 }
 
-// prepare remembers a statement; one that would not fit makes the session unmovable rather than
-// being forgotten silently.
-// Then it returns false.
+// prepare remembers a statement; one that would not fit, for which it returns false, makes the
+// session unmovable rather than being forgotten silently.
 func (t *tracker) prepare(name string, p *prepared) (fits bool) {
 	t.forget(name)
 	t.noteName(name)
