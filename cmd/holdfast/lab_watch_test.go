@@ -104,10 +104,19 @@ func (l *lab) runPulse(ctx context.Context) {
 	}
 }
 
-// holdsOf is how many sessions the proxy of a node has held since it was started. A hold counts
-// when it ends.
+// holdsOf is how often the proxy of a node has held a session since it was started: without a
+// primary, which counts when it ends, or without a lease.
 func holdsOf(ctx context.Context, l *lab, n *holdfast.ClusterNode) (int, error) {
-	return metricOf(ctx, l.net.host(n.Name).dial, n, "holdfast_proxy_hold_seconds_count")
+	sum := 0
+	for _, name := range []string{"holdfast_proxy_hold_seconds_count",
+		"holdfast_proxy_gate_closed_total"} {
+		count, err := metricOf(ctx, l.net.host(n.Name).dial, n, name)
+		if err != nil {
+			return 0, err
+		}
+		sum += count
+	}
+	return sum, nil
 }
 
 // metricOf reads a metric without labels that counts something.
