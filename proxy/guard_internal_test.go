@@ -152,6 +152,31 @@ func TestGuardStaysOnTheLoop(t *testing.T) {
 	}
 }
 
+// A question that failed half-way has left its statement behind: the next one closes it first, else
+// it would fail for that, and the client's transaction with it.
+func TestQuestionBehindOneThatFailed(t *testing.T) {
+	message := func(typ byte) []byte { return pgwire.AppendMessage(nil, typ, nil) }
+	batch := pgwire.AppendExecute(pgwire.AppendBind(pgwire.AppendParse(nil, "",
+		"UPDATE t SET a = 1", nil), "", ""), "", 0)
+	done := bytes.Join([][]byte{message(pgwire.SrvParseComplete), message(pgwire.SrvBindComplete),
+		pgwire.AppendCommandComplete(nil, "UPDATE 1")}, nil)
+	question := pgwire.AppendFlush(appendInner(nil, xidSQL))
+	canceled := pgwire.AppendError(nil, pgwire.NewError(pgwire.CodeQueryCanceled, "canceled"))
+	sync, idle := pgwire.AppendSync(nil), pgwire.AppendReadyForQuery(nil, 'I')
+	r := newSteady(t, GuardAll)
+	r.send(r.client, append(bytes.Clone(batch), sync...))
+	r.expect(r.server, append(bytes.Clone(batch), question...))
+	r.send(r.server, append(append(bytes.Clone(done), message(pgwire.SrvParseComplete)...),
+		canceled...))
+	r.expect(r.client, append(bytes.Clone(done), canceled...))
+	r.expect(r.server, sync)
+	r.send(r.server, idle)
+	r.expect(r.client, idle)
+	r.send(r.client, append(bytes.Clone(batch), sync...))
+	closed := pgwire.AppendClose(bytes.Clone(batch), 'S', innerName)
+	r.expect(r.server, append(closed, question...))
+}
+
 func TestGuardedCommitAllocatesNothing(t *testing.T) {
 	if isRace {
 		t.Skip("sync.Pool forgets at random under the race detector")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	holdfast "holdfast/cmd/holdfast"
+	"holdfast/config"
 )
 
 // freezeRaft freezes a node's Raft disk; the watchdog would thaw it a little later.
@@ -58,6 +59,10 @@ func writeToGroup(r *labRun, n *holdfast.ClusterNode, isFelt func() (bool, error
 	other := r.others(n.Name)[0]
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true, DialContext: r.net.host(other.Name).dial}}
+	token, err := config.ReadSecret(other.TokenFile)
+	if err != nil {
+		return err
+	}
 	post := func(body string) error {
 		req, err := http.NewRequestWithContext(r.ctx, http.MethodPost,
 			"http://"+other.HTTP+"/v1/maintenance", strings.NewReader(body))
@@ -65,6 +70,7 @@ func writeToGroup(r *labRun, n *holdfast.ClusterNode, isFelt func() (bool, error
 			return err
 		}
 		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+token)
 		resp, err := client.Do(req)
 		if err != nil {
 			return err
