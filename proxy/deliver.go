@@ -201,9 +201,8 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		return 0, true, errBackendLost
 	}
 	s.watchLocks(typ, body)
-	if o := s.flow.current(); typ == pgwire.SrvError && o != nil && o.internal {
-		b.innerFailed = true // after serverMessage the question is gone, if no Sync is behind it
-	}
+	// Behind serverMessage the question is gone, if there is no Sync.
+	b.innerFailed = b.innerFailed || typ == pgwire.SrvError && s.flow.isOurs()
 	a, err := s.flow.serverMessage(typ, body)
 	if err != nil {
 		return 0, true, err
@@ -212,11 +211,9 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	hide = a.hide
 	switch typ {
 	case pgwire.SrvParameterStatus:
-		if len(s.params.list) > paramsMax {
-			s.proxy.metrics.limit(limitParameters)
-			return n, true, errTooManyParams
+		if hide = b.reported(s, body) || hide; len(s.params.list) > paramsMax+1 {
+			return n, true, s.tooManyParams()
 		}
-		hide = b.reported(s, body) || hide
 	case pgwire.SrvNotification:
 		if b.pid != s.pid {
 			renamed(body, s.pid, b.pid)
@@ -229,10 +226,11 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		}
 	case pgwire.SrvFunctionCallResponse:
 		if hide {
-			if s.xid, err = parseXID(body); err != nil {
-				return 0, true, err
-			}
+			s.xid, err = parseXID(body)
 		}
+	}
+	if err != nil {
+		return 0, true, err
 	}
 	if a.stmt != nil && typ == pgwire.SrvCommandComplete {
 		s.completed(a.stmt, body)
@@ -312,6 +310,11 @@ const paramsMax = 1000
 
 var errTooManyParams = errors.New("server reports too many parameters")
 
+func (s *session) tooManyParams() error {
+	s.proxy.metrics.limit(limitParameters)
+	return errTooManyParams
+}
+
 // reported notes a ParameterStatus; true hides one that the client knows already.
 func (b *backend) reported(s *session, body []byte) bool {
 	name, value, err := pgwire.ParseParameterStatus(body)
@@ -346,10 +349,15 @@ func (b *backend) inner(s *session, typ byte, body []byte) {
 // innerRowsMax bounds the answer to a query of our own.
 const innerRowsMax = 2000
 
+// isOurs tells that the server works on a question of our own.
+func (f *flow) isOurs() bool {
+	o := f.current()
+	return o != nil && o.internal
+}
+
 // innerOp tells whether a message belongs to a query of our own.
 func (f *flow) innerOp(a answer) bool {
-	o := f.current()
-	return o != nil && o.internal || a.done != nil && a.done.internal || a.hide
+	return f.isOurs() || a.done != nil && a.done.internal || a.hide
 }
 
 // reported notes a parameter of the server; the caller holds s.mu.

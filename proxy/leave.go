@@ -55,8 +55,9 @@ func (l *loss) isOrdered(cause error) bool {
 	return errors.Is(cause, errOrdered) && l.fatal.Code == pgwire.CodeAdminShutdown
 }
 
-// isOneTransaction tells that what may have happened of it is one transaction, which is given up as
-// a whole: not so of CALL, of what commits by itself in several parts, and of strings with a COMMIT.
+// isOneTransaction tells that what may have happened of it is one transaction, which is given up
+// as a whole: not so of CALL, of what commits by itself in several parts, and of strings with a
+// COMMIT.
 func (p *pending) isOneTransaction() bool {
 	cls := p.batch.cls | p.batch.before
 	return p.verdict == verdictUnknown && !cls.has(clsSelfCommit|clsEnds|clsOpaque)

@@ -32,7 +32,7 @@ func loadSecrets(path string) (map[string]string, error) {
 			return fmt.Errorf("a role's name has %d bytes at most", secretNameMax)
 		}
 		if _, err := pgwire.ParseScramSecret(secret); err != nil && !pgwire.IsMD5Secret(secret) {
-			return errors.New("not role:SCRAM-SHA-256$... or role:md5...")
+			return errors.New("neither role:SCRAM-SHA-256$(secret) nor role:md5(hash)")
 		}
 		secrets[role] = secret
 		return nil
