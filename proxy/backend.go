@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -111,6 +112,10 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 			return fmt.Errorf("check backend: ask for its start: %w", errors.Join(err, errWrongServer))
 		}
 		started = rows[0][0]
+	}
+	// It goes into questions to another server.
+	if _, err := strconv.ParseInt(string(started), 10, 64); err != nil {
+		return fmt.Errorf("check backend: its start is no number: %w", errWrongServer)
 	}
 	b.started = string(started)
 	return nil

@@ -17,7 +17,8 @@ func tracking(preparedBytes int) *Config {
 // inspectRig is a session that is only looked at.
 func inspectRig(status byte) *session {
 	s := &session{
-		proxy: &Proxy{cfg: DefaultConfig()}, conf: true, track: newTracker("u", tracking(10000)),
+		proxy: &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil)}, conf: true,
+		track:   newTracker("u", tracking(10000)),
 		account: newAccount(nil),
 	}
 	s.flow = newFlow(status)
@@ -314,8 +315,9 @@ func TestDiscardAllForgetsAll(t *testing.T) {
 // until then what was set is known from its statements.
 func TestSnapshotThatFails(t *testing.T) {
 	s := &session{
-		proxy: &Proxy{cfg: DefaultConfig()}, track: newTracker("u", tracking(10000)),
-		flow: newFlow('I'), work: &work{}, loop: newTestLoop(t),
+		proxy: &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil)},
+		track: newTracker("u", tracking(10000)),
+		flow:  newFlow('I'), work: &work{}, loop: newTestLoop(t),
 	}
 	set := effect{kind: pgwire.KindSet, name: "work_mem", text: "SET work_mem = 1", cls: clsState}
 	s.track.succeeded(&set)

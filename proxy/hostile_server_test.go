@@ -23,6 +23,9 @@ type liar struct {
 	t    testing.TB
 	l    net.Listener
 	lies map[string]func(c net.Conn)
+	// logins are what it says in the place of a login, and checks in that of its incarnation, by
+	// the database; then nothing.
+	logins, checks map[string][]byte
 	// secret is what it says that a role's is.
 	secret string
 	// play may take over a session in the database fuzz, once its login is over; it does if true.
@@ -97,6 +100,11 @@ func (s *liar) run(c net.Conn) {
 		s.fuzz = append(s.fuzz, c)
 		s.mu.Unlock()
 	}
+	if said, ok := s.logins[database]; ok {
+		_, _ = c.Write(said)
+		_, _ = c.Read(make([]byte, 1)) // to the end
+		return
+	}
 	out := pgwire.AppendAuthOK(nil)
 	out = pgwire.AppendParameterStatus(out, "client_encoding", "UTF8")
 	out = pgwire.AppendParameterStatus(out, "standard_conforming_strings", "on")
@@ -113,7 +121,11 @@ func (s *liar) run(c net.Conn) {
 		out = nil
 		sql := string(bytes.TrimRight(body, "\x00"))
 		lie, isLie := s.lies[sql]
+		check, isCheck := s.checks[database]
 		switch {
+		case isCheck && typ == pgwire.CliQuery:
+			out = check
+			continue
 		case typ == pgwire.CliSync: // the proxy asks for the state of the session
 			out = append(out, "3\x00\x00\x00\x041\x00\x00\x00\x042\x00\x00\x00\x04"...)
 			out = append(pgwire.AppendCommandComplete(out, "SELECT 0"), "3\x00\x00\x00\x04"...)
@@ -149,18 +161,26 @@ func (s *liar) run(c net.Conn) {
 // liarRig is a proxy before a liar, by these rules; without any it trusts everybody.
 func liarRig(t *testing.T, rules ...string) (*rig, *liar) {
 	t.Helper()
+	return liarRigWith(t, func(c *proxy.Config) {
+		if len(rules) > 0 {
+			c.HBA = rules
+		}
+	})
+}
+
+func liarRigWith(t *testing.T, change func(*proxy.Config)) (*rig, *liar) {
+	t.Helper()
 	t.Cleanup(func() { goleak.VerifyNone(t) })
 	r := &rig{t: t, topo: proxytest.NewTopology(), metrics: prometheus.NewRegistry()}
 	s := newLiar(t)
 	cfg := proxy.DefaultConfig()
 	cfg.Listen = []string{"127.0.0.1:0"}
-	if cfg.HBA = rules; rules == nil {
-		cfg.HBA = []string{"host all all all trust"}
-	}
+	cfg.HBA = []string{"host all all all trust"}
 	cfg.LookupPassword = proxytest.Password
 	cfg.ServerUsersFile = writeSecret(t, "app:"+proxytest.Password+"\n")
 	cfg.HoldTimeout, cfg.ShutdownTimeout = 5*time.Second, time.Second
 	cfg.DialTimeout = 2 * time.Second
+	change(&cfg)
 	r.start(cfg)
 	r.topo.Set(&proxy.Primary{
 		Name: "liar", Addr: s.l.Addr().String(), Epoch: 1, Incarnation: liarStarted,
