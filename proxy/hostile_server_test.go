@@ -47,6 +47,12 @@ func (s *liar) endFuzz() {
 	s.fuzz = nil
 }
 
+func (s *liar) noteFuzz(c net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fuzz = append(s.fuzz, c)
+}
+
 func newLiar(t testing.TB) *liar {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -96,9 +102,7 @@ func (s *liar) run(c net.Conn) {
 	}
 	database, _ := st.Get("database")
 	if database == "fuzz" {
-		s.mu.Lock()
-		s.fuzz = append(s.fuzz, c)
-		s.mu.Unlock()
+		s.noteFuzz(c)
 	}
 	if said, ok := s.logins[database]; ok {
 		_, _ = c.Write(said)
