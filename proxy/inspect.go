@@ -18,6 +18,9 @@ func (s *session) classify(sql []byte) parsed {
 		return opaque // 0x5C may be half of a character
 	}
 	p := classify(&s.scratch, sql, s.conf)
+	if p.cls.has(clsSelfCommit) && needsDatabase(sql) {
+		s.proxy.leaveDatabases()
+	}
 	s.noteSetters(&p, sql)
 	if bytes.IndexByte(sql, '\\') < 0 || s.flow.setting == 0 {
 		return p
@@ -44,9 +47,6 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	}
 	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
 		s.setters.stale.Store(true) // it is asked for when the next statement comes
-	}
-	if p.cls.has(clsSelfCommit) && needsDatabase(sql) {
-		s.proxy.leaveDatabases()
 	}
 	called := s.setters.calledIn(sql)
 	if called == nil {

@@ -36,7 +36,11 @@ func (n *ClusterNode) call(ctx context.Context, method, path string, body, into 
 		}
 		r = bytes.NewReader(b)
 	}
-	if token, err := config.ReadSecret(n.TokenFile); err == nil {
+	if method != http.MethodGet {
+		token, err := config.ReadSecret(n.TokenFile)
+		if err != nil {
+			return fmt.Errorf("ask node: %w", err)
+		}
 		ctx = context.WithValue(ctx, tokenKey{}, token)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+n.HTTP+path, r)

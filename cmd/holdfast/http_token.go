@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -66,14 +67,13 @@ func needToken(token string, next http.Handler) http.Handler {
 // defaultTokenFile is that of a node with the default data_dir.
 const defaultTokenFile = "/var/lib/holdfast/http-token"
 
+// tokenFileEnv is the key of the configuration as an environment variable, for commands too.
+const tokenFileEnv = "HOLDFAST_HTTP_TOKEN_FILE"
+
 // tokenFlag adds the flag that names the token's file.
 func tokenFlag(cmd *cobra.Command, path *string) {
-	def := defaultTokenFile
-	if p := os.Getenv("HOLDFAST_HTTP_TOKEN_FILE"); p != "" {
-		def = p
-	}
-	cmd.Flags().StringVar(path, "token-file", def, "the node's http.token_file, which only its own"+
-		" user can read")
+	cmd.Flags().StringVar(path, "token-file", cmp.Or(os.Getenv(tokenFileEnv), defaultTokenFile),
+		"the node's http.token_file, which only its own user can read")
 }
 
 type tokenKey struct{}
@@ -83,8 +83,8 @@ type tokenKey struct{}
 func withToken(ctx context.Context, cmd *cobra.Command, path string) (context.Context, error) {
 	token, err := config.ReadSecret(path)
 	if err != nil {
-		if cmd.Flags().Changed("token-file") {
-			return nil, fmt.Errorf("--token-file: %w", err)
+		if cmd.Flags().Changed("token-file") || os.Getenv(tokenFileEnv) != "" {
+			return nil, fmt.Errorf("--token-file, %s: %w", tokenFileEnv, err)
 		}
 		return ctx, nil
 	}

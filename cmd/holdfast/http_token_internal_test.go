@@ -113,7 +113,11 @@ func TestCommandsShowTheToken(t *testing.T) {
 		!strings.Contains(out, "no such file") {
 		t.Errorf("with a file that is not there: %d, %s", code, out)
 	}
-	t.Setenv("HOLDFAST_HTTP_TOKEN_FILE", path)
+	t.Setenv(tokenFileEnv, path+"x")
+	if code, out := command(args...); code == 0 || !strings.Contains(out, "no such file") {
+		t.Errorf("with a file that is not there, by the environment: %d, %s", code, out)
+	}
+	t.Setenv(tokenFileEnv, path)
 	if code, out := command(args...); code != 0 {
 		t.Errorf("with the environment: %d, %s", code, out)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -249,6 +250,11 @@ func (c InitCommand) keep(ca *election.CA, n nodeSpec, crt string) error {
 	}
 	if err := cert.CheckSignatureFrom(ca.Cert); err != nil {
 		return fmt.Errorf("%s is of another CA: %s", crt, remedy)
+	}
+	if key := c.path(n.name + ".key"); exists(key) { // it may be on the node alone by now
+		if _, err := tls.LoadX509KeyPair(crt, key); err != nil {
+			return fmt.Errorf("%s: %w: %s", crt, err, remedy)
+		}
 	}
 	for _, h := range n.hosts {
 		if cert.VerifyHostname(h) != nil {

@@ -230,4 +230,12 @@ func TestCert(t *testing.T) {
 		}
 	}
 	mustInit(t, dir, "--node", "node1=10.0.0.2") // names the new address, and is the CA's
+	// Stopped between the key and the certificate: one is not the other's.
+	if err := os.Rename(filepath.Join(dir, "app-1.key"), filepath.Join(dir, "node1.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := initIn(t, dir, "--node", "node1"); err == nil ||
+		!strings.Contains(err.Error(), "private key does not match") {
+		t.Errorf("a key of another certificate: %v", err)
+	}
 }

@@ -61,11 +61,10 @@ func newRoot() *cobra.Command {
 	}
 	needCommand(root)
 	root.AddCommand(newInitCommand(), newCertCommand(), newConfigCommand(), newServeCommand(),
-		newStatusCommand(),
-		newSwitchoverCommand(), newRestartCommand(), newReinitCommand(), newFailoverCommand(),
-		newMaintenanceCommand(), newMembersCommand(), newMemberCommand(), newRaftCommand(),
-		newHistoryCommand(), newSessionsCommand(), newAdoptCommand(), newVersionCommand(),
-		newDemoCommand(), newReaperCommand())
+		newStatusCommand(), newSwitchoverCommand(), newRestartCommand(), newReinitCommand(),
+		newFailoverCommand(), newMaintenanceCommand(), newMembersCommand(), newMemberCommand(),
+		newRaftCommand(), newHistoryCommand(), newSessionsCommand(), newAdoptCommand(),
+		newVersionCommand(), newDemoCommand(), newReaperCommand())
 	return root
 }
 
