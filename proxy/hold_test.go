@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -293,6 +295,28 @@ func TestOrderAnswersWhatIsInFlight(t *testing.T) {
 	}
 	if n := r.server.ExecIn("app", "SELECT count(*) FROM w")[0][0]; n != "0" {
 		t.Errorf("%s rows of what was told to have ended", n)
+	}
+	// A ROLLBACK that the order comes before is not answered either: the next statement would get
+	// the order, behind what looked like a good connection.
+	c := r.connect("")
+	exec(t, c, "BEGIN")
+	signal := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(int(c.PID()), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signal(syscall.SIGSTOP)
+	done := start(c, "ROLLBACK")
+	r.eventually(func() bool {
+		return slices.ContainsFunc(r.proxy.Sessions(), func(s proxy.SessionInfo) bool {
+			return s.PID == c.PID() && s.State == "active"
+		})
+	}, "it is sent")
+	signal(syscall.SIGTERM)
+	signal(syscall.SIGCONT)
+	if err := <-done; code(err) != "57P01" {
+		t.Errorf("ROLLBACK: got %v", err)
 	}
 	// What commits on the way is not given up as a whole: nobody knows how much of it was done.
 	r.server.ExecIn("app", "CREATE PROCEDURE parts() LANGUAGE plpgsql AS "+

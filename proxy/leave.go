@@ -34,7 +34,7 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 	// the server's own order, it is the server's answer to the transaction that it was working on.
 	last := len(l.pending) - 1
 	for last >= 0 && (!l.pending[last].verdict.mayHaveHappened() ||
-		l.isOrdered(cause) && l.pending[last].isOneTransaction()) {
+		l.isOrdered(cause) && l.pending[last].isGivenUp()) {
 		last--
 	}
 	for i := range l.pending[:last+1] {
@@ -55,12 +55,13 @@ func (l *loss) isOrdered(cause error) bool {
 	return errors.Is(cause, errOrdered) && l.fatal.Code == pgwire.CodeAdminShutdown
 }
 
-// isOneTransaction tells that what may have happened of it is one transaction, which is given up
-// as a whole: not so of CALL, of what commits by itself in several parts, and of strings with a
-// COMMIT.
-func (p *pending) isOneTransaction() bool {
+// isGivenUp tells that the end of its backend leaves nothing of it to be told: it would have rolled
+// back, or is one transaction, which is given up as a whole. Not so CALL, what commits by itself in
+// several parts, and strings with a COMMIT.
+func (p *pending) isGivenUp() bool {
 	cls := p.batch.cls | p.batch.before
-	return p.verdict == verdictUnknown && !cls.has(clsSelfCommit|clsEnds|clsOpaque)
+	return p.verdict == verdictUndo ||
+		p.verdict == verdictUnknown && !cls.has(clsSelfCommit|clsEnds|clsOpaque)
 }
 
 // mayHaveHappened tells that the batch was, or may have been, executed.

@@ -34,6 +34,9 @@ type suite struct {
 	hba []string
 	// tls are the server's certificate, its key, and the authority of clients, in the directory.
 	tls [3]string
+	// inner lets the proxy use TLS to the server as well: some tests ask pg_stat_ssl, which tells of
+	// the server's own connection.
+	inner bool
 	// setup is SQL that psql runs in the database postgres first, directly.
 	setup string
 	// run runs the tests; what they print is judged by parse.
@@ -48,6 +51,7 @@ type suiteRun struct {
 	t          *testing.T
 	dir        string // of the suite
 	host, port string
+	isBounded  bool // nothing that depends on time
 }
 
 const (
@@ -57,13 +61,25 @@ const (
 )
 
 // TestSuites: what the authors of drivers test has the same results through the proxy as without
-// it.
+// it. Without a directory it is the one suite that takes seconds and comes with a Go module.
 func TestSuites(t *testing.T) {
-	if *suitesDir == "" {
-		t.Skip("'make suites' fetches and runs them")
+	if testing.Short() {
+		t.Skip("slow, and other programs than the race detector looks at")
+	}
+	isBounded := *suitesDir == ""
+	if isBounded {
+		*suitesDir = t.TempDir()
+		out, err := osexec.Command("../scripts/suites.sh", *suitesDir, "libpq").CombinedOutput()
+		if err != nil {
+			t.Fatalf("scripts/suites.sh: %v\n%s", err, out)
+		}
+		defer func() { *suitesDir = "" }()
 	}
 	for i := range suites {
 		s := &suites[i]
+		if isBounded && s.name != "libpq" {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			dir, err := filepath.Abs(filepath.Join(*suitesDir, cmp.Or(s.dir, s.name)))
 			if err != nil {
@@ -72,14 +88,16 @@ func TestSuites(t *testing.T) {
 			if _, err := os.Stat(dir); err != nil {
 				t.Skipf("it could not be fetched: %v", err)
 			}
-			directly, through := s.results(t, dir, false), s.results(t, dir, true)
+			directly := s.results(t, &suiteRun{dir: dir, isBounded: isBounded}, false)
+			through := s.results(t, &suiteRun{dir: dir, isBounded: isBounded}, true)
 			s.compare(t, directly, through)
 		})
 	}
 }
 
 // results runs the suite on a new server.
-func (s *suite) results(t *testing.T, dir string, through bool) (out map[string]string) {
+func (s *suite) results(t *testing.T, run *suiteRun, through bool) (out map[string]string) {
+	dir := run.dir
 	name := map[bool]string{false: "directly", true: "through"}[through]
 	t.Run(name, func(t *testing.T) {
 		tls := s.tls
@@ -97,10 +115,12 @@ func (s *suite) results(t *testing.T, dir string, through bool) (out map[string]
 			if tls[0] != "" {
 				c.TLS.Mode, c.TLS.CertFile, c.TLS.KeyFile = proxy.TLSAllow, tls[0], tls[1]
 				c.TLS.ClientCAFile = tls[2]
-				c.ServerTLS.Mode = proxy.SSLRequire
+				if s.inner {
+					c.ServerTLS.Mode = proxy.SSLRequire
+				}
 			}
 		})
-		run := &suiteRun{t: t, dir: dir}
+		run.t = t
 		to := fmt.Sprintf("127.0.0.1:%d", r.server.Port)
 		trust := "host all all all trust\nhost replication all all trust\n"
 		r.server.SetHBA(trust)
@@ -109,8 +129,8 @@ func (s *suite) results(t *testing.T, dir string, through bool) (out map[string]
 			run.command(nil, "psql", "-qX", "-v", "ON_ERROR_STOP=1", "-f",
 				filepath.Join(dir, s.setup), "postgres")
 		}
-		if tls[0] != "" {
-			r.server.UseTLS(tls[0], tls[1], tls[2]) // pg_stat_ssl tells of the server's own connection
+		if tls[0] != "" && (!through || s.inner) {
+			r.server.UseTLS(tls[0], tls[1], tls[2])
 		}
 		r.bare()
 		if through {

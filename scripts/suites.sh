@@ -2,16 +2,37 @@
 # Fetches and builds drivers' own tests, and PostgreSQL's, for `go test ./proxy -run TestSuites`:
 # from Go modules, npm and Debian's source packages. No line of them is kept in this repository.
 # What cannot be fetched is said, and left out.
-# Usage: scripts/suites.sh DIR       as root, on Debian
+# Usage: scripts/suites.sh DIR [libpq]       as root, on Debian
+# With libpq, whose tests come from a Go module, nothing else is fetched and nothing installed.
 # SUITES_FROM is a directory with sources of your own, by the names of the suites, for what Debian
 # does not have: SUITES_FROM/psycopg3, for example, a checkout of its repository.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-dir=${1:?usage: suites.sh DIR}
+dir=${1:?usage: suites.sh DIR [libpq]}
+only=${2:-}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 chmod 755 "$dir"
 mirror=${MIRROR:-http://deb.debian.org/debian}
+
+# module copies a Go module at the version that go.mod has.
+module() { # NAME MODULE
+    [[ -e $dir/$1 ]] && return
+    local from
+    go mod download "$2"
+    from=$(go list -m -f '{{.Dir}}' "$2")
+    cp -r "$from" "$dir/$1"
+    chmod -R u+w "$dir/$1"
+}
+
+module libpq github.com/lib/pq
+chmod 600 "$dir"/libpq/testdata/ssl/*.key
+{
+    echo 'CREATE ROLE pqgo SUPERUSER LOGIN; CREATE DATABASE pqgo OWNER pqgo;'
+    grep -v '^alter system' "$dir/libpq/testdata/postgres/docker-entrypoint-initdb.d/20-config.sql"
+} >"$dir/libpq/holdfast.sql"
+[[ $only != libpq ]] || exit 0
+
 if [[ $(id -u) -ne 0 ]]; then
     echo "holdfast: the suites install packages and need the user postgres: run this as root" >&2
     exit 1
@@ -71,16 +92,6 @@ own() { # NAME
     cp -r "$SUITES_FROM/$1" "$dir/$1"
 }
 
-# module copies a Go module at the version that go.mod has.
-module() { # NAME MODULE
-    [[ -e $dir/$1 ]] && return
-    local from
-    go mod download "$2"
-    from=$(go list -m -f '{{.Dir}}' "$2")
-    cp -r "$from" "$dir/$1"
-    chmod -R u+w "$dir/$1"
-}
-
 certificates() { # FROM TO
     mkdir -p "$2"
     local f
@@ -90,7 +101,7 @@ certificates() { # FROM TO
     chmod 600 "$2"/*.key
 }
 
-for name in pgx libpq psycopg2 psycopg3 asyncpg node-postgres dbdpg postgresql; do
+for name in psycopg2 psycopg3 asyncpg node-postgres dbdpg postgresql; do
     own "$name"
 done
 
@@ -101,13 +112,6 @@ CREATE DATABASE pgx_test;
 \c pgx_test
 \i testsetup/postgresql_setup.sql
 EOF
-
-module libpq github.com/lib/pq
-chmod 600 "$dir"/libpq/testdata/ssl/*.key
-{
-    echo 'CREATE ROLE pqgo SUPERUSER LOGIN; CREATE DATABASE pqgo OWNER pqgo;'
-    grep -v '^alter system' "$dir/libpq/testdata/postgres/docker-entrypoint-initdb.d/20-config.sql"
-} >"$dir/libpq/holdfast.sql"
 
 if debian_source psycopg2 psycopg2 bookworm trixie forky sid; then
     cat >"$dir/psycopg2/holdfast.sql" <<'EOF'
