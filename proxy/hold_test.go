@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -300,9 +301,13 @@ func TestOrderAnswersWhatIsInFlight(t *testing.T) {
 	// the order, behind what looked like a good connection.
 	c := r.connect("")
 	exec(t, c, "BEGIN")
-	signal := func(sig syscall.Signal) {
+	process, err := os.FindProcess(int(c.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal := func(sig os.Signal) {
 		t.Helper()
-		if err := syscall.Kill(int(c.PID()), sig); err != nil {
+		if err := process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
 	}

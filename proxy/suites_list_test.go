@@ -154,8 +154,8 @@ func runPgx(r *suiteRun) []byte {
 	}, "go", "test", "-json", "-count=1", "-p", "1", "./...")
 }
 
-// runLibpq leaves out, where it is bounded, connections that are to be made or lost within a time: a
-// listener has 100 ms to log in, or the whole run ends.
+// runLibpq leaves out, where it is bounded, connections that are to be made or lost within a time:
+// a listener has 100 ms to log in, or the whole run ends.
 func runLibpq(r *suiteRun) []byte {
 	args := []string{"test", "-json", "-count=1", "-p", "1"}
 	if r.isBounded {
