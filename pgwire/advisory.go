@@ -221,30 +221,10 @@ func isIntegerType(w []byte) bool {
 // ParseBindInteger reads the value of a parameter, which begins with 1, of a Bind message as an
 // integer. The parameter must be of an integer type.
 func ParseBindInteger(b []byte, param int) (int64, bool) {
-	r := body{b: b}
-	r.cstring()
-	r.cstring()
-	count := r.u16()
-	formats := r.bytes(2 * count)
-	n := r.u16()
-	if r.bad || param < 1 || param > n {
+	v, format, ok := ParseBindParam(b, param)
+	if !ok {
 		return 0, false
 	}
-	var v []byte
-	for i := 0; i < param; i++ {
-		size := r.u32()
-		if v = nil; size != math.MaxUint32 {
-			v = r.bytes(int(int32(size)))
-		}
-	}
-	if r.bad {
-		return 0, false
-	}
-	f := body{b: formats}
-	if count > 1 {
-		f.bytes(2 * (param - 1)) // else one format is that of all, and none is text
-	}
-	format := f.u16()
 	return integerOf(v, format)
 }
 

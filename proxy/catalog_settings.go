@@ -42,6 +42,10 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	if err != nil {
 		return nil, fmt.Errorf("ask for the names of settings: %w", err)
 	}
+	ruled, err := p.catalogues.query(ctx, pr, database, answeringSQL)
+	if err != nil {
+		return nil, fmt.Errorf("ask for rules that return rows: %w", err)
+	}
 	found := &setters{at: time.Now()}
 	seen := make(map[string]bool)
 	for _, row := range rows {
@@ -57,6 +61,11 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 				seen[name] = true
 				found.settings = append(found.settings, name)
 			}
+		}
+	}
+	for _, row := range ruled {
+		if len(row) == 1 {
+			found.answering = append(found.answering, bytes.ToLower(row[0]))
 		}
 	}
 	return found, nil

@@ -113,6 +113,8 @@ type effect struct {
 	// or nothing if that is empty. It is no matter then if the server could not be asked.
 	isKnown bool
 	again   string
+	// calls are those of a SELECT of nothing but set_config with parameters, which Bind tells.
+	calls pgwire.SetConfigCalls
 }
 
 // parsed is what is known about the text of a Query or Parse message. Effects is nil for nearly
@@ -196,13 +198,6 @@ func isAlone(stmts []pgwire.Statement) bool {
 func hidesExecute(s *pgwire.Statement, sql []byte, c class) bool {
 	return (s.Kind == pgwire.KindExplain || s.Kind == pgwire.KindUtility && c.has(clsTemp)) &&
 		bytes.Contains(bytes.ToLower(sql[s.Start:s.End]), []byte("execute"))
-}
-
-// knowSetConfig reads what a SELECT of nothing but set_config sets, if that is in its text.
-func (e *effect) knowSetConfig(sql []byte, conforming bool) {
-	if calls := pgwire.ParseSetConfig(sql, conforming); calls != nil {
-		e.isKnown, e.again = calls.Local || calls.Text != "", calls.Text
-	}
 }
 
 // classOf classifies one statement.

@@ -14,8 +14,8 @@ var opaque = parsed{cls: clsOpaque | clsMayWrite}
 // classify reads a text of the client. One whose meaning depends on what is not known here is
 // taken for what it may be at worst.
 func (s *session) classify(sql []byte) parsed {
-	if hasHighByte(sql) && (s.flow.setting > 0 || trailsBackslash(s.params.value("client_encoding"))) {
-		return opaque // 0x5C may be half of a character
+	if s.isAmbiguous(sql) {
+		return opaque
 	}
 	p := classify(&s.scratch, sql, s.conf)
 	if p.cls.has(clsSelfCommit) && needsDatabase(sql) {
@@ -36,10 +36,16 @@ func (s *session) classify(sql []byte) parsed {
 	return p
 }
 
+// isAmbiguous tells that a backslash in a text may be half of a character.
+func (s *session) isAmbiguous(text []byte) bool {
+	return hasHighByte(text) &&
+		(s.flow.setting > 0 || trailsBackslash(s.params.value("client_encoding")))
+}
+
 // noteSetters lets a statement that calls a function that sets settings count as one that does
 // (DESIGN.md I23).
 func (s *session) noteSetters(p *parsed, sql []byte) {
-	if !p.cls.has(clsMayWrite) || p.cls.has(clsState) {
+	if !p.cls.has(clsMayWrite) {
 		return
 	}
 	if s.setters == nil || s.setters.stale.Load() {
@@ -47,6 +53,9 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	}
 	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
 		s.setters.stale.Store(true) // it is asked for when the next statement comes
+	}
+	if p.cls.has(clsState) {
+		return
 	}
 	called := s.setters.calledIn(sql)
 	if called == nil {
@@ -159,8 +168,8 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		}
 		p = s.classify(sql)
 		s.resolveExecute(&p)
-		if p.cls.has(clsDML) && pgwire.HasParameter(sql, s.conf) {
-			p.cls &^= clsDML // as a Query it fails; in the extended protocol it has another error
+		if p.cls.has(clsDML) && (pgwire.HasParameter(sql, s.conf) || s.mayAnswer(sql)) {
+			p.cls &^= clsDML // as a Query it fails with another error, or has other rows
 		}
 	}
 	s.noteUnnamed()
@@ -188,7 +197,7 @@ func (s *session) resolveExecute(p *parsed) {
 		}
 		p.cls |= ps.cls
 		for _, e := range ps.effects {
-			e.lock = nil // its arguments are not read here
+			e.lock, e.calls = nil, nil // its arguments are not read here
 			p.effects = append(p.effects, e)
 		}
 	}
@@ -317,7 +326,7 @@ func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 	} else {
 		s.unit.usedUnnamed = true
 	}
-	p = s.bindLocks(p, stmt, body)
+	p = s.bindSettings(s.bindLocks(p, stmt, body), stmt, body)
 	switch {
 	case len(portal) == 0:
 		s.portal = p

@@ -18,11 +18,13 @@ const (
 	settersMax = 64
 )
 
-// setters are the functions of a database that set custom settings, which no view lists, and the
-// names of those. The value is not changed once it is published.
+// setters are the functions of a database that set custom settings, which no view lists, the names
+// of those, and the relations whose rules answer writes with rows. The value is not changed once it
+// is published.
 type setters struct {
 	functions [][]byte // in lower case
 	settings  []string
+	answering [][]byte // in lower case (ruled.go)
 	at        time.Time
 }
 
@@ -119,10 +121,11 @@ func (s *setters) isCalledIn(sql []byte) bool {
 	return false
 }
 
-// mentionsRoutine tells that a text has the word FUNCTION, PROCEDURE or ROUTINE.
+// mentionsRoutine tells that a text has the word FUNCTION, PROCEDURE, ROUTINE or RULE, or one for
+// what may depend on them.
 func mentionsRoutine(sql []byte) bool {
 	sql = bytes.ToLower(sql)
-	for _, word := range []string{"function", "procedure", "routine"} {
+	for _, word := range []string{"function", "procedure", "routine", "rule", "view"} {
 		if bytes.Contains(sql, []byte(word)) {
 			return true
 		}

@@ -101,11 +101,11 @@ func (t *tracker) took(e *effect) {
 	switch e.kind {
 	case pgwire.KindSet, pgwire.KindReset, pgwire.KindSetRole,
 		pgwire.KindSetSessionAuthorization, pgwire.KindListen, pgwire.KindUnlisten:
-		t.dirty = true
 		if e.kind == pgwire.KindSet {
 			t.learn(e.name)
 		}
 		if !e.local {
+			t.dirty = true
 			t.lay(e.text)
 		}
 	case pgwire.KindDiscard:
@@ -148,13 +148,16 @@ func (t *tracker) called(e *effect) {
 	if !e.cls.has(clsState) {
 		return
 	}
+	for _, name := range e.names {
+		t.learn(name)
+	}
+	if e.isKnown && e.again == "" {
+		return // it ends with its transaction, or there is nothing
+	}
 	t.dirty = true
 	t.txUnknown = t.txUnknown || !e.isKnown
 	if e.again != "" {
 		t.lay(e.again)
-	}
-	for _, name := range e.names {
-		t.learn(name)
 	}
 	if e.other {
 		t.txUnmovable |= reasonSettings // it may be a custom one, which no view lists
@@ -179,12 +182,16 @@ func (t *tracker) load(text string) {
 	}
 }
 
-// learn notes the name of a custom setting, which has to be asked for by name.
+// learn notes the name of a custom setting, which has to be asked for by name. One that was set
+// for a transaction is left behind, empty, when that ends.
 func (t *tracker) learn(name string) {
 	if !strings.Contains(name, ".") {
 		return
 	}
-	if _, known := t.custom[name]; !known && len(t.custom) >= customMax {
+	if _, known := t.custom[name]; known {
+		return
+	}
+	if len(t.custom) >= customMax {
 		t.unmovable |= reasonSettings
 		return
 	}
@@ -192,6 +199,7 @@ func (t *tracker) learn(name string) {
 		t.custom = make(map[string]struct{})
 	}
 	t.custom[name] = struct{}{}
+	t.dirty = true
 }
 
 // lay keeps a command of the open transaction.
