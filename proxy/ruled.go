@@ -7,12 +7,12 @@ import (
 	"holdfast/pgwire"
 )
 
-// A rule may answer a write with the rows of a SELECT. They come in the simple protocol only: Describe
-// does not announce them, and in the extended protocol the server drops them (pquery.c,
+// A rule may answer a write with the rows of a SELECT. They come in the simple protocol only:
+// Describe does not announce them, and in the extended protocol the server drops them (pquery.c,
 // PORTAL_MULTI_QUERY). So a Query that may meet such a rule is sent as it is, and its commit, if it
 // is lost, is not looked up.
 
-// answeringMax bounds the relations that are learnt; a database with more of them has all its writes
+// answeringMax bounds the relations that are learnt; in a database with more of them all writes are
 // sent as they are.
 const answeringMax = 1000
 

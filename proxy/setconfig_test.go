@@ -20,11 +20,13 @@ func TestKnownSettersInFlight(t *testing.T) {
 		params []string
 		want   string // empty: told
 	}{
-		"constants":   {"SELECT set_config('app.a', 'it''s', false)", nil, "it's"},
-		"value":       {"SELECT set_config('app.a', $1, false)", []string{`o'n \ €`}, `o'n \ €`},
-		"cast":        {"SELECT set_config('app.a', $1::text, false)", []string{"x"}, "x"},
-		"name":        {"SELECT set_config($1, $2, false)", []string{"App.A", "y"}, "y"},
-		"two":         {"SELECT set_config('app.b', '', true), set_config('app.a', $1, false)", []string{"2"}, "2"},
+		"constants": {"SELECT set_config('app.a', 'it''s', false)", nil, "it's"},
+		"value":     {"SELECT set_config('app.a', $1, false)", []string{`o'n \ €`}, `o'n \ €`},
+		"cast":      {"SELECT set_config('app.a', $1::text, false)", []string{"x"}, "x"},
+		"name":      {"SELECT set_config($1, $2, false)", []string{"App.A", "y"}, "y"},
+		"two": {
+			"SELECT set_config('app.b', '', true), set_config('app.a', $1, false)", []string{"2"}, "2",
+		},
 		"empty":       {"SELECT set_config('app.a', $1, false)", []string{""}, ""},
 		"not a value": {"SELECT set_config('app.a', $1 || 'x', false)", []string{"x"}, "told"},
 	} {
