@@ -19,7 +19,7 @@ type SetConfigCalls []SetConfigCall
 
 // ParseSetConfig reads a statement of the form SELECT set_config('a', 'b', false), with any number
 // of such calls, labels, and casts to text; nil is any other one. A function of that name which is
-// not PostgreSQL's own is taken for it: it would have to be in front of pg_catalog in a search_path.
+// not PostgreSQL's own is taken for it: it would have to be before pg_catalog in a search_path.
 func ParseSetConfig(sql []byte, conforming bool) SetConfigCalls {
 	p := advisoryParser{classifier{lexer: lexer{sql: sql, conforming: conforming}}}
 	p.tok = p.next()

@@ -30,12 +30,18 @@ func TestParseSetConfig(t *testing.T) {
 			bound: set + "'c', 'd', false), pg_catalog.set_config('e', 'f', false)",
 		},
 		"SELECT set_config('a', $1, true), set_config('role', $2, true)": {local: true},
-		"SELECT set_config('a', $1, false)":                              {bound: set + "'a', 'one', false)"},
-		"SELECT set_config($2, $1::text, false)":                         {bound: set + "'two', 'one', false)"},
-		"SELECT set_config($2, 'x', false), set_config('y', $3, true)":   {bound: set + "'two', 'x', false)"},
-		"SELECT set_config('a', $3, false)":                              {},
-		"SELECT set_config($3, 'x', false)":                              {},
-		"SELECT set_config('a', 'b', true)":                              {local: true},
+		"SELECT set_config('a', $1, false)": {
+			bound: set + "'a', 'one', false)",
+		},
+		"SELECT set_config($2, $1::text, false)": {
+			bound: set + "'two', 'one', false)",
+		},
+		"SELECT set_config($2, 'x', false), set_config('y', $3, true)": {
+			bound: set + "'two', 'x', false)",
+		},
+		"SELECT set_config('a', $3, false)": {},
+		"SELECT set_config($3, 'x', false)": {},
+		"SELECT set_config('a', 'b', true)": {local: true},
 	} {
 		calls := pgwire.ParseSetConfig([]byte(sql), true)
 		if calls == nil || calls.IsLocal() != want.local {

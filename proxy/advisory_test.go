@@ -330,7 +330,7 @@ func (r *rig) direct() *pgconn.PgConn {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, err := pgconn.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=app dbname=app "+
+	c, err := dial(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=app dbname=app "+
 		"password='%s' sslmode=disable", r.server.Port, proxytest.Password))
 	if err != nil {
 		r.t.Fatal(err)

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
@@ -90,7 +88,7 @@ func TestAuthMethods(t *testing.T) {
 		{"scram wrong", r.as("app", wrong), "28P01"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			conn, err := pgconn.Connect(context.Background(), c.dsn)
+			conn, err := dial(context.Background(), c.dsn)
 			defer closeConn(conn)
 			if c.want != "" {
 				if code(err) != c.want {
@@ -113,7 +111,7 @@ func TestAuthMethods(t *testing.T) {
 	if n := r.count("auth_failures_total", "md5"); n != 1 {
 		t.Errorf("%v failures of md5", n)
 	}
-	_, err := pgconn.Connect(context.Background(), r.as("poor", ""))
+	_, err := dial(context.Background(), r.as("poor", ""))
 	if err == nil || !strings.Contains(err.Error(), "no credentials") {
 		t.Errorf("what is missing is not said: %v", err)
 	}
@@ -173,11 +171,11 @@ func TestGuessesFromOneAddress(t *testing.T) {
 		if i == 3 {
 			want = "53300"
 		}
-		if _, err := pgconn.Connect(context.Background(), r.as("app", "wrong")); code(err) != want {
+		if _, err := dial(context.Background(), r.as("app", "wrong")); code(err) != want {
 			t.Errorf("attempt %d: %v, want %s", i, err, want)
 		}
 	}
-	if _, err := pgconn.Connect(context.Background(), r.dsn("")); code(err) != "53300" {
+	if _, err := dial(context.Background(), r.dsn("")); code(err) != "53300" {
 		t.Errorf("the right password: %v", err)
 	}
 	if r.count("refused_total", "auth_failures") != 2 {

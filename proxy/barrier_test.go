@@ -56,7 +56,7 @@ func (w *twoProxies) killServer() {
 func (w *twoProxies) connect2() (*pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, err := pgconn.Connect(ctx, w.dsnOf(w.proxy2, ""))
+	c, err := dial(ctx, w.dsnOf(w.proxy2, ""))
 	if err == nil {
 		w.t.Cleanup(func() { _ = c.Close(context.Background()) })
 	}

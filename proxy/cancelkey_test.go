@@ -64,7 +64,7 @@ func TestOwnNotificationsAfterAChange(t *testing.T) {
 func TestGuessesOfCancelKeys(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.AuthFailuresMax = 3 })
 	_, info, conn := login32(t, r, pgwire.Protocol3)
-	w := &raw{t, conn, pgwire.NewReader(conn, 1<<16)}
+	w := &raw{t, conn, conn, pgwire.NewReader(conn, 1<<16)}
 	ask := func(key []byte) {
 		t.Helper()
 		err := pgwire.SendCancel(context.Background(), r.proxy.Addrs()[0].String(), info.PID, key,

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
 )
@@ -21,7 +19,7 @@ func TestChangedRoles(t *testing.T) {
 			})
 			login := func(user, password, want string) {
 				t.Helper()
-				conn, err := pgconn.Connect(context.Background(), r.as(user, password))
+				conn, err := dial(context.Background(), r.as(user, password))
 				closeConn(conn)
 				if want == "" && err != nil || want != "" && code(err) != want {
 					t.Errorf("%s, %s: got %v, want %q", user, password, err, want)
@@ -55,13 +53,13 @@ func TestGuessesLeaveTheSecret(t *testing.T) {
 	time.Sleep(1100 * time.Millisecond)
 	r.topo.Set(nil)
 	for range 2 {
-		conn, err := pgconn.Connect(context.Background(), r.as("app", "wrong"))
+		conn, err := dial(context.Background(), r.as("app", "wrong"))
 		closeConn(conn)
 		if code(err) != "28P01" {
 			t.Errorf("a wrong password without a primary: %v", err)
 		}
 	}
-	conn, err := pgconn.Connect(context.Background(), r.dsn(""))
+	conn, err := dial(context.Background(), r.dsn(""))
 	closeConn(conn)
 	if code(err) != "57P03" { // authenticated, and held for a primary until hold_timeout
 		t.Errorf("the right one: %v", err)

@@ -248,7 +248,7 @@ func functionCall(oid uint32, args ...uint32) []byte {
 func converse(t *testing.T, c *pgconn.PgConn, steps []scriptStep) []string {
 	t.Helper()
 	w := hijack(t, c)
-	w.r = pgwire.NewReader(w.c, 64<<20)
+	w.r = pgwire.NewReader(w.from, 64<<20)
 	_ = w.c.SetDeadline(time.Now().Add(30 * time.Second))
 	var out []string
 	for _, s := range steps {
@@ -275,7 +275,7 @@ func converse(t *testing.T, c *pgconn.PgConn, steps []scriptStep) []string {
 func (r *rig) directly(options string) *pgconn.PgConn {
 	r.t.Helper()
 	_, port, _ := net.SplitHostPort(r.proxy.Addrs()[0].String())
-	c, err := pgconn.Connect(context.Background(), strings.Replace(r.dsn(options),
+	c, err := dial(context.Background(), strings.Replace(r.dsn(options),
 		"port="+port, fmt.Sprintf("port=%d", r.server.Port), 1))
 	if err != nil {
 		r.t.Fatal(err)

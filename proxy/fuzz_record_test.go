@@ -13,8 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/pgwire"
 	"holdfast/proxy/proxytest"
 )
@@ -104,7 +102,7 @@ func TestFuzzConversations(t *testing.T) {
 // record has the conversation with the server, and returns what that says.
 func record(t *testing.T, server *proxytest.Server, s *script) []byte {
 	t.Helper()
-	c, err := pgconn.Connect(context.Background(), fmt.Sprintf("host=127.0.0.1 port=%d "+
+	c, err := dial(context.Background(), fmt.Sprintf("host=127.0.0.1 port=%d "+
 		"user=postgres dbname=postgres password='%s' sslmode=disable", server.Port,
 		proxytest.Password))
 	if err != nil {

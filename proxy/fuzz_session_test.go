@@ -135,7 +135,7 @@ func fuzzProxy(f *testing.F, server string) *proxy.Proxy {
 
 func fuzzClient(t testing.TB, p *proxy.Proxy, database string) *pgconn.PgConn {
 	t.Helper()
-	c, err := pgconn.Connect(context.Background(), "host=127.0.0.1 user=app sslmode=disable port="+
+	c, err := dial(context.Background(), "host=127.0.0.1 user=app sslmode=disable port="+
 		portOf(p)+" dbname="+database)
 	if err != nil {
 		t.Fatal(err)

@@ -99,7 +99,7 @@ func TestGateHoldsWhatABlockSendsAfterTheLease(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")
 	exec(t, c, "CREATE SEQUENCE passed")
-	direct, err := pgconn.Connect(context.Background(), fmt.Sprintf("host=127.0.0.1 port=%d "+
+	direct, err := dial(context.Background(), fmt.Sprintf("host=127.0.0.1 port=%d "+
 		"user=app dbname=app password='%s' sslmode=disable", r.server.Port, proxytest.Password))
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestLoginWaitsForAPrimary(t *testing.T) {
 	r.proxy.Cut(r.epoch)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if _, err := pgconn.Connect(ctx, r.dsn("")); code(err) != "57P03" {
+	if _, err := dial(ctx, r.dsn("")); code(err) != "57P03" {
 		t.Fatalf("login without a primary: %v", err)
 	}
 	type result struct {
@@ -193,7 +193,7 @@ func TestLoginWaitsForAPrimary(t *testing.T) {
 	}
 	got := make(chan result, 1)
 	go func() {
-		c, err := pgconn.Connect(ctx, r.dsn(""))
+		c, err := dial(ctx, r.dsn(""))
 		got <- result{c, err}
 	}()
 	time.Sleep(100 * time.Millisecond)
@@ -393,7 +393,7 @@ func TestLoginsAreChecked(t *testing.T) {
 	for _, user := range []string{"app", "nobody_of_that_name"} {
 		dsn := strings.Replace(r.dsn(""), "user=app", "user="+user, 1)
 		dsn = strings.Replace(dsn, proxytest.Password, "wrong", 1)
-		_, err := pgconn.Connect(ctx, dsn)
+		_, err := dial(ctx, dsn)
 		want := fmt.Sprintf("password authentication failed for user %q", user)
 		if code(err) != "28P01" || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", user, err)
@@ -401,7 +401,7 @@ func TestLoginsAreChecked(t *testing.T) {
 	}
 	r.connect("")
 	r.connect("")
-	if _, err := pgconn.Connect(ctx, r.dsn("")); code(err) != "53300" {
+	if _, err := dial(ctx, r.dsn("")); code(err) != "53300" {
 		t.Errorf("third session: %v", err)
 	}
 }

@@ -19,7 +19,7 @@ func TestConnectionFlood(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.SessionsMax = 3 })
 	conns := []*pgconn.PgConn{r.connect(""), r.connect(""), r.connect("")}
 	for range 20 {
-		if _, err := pgconn.Connect(context.Background(), r.dsn("")); code(err) != "53300" {
+		if _, err := dial(context.Background(), r.dsn("")); code(err) != "53300" {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -30,7 +30,7 @@ func TestConnectionFlood(t *testing.T) {
 	}
 	_ = conns[0].Close(context.Background())
 	r.eventually(func() bool {
-		c, err := pgconn.Connect(context.Background(), r.dsn(""))
+		c, err := dial(context.Background(), r.dsn(""))
 		if err == nil {
 			_ = c.Close(context.Background())
 		}

@@ -307,7 +307,7 @@ func TestServerFloods(t *testing.T) {
 			_ = w.c.SetReadDeadline(time.Now().Add(30 * time.Second))
 			n := 0
 			for n < total/2 {
-				m, err := w.c.Read(into)
+				m, err := w.from.Read(into)
 				if err != nil {
 					t.Fatalf("after %d bytes: %v", n, err)
 				}

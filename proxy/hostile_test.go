@@ -66,7 +66,7 @@ func (r *rig) well(t *testing.T, c *pgconn.PgConn) {
 	if v := exec(t, c, "SELECT 7"); v != "7" {
 		t.Errorf("the other session: %q", v)
 	}
-	fresh, err := pgconn.Connect(context.Background(), r.dsn(""))
+	fresh, err := dial(context.Background(), r.dsn(""))
 	if err != nil {
 		t.Fatalf("a new session: %v", err)
 	}

@@ -151,7 +151,7 @@ func TestIdlePeers(t *testing.T) {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		host, port, _ := net.SplitHostPort(lines.Text())
 		for range idleSessions {
-			c, err := pgconn.Connect(context.Background(), fmt.Sprintf("host=%s port=%s "+
+			c, err := dial(context.Background(), fmt.Sprintf("host=%s port=%s "+
 				"user=app dbname=app password=idle sslmode=require", host, port))
 			if err != nil {
 				fmt.Println(err)

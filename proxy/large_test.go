@@ -117,7 +117,7 @@ func countRow(t *testing.T, w *raw) (xs int, peak uint64) {
 	var last []byte
 	_ = w.c.SetReadDeadline(time.Now().Add(60 * time.Second))
 	for next := 0; !bytes.Equal(last, ready); {
-		m, err := w.c.Read(part)
+		m, err := w.from.Read(part)
 		if err != nil {
 			t.Fatalf("after %d bytes: %v", n, err)
 		}

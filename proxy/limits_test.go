@@ -38,7 +38,7 @@ func TestSilentConnectionsAreBounded(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond) // until all were accepted
 	}
-	_, err := pgconn.Connect(context.Background(), r.dsn(""))
+	_, err := dial(context.Background(), r.dsn(""))
 	if code(err) != "53300" {
 		t.Errorf("got %v", err)
 	}
@@ -53,7 +53,7 @@ func TestFullServerIsAnAnswer(t *testing.T) {
 	r.server.Exec("ALTER ROLE app CONNECTION LIMIT 1")
 	keep := r.connect("")
 	begun := time.Now()
-	_, err := pgconn.Connect(context.Background(), r.dsn(""))
+	_, err := dial(context.Background(), r.dsn(""))
 	if code(err) != "53300" || time.Since(begun) > 10*time.Second {
 		t.Errorf("got %v after %v", err, time.Since(begun))
 	}
@@ -70,7 +70,7 @@ func TestLoginMethodThatCannotBeMet(t *testing.T) {
 	r.server.SetHBA("local all all trust\nhost all app 127.0.0.1/32 password\n" +
 		"host all all 127.0.0.1/32 scram-sha-256\n")
 	begun := time.Now()
-	_, err := pgconn.Connect(context.Background(), r.dsn(""))
+	_, err := dial(context.Background(), r.dsn(""))
 	if code(err) != "28000" || !strings.Contains(err.Error(), "proxy could not log in") {
 		t.Errorf("got %v", err)
 	}
@@ -120,7 +120,7 @@ func TestLoginsDoNotWaitForAVanishedPrimary(t *testing.T) {
 	done := make(chan error, 8)
 	for range cap(done) {
 		go func() {
-			c, err := pgconn.Connect(context.Background(), r.dsn(""))
+			c, err := dial(context.Background(), r.dsn(""))
 			if err == nil {
 				err = c.Close(context.Background())
 			}

@@ -175,7 +175,7 @@ func TestProtocol32(t *testing.T) {
 				len(info.Key))
 		}
 		for _, at := range []string{r.proxy.Addrs()[0].String(), other.Addrs()[0].String()} {
-			w := &raw{t, conn, pgwire.NewReader(conn, 1<<16)}
+			w := &raw{t, conn, conn, pgwire.NewReader(conn, 1<<16)}
 			w.send(pgwire.AppendQuery(nil, "SELECT pg_sleep(20)"))
 			running := func() string {
 				return r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE query LIKE " +

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -81,7 +80,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 	for _, role := range []string{"scrammed", "md5role", "clear", "clearmd5", "trusted", "nobody",
 		"absent"} {
 		for _, password := range []string{rightPassword, wrongPassword} {
-			conn, err := pgconn.Connect(context.Background(), r.as(role, password))
+			conn, err := dial(context.Background(), r.as(role, password))
 			right := password == rightPassword && role != "trusted" && role != "nobody" &&
 				role != "absent" // what the file has for trusted is wrong at the server
 			if (err == nil) != right {

@@ -76,7 +76,7 @@ func TestLyingLogins(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		before := heap()
-		c, err := pgconn.Connect(ctx, r.dsn("dbname='"+database+"'"))
+		c, err := dial(ctx, r.dsn("dbname='"+database+"'"))
 		closeConn(c)
 		if (err == nil && !mayPass) || ctx.Err() != nil {
 			t.Errorf("it came to %v", err)

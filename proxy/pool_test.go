@@ -207,7 +207,7 @@ func TestReuseIsForTheSameLogin(t *testing.T) {
 		t.Error("a connection outlived the secret that it was made with")
 	}
 	r.server.Exec("ALTER ROLE app NOLOGIN")
-	_, err := pgconn.Connect(context.Background(), r.dsn("application_name=a"))
+	_, err := dial(context.Background(), r.dsn("application_name=a"))
 	if code(err) != "28P01" {
 		t.Errorf("a role without LOGIN: %v", err)
 	}

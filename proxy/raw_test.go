@@ -2,7 +2,9 @@ package proxy_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -11,15 +13,43 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"holdfast/pgwire"
 )
 
 // raw speaks to the proxy message by message.
 type raw struct {
-	t *testing.T
-	c net.Conn
-	r *pgwire.Reader
+	t    *testing.T
+	c    net.Conn
+	from io.Reader // what comes from c
+	r    *pgwire.Reader
+}
+
+// incoming is where dial keeps what reads of a connection: where a write of pgconn's took 15 ms, it
+// has a read of its own under way, which would take an answer away from whoever reads beside it.
+const incoming = "incoming"
+
+// dial logs in; the connection can be hijacked.
+func dial(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+	cfg, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return dialConfig(ctx, cfg)
+}
+
+func dialConfig(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
+	var from io.Reader
+	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		from = r
+		return pgproto3.NewFrontend(r, w)
+	}
+	c, err := pgconn.ConnectConfig(ctx, cfg)
+	if err == nil {
+		c.CustomData()[incoming] = from
+	}
+	return c, err
 }
 
 // hijack takes over what pgconn has logged in.
@@ -30,7 +60,8 @@ func hijack(t *testing.T, c *pgconn.PgConn) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Conn.Close() })
-	return &raw{t, h.Conn, pgwire.NewReader(h.Conn, 1<<20)}
+	from := c.CustomData()[incoming].(io.Reader)
+	return &raw{t, h.Conn, from, pgwire.NewReader(from, 1<<20)}
 }
 
 func (r *raw) send(p []byte) {
@@ -150,4 +181,34 @@ func (r *rig) inBlock(stmts ...string) *raw {
 func (r *rig) rows() string {
 	r.t.Helper()
 	return exec(r.t, r.connect(""), "SELECT count(*) FROM t")
+}
+
+// lateWriter is a connection whose writes return late, after the answer has come.
+type lateWriter struct{ net.Conn }
+
+func (c lateWriter) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	time.Sleep(60 * time.Millisecond)
+	return n, err
+}
+
+// TestHijackLosesNothing: what pgconn reads on its own is not lost to whoever has taken over.
+func TestHijackLosesNothing(t *testing.T) {
+	r := newRig(t, nil)
+	cfg, err := pgconn.ParseConfig(r.dsn(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		return lateWriter{c}, err
+	}
+	c, err := dialConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := hijack(t, c)
+	if got := w.play([]scriptStep{q("SELECT 1")}); len(got) != 4 {
+		t.Errorf("got %q", got)
+	}
 }

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/pgwire"
 	"holdfast/proxy"
 )
@@ -105,7 +103,7 @@ func TestQueriesThatAreGuardedLookTheSame(t *testing.T) {
 	exec(t, owner, guardedSchema)
 	for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
 		exec(t, owner, "TRUNCATE t, noisy, late, ruled")
-		c, err := pgconn.Connect(t.Context(), r.dsn("search_path=s"+port))
+		c, err := dial(t.Context(), r.dsn("search_path=s"+port))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +188,7 @@ func TestCopyLooksTheSame(t *testing.T) {
 		var seen [2][]string
 		for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
 			exec(t, owner, "TRUNCATE t")
-			c, err := pgconn.Connect(t.Context(), r.dsn(port))
+			c, err := dial(t.Context(), r.dsn(port))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
 )
@@ -26,7 +24,7 @@ func TestReplicationWaitsForTheBarrier(t *testing.T) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
-			c, err := pgconn.Connect(ctx, r.dsn(options))
+			c, err := dial(ctx, r.dsn(options))
 			if err == nil {
 				_ = c.Close(ctx)
 			}

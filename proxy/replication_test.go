@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
@@ -142,11 +140,11 @@ func TestReplicationIsJudged(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	// The word all of a database is no replication, as in PostgreSQL.
-	_, err := pgconn.Connect(ctx, r.dsn("replication=true"))
+	_, err := dial(ctx, r.dsn("replication=true"))
 	if code(err) != "28000" || !strings.Contains(err.Error(), "replication connection") {
 		t.Errorf("physical: %v", err)
 	}
-	if _, err := pgconn.Connect(ctx, r.dsn("replication=perhaps")); code(err) != "22023" {
+	if _, err := dial(ctx, r.dsn("replication=perhaps")); code(err) != "22023" {
 		t.Errorf("no kind: %v", err)
 	}
 	c := r.connect("replication=no")

@@ -120,7 +120,7 @@ func (r *rig) connect(options string) *pgconn.PgConn {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, err := pgconn.Connect(ctx, r.dsn(options))
+	c, err := dial(ctx, r.dsn(options))
 	if err != nil {
 		r.t.Fatalf("connect: %v", err)
 	}

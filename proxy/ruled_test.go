@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // TestRulesThatAnswerWrites: a write whose rule has a SELECT looks as it does on the server, though
@@ -30,7 +28,7 @@ CREATE VIEW seen AS SELECT a FROM "Also"`)
 	var guarded atomic.Int32
 	for i, port := range []string{fmt.Sprintf(" port=%d", r.server.Port), ""} {
 		exec(t, r.connect(""), `TRUNCATE "Also", instead, plain, logged`)
-		c, err := pgconn.Connect(t.Context(), r.dsn(port))
+		c, err := dial(t.Context(), r.dsn(port))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -56,7 +56,7 @@ func TestServerAsksForACertificate(t *testing.T) {
 			r.restartWithTLS(cert, key, ca.File(), "local all all trust\nhost all postgres all "+
 				"scram-sha-256\nhostssl all holdfast_lookup all scram-sha-256\nhostssl all all all "+
 				c.rule+"\n")
-			conn, err := pgconn.Connect(context.Background(), r.dsn(""))
+			conn, err := dial(context.Background(), r.dsn(""))
 			defer closeConn(conn)
 			if !strings.HasPrefix(c.want, "/") {
 				if code(err) != c.want {
@@ -103,7 +103,7 @@ func TestServerOfAnotherName(t *testing.T) {
 			_, port, _ := net.SplitHostPort(pr.Addr)
 			next.Addr = net.JoinHostPort("localhost", port)
 			r.topo.Set(&next)
-			conn, err := pgconn.Connect(context.Background(), r.dsn(""))
+			conn, err := dial(context.Background(), r.dsn(""))
 			defer closeConn(conn)
 			if len(c.want) > 1 {
 				if code(err) != c.want || !strings.Contains(err.Error(), "secure connection") {

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
 )
@@ -63,7 +61,7 @@ func TestServerTLSModes(t *testing.T) {
 					r.server.UseTLS(cert, key, ca.File())
 				}
 				r.leadDirect()
-				conn, err := pgconn.Connect(context.Background(), r.dsn(""))
+				conn, err := dial(context.Background(), r.dsn(""))
 				defer closeConn(conn)
 				if len(want) > 1 {
 					// No secret can be looked up over such a connection either.

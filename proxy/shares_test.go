@@ -36,7 +36,7 @@ func TestSharesOfUsersAndDatabases(t *testing.T) {
 			}
 			first := r.connect("")
 			r.connect("")
-			_, err := pgconn.Connect(t.Context(), r.dsn(""))
+			_, err := dial(t.Context(), r.dsn(""))
 			if code(err) != "53300" || !strings.Contains(err.Error(), limit) {
 				t.Errorf("got %v", err)
 			}
@@ -50,7 +50,7 @@ func TestSharesOfUsersAndDatabases(t *testing.T) {
 			exec(t, r.connect(elsewhere), "SELECT 1")
 			_ = first.Close(context.Background())
 			r.eventually(func() bool {
-				c, err := pgconn.Connect(t.Context(), r.dsn(""))
+				c, err := dial(t.Context(), r.dsn(""))
 				if err != nil {
 					return false
 				}

@@ -42,7 +42,7 @@ func (r *rig) connectTo(dsn string) *pgconn.PgConn {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	c, err := pgconn.Connect(ctx, dsn)
+	c, err := dial(ctx, dsn)
 	if err != nil {
 		r.t.Fatalf("connect: %v", err)
 	}
@@ -93,12 +93,12 @@ func TestTLSModes(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			r, ca := newTLSRig(t, c.mode, nil)
-			conn, err := pgconn.Connect(context.Background(), r.dsn(""))
+			conn, err := dial(context.Background(), r.dsn(""))
 			if (err == nil) != (c.plain == "") || err != nil && code(err) != c.plain {
 				t.Errorf("without TLS: %v", err)
 			}
 			closeConn(conn)
-			conn, err = pgconn.Connect(context.Background(), r.secure(ca, ""))
+			conn, err = dial(context.Background(), r.secure(ca, ""))
 			closeConn(conn)
 			if c.secure == "" && err != nil || c.secure != "" && (err == nil ||
 				!strings.Contains(err.Error(), c.secure)) {

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/pgwire"
 	"holdfast/proxy"
 	"holdfast/proxy/proxytest"
@@ -61,7 +59,7 @@ func TestUsersFile(t *testing.T) {
 		{"looked", proxytest.Password, ""}, {"looked", "wrong", "28P01"},
 		{"nobody", proxytest.Password, "28P01"},
 	} {
-		conn, err := pgconn.Connect(context.Background(), r.as(c.user, c.password))
+		conn, err := dial(context.Background(), r.as(c.user, c.password))
 		if c.want != "" {
 			if code(err) != c.want {
 				t.Errorf("%s with %s: %v, want %s", c.user, c.password, err, c.want)
@@ -87,7 +85,7 @@ func TestUsersFileWithoutPrimary(t *testing.T) {
 	for _, c := range []struct{ user, want string }{
 		{"filed", "28P01"}, {"old", "28P01"}, {"looked", "57P03"},
 	} {
-		if _, err := pgconn.Connect(context.Background(), r.as(c.user, "wrong")); code(err) != c.want {
+		if _, err := dial(context.Background(), r.as(c.user, "wrong")); code(err) != c.want {
 			t.Errorf("%s with a wrong password: %v, want %s", c.user, err, c.want)
 		}
 	}
@@ -136,7 +134,7 @@ func TestUsersFileIsReadAgain(t *testing.T) {
 		return r.proxy.Reload()
 	}
 	login := func(user, password string) string {
-		conn, err := pgconn.Connect(context.Background(), r.as(user, password))
+		conn, err := dial(context.Background(), r.as(user, password))
 		closeConn(conn)
 		if err == nil {
 			return ""
