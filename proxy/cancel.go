@@ -42,12 +42,14 @@ func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool 
 	b, inDoubt := s.backend, s.inDoubt || s.noCancel
 	lost := b == nil || s.lost
 	again := !lost && s.again.isOpen()
+	served := !lost && !again && s.flow.isServed()
 	switch {
 	case lost:
 		s.canceled = true
 	case again:
 		s.again.canceled = true
-	case !inDoubt:
+	case served || inDoubt:
+	default:
 		s.cancels++ // a COMMIT waits until the server has dealt with it
 	}
 	s.mu.Unlock()
@@ -59,6 +61,9 @@ func (p *Proxy) cancelSession(ctx context.Context, pid uint32, key []byte) bool 
 	case lost:
 		p.metrics.cancels.WithLabelValues("held").Inc()
 		s.notify()
+	case served:
+		// A server that had been asked nothing else would take no notice of it.
+		p.metrics.cancels.WithLabelValues("late").Inc()
 	case inDoubt:
 		// In synchronous mode a cancel would turn the wait for a standby into an acknowledged
 		// commit that no standby has (DESIGN.md I6).

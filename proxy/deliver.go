@@ -200,6 +200,9 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	if typ == pgwire.SrvError && size == n && b.isFatal(s, body) {
 		return 0, true, errBackendLost
 	}
+	if typ == pgwire.SrvError && s.aheadFailed(body) {
+		return 0, true, errBackendLost
+	}
 	s.watchLocks(typ, body)
 	// Behind serverMessage the question is gone, if there is no Sync.
 	b.innerFailed = b.innerFailed || typ == pgwire.SrvError && s.flow.isOurs()
@@ -221,11 +224,18 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	case pgwire.SrvNotice:
 		hide = size == n && isFarewell(body)
 	case pgwire.SrvDataRow, pgwire.SrvError:
-		if o := s.flow.innerOp(a); o {
+		if o := s.flow.innerOp(a); o && !s.flow.isAhead() {
 			b.inner(s, typ, body)
 		}
 	case pgwire.SrvFunctionCallResponse:
-		if hide {
+		switch {
+		case !hide:
+		case s.flow.isAhead():
+			var xid uint64
+			if xid, err = parseXID(body); err == nil {
+				s.flow.told(xid)
+			}
+		default:
 			s.xid, err = parseXID(body)
 		}
 	}

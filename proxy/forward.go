@@ -129,6 +129,11 @@ func (s *session) step(now int64) step {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
 	}
+	if s.flow.asksOutside() {
+		s.serverFull.Store(true) // the server's answer goes on with it
+		s.mu.Unlock()
+		return stepWait
+	}
 	if full {
 		s.proxy.metrics.limit(limitOutstanding)
 		s.serverFull.Store(true) // the server's next answers go on with it
@@ -307,6 +312,10 @@ func (s *session) forward(ctx context.Context) error {
 		}
 		return s.awaitBackend(ctx, func() bool { return !s.endHeld })
 	}
+	if s.flow.asksOutside() {
+		s.mu.Unlock()
+		return s.awaitBackend(ctx, func() bool { return !s.flow.asksOutside() })
+	}
 	if s.flow.isFull() {
 		s.proxy.metrics.limit(limitOutstanding)
 		s.mu.Unlock()
@@ -360,6 +369,9 @@ func (s *session) inspectInbox() (rest, n int, act forwarding, before flow, err 
 		part := min(size, len(data)-n)
 		s.passing = size - part
 		n += part + moreOf(data[n:], part, pgwire.CliCopyData)
+	}
+	if err == nil && act == forwardIt && s.asksAhead(n) {
+		s.askAhead(n)
 	}
 	return rest, n, act, before, err
 }

@@ -168,19 +168,23 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 		return err
 	}
 	s.mu.Lock()
-	if s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping {
+	isKnown := s.knowsXID()
+	if !isKnown && s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping {
 		if err := s.askForCommit(b, true); err != nil {
 			return err
 		}
 		return s.guardOn(ctx, b)
 	}
 	s.xid, s.inner = 0, nil
+	if isKnown {
+		s.xid = s.flow.known.xid
+	}
 	s.mu.Unlock()
 	if err := s.gate(ctx); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	return s.forwardCommit(b, false)
+	return s.forwardCommit(b, isKnown)
 }
 
 // askForCommit asks for the xid on the session's own backend, inside the client's transaction. The
@@ -289,11 +293,9 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	if s.flow.isSafePoint() {
 		s.beginUnit()
 	}
-	o := op{kind: opExecute, commits: true}
-	if o.cls = s.guarded.cls & (clsCommit | clsChain | clsEnds | twoPhase); o.cls.has(clsCommit) {
-		o.cls |= clsMayWrite
+	o := op{
+		kind: opExecute, commits: true, cls: commitClass(s.guarded.cls), start: s.unit.end(),
 	}
-	o.start = s.unit.end()
 	if data[0] == pgwire.CliQuery {
 		o.kind = opQuery
 	}

@@ -58,10 +58,10 @@ func ready(tag string, status byte) []byte {
 	return pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(nil, tag), status)
 }
 
-// guardedCommit is a transaction whose COMMIT waits for its xid.
+// guardedCommit is a transaction whose COMMIT waits for its xid: it may have written by a function.
 func (r *steady) guardedCommit() []turn {
 	begin, commit := pgwire.AppendQuery(nil, "BEGIN"), pgwire.AppendQuery(nil, "COMMIT")
-	update := pgwire.AppendQuery(nil, "UPDATE t SET a = 1")
+	update := pgwire.AppendQuery(nil, "SELECT f()")
 	xid := pgwire.AppendMessage(nil, pgwire.SrvFunctionCallResponse, []byte("\x00\x00\x00\x0242"))
 	return []turn{
 		{r.client, begin, r.server, begin},
@@ -135,6 +135,10 @@ func innerAnswer(value string) []byte {
 // guardedShapes are conversations in which something waits for its xid.
 var guardedShapes = map[string]func(r *steady) []turn{
 	"commit":          (*steady).guardedCommit,
+	"ahead":           (*steady).guardedAhead,
+	"extended ahead":  (*steady).guardedAheadExtended,
+	"none ahead":      (*steady).guardedNone,
+	"pipelined":       (*steady).guardedPipeline,
 	"extended commit": (*steady).guardedExtended,
 	"writes":          (*steady).guardedWrites,
 }
@@ -181,8 +185,14 @@ func TestGuardedCommitAllocatesNothing(t *testing.T) {
 	if isRace {
 		t.Skip("sync.Pool forgets at random under the race detector")
 	}
+	for _, name := range []string{"commit", "ahead", "extended ahead", "none ahead"} {
+		t.Run(name, func(t *testing.T) { checkGuardAllocates(t, guardedShapes[name]) })
+	}
+}
+
+func checkGuardAllocates(t *testing.T, shape func(*steady) []turn) {
 	r := newSteady(t, GuardAll)
-	turns := r.guardedCommit()
+	turns := shape(r)
 	buf := make([]byte, 1<<10)
 	once := func() {
 		for i := range turns {

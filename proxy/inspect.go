@@ -116,6 +116,8 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 			case 'P':
 				delete(s.portals, serverName(name))
 			}
+		} else {
+			o.ofEnd = kind == 'P' && len(name) == 0 && s.portal.cls.has(clsCommit)
 		}
 		s.push(o)
 	case pgwire.CliSync:
@@ -174,6 +176,10 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 	}
 	s.noteUnnamed()
 	s.unnamedQ = nil // the server drops the unnamed statement too
+	if p.cls.has(clsCommit) && s.flow.head == len(s.flow.ops) && s.knowsXID() {
+		s.pushCommit(opQuery, p.cls, at)
+		return forwardIt, nil
+	}
 	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsQueryGuard(p.cls) ||
 		s.wantsPreparedGuard(p.cls) {
 		s.guarded = p
@@ -355,6 +361,10 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 		if p, ok = s.portals[serverName(portal)]; !ok {
 			p = opaque // a cursor, perhaps
 		}
+	}
+	if p.cls.has(clsCommit) && s.knowsXID() {
+		s.pushCommit(opExecute, p.cls, at)
+		return forwardIt, nil
 	}
 	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsPreparedGuard(p.cls) {
 		s.guarded = p

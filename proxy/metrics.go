@@ -98,7 +98,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		evictions: newVec("hold_evictions_total", "Holds that ended with an error, by reason.",
 			"reason", "timeout", "canceled", "sessions"),
 		cancels: newVec("cancels_total", "Cancel requests, by what was done.", "what",
-			"relayed", "held", "commit", "unknown", "passed_on", "dropped"),
+			"relayed", "held", "commit", "unknown", "passed_on", "dropped", "late"),
 		holdSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "holdfast", Subsystem: "proxy", Name: "hold_seconds",
 			Help:    "How long clients waited for a primary.",

@@ -5,18 +5,21 @@ import "errors"
 // send writes the first n bytes of the inbox to the backend and keeps the journal. What there is
 // no room for counts as sent, and goes with sendRest. If no byte could leave any more but for the
 // first rest, which belong to what was sent before, the messages count as not sent, and stay in the
-// inbox.
+// inbox. Behind them goes a question of ours, if one was recorded, which is not kept.
 func (s *session) send(b *backend, rest, n int, before flow) error {
 	if n == 0 {
 		return nil
 	}
-	p := s.in.bytes()[:n]
+	ahead := s.takeAhead()
+	p := s.in.bytes()[:n+ahead]
 	done, err := b.conn.tryWrite(p)
 	if err != nil && !errors.Is(err, errAgain) {
 		if done <= rest {
 			s.mu.Lock()
 			s.flow.unpush(s.pushed, before)
+			s.inDoubt = s.inDoubt && s.flow.isCommitting()
 			s.mu.Unlock()
+			s.in.shorten(ahead)
 			if rest < n {
 				s.passing = 0 // what was inspected behind it is not sent
 			}
@@ -24,15 +27,15 @@ func (s *session) send(b *backend, rest, n int, before flow) error {
 			s.keep(p[:done])
 			s.in.take(done)
 		} else {
-			s.keep(p)
-			s.in.take(n)
+			s.keep(p[:n])
+			s.in.take(n + ahead)
 		}
 		s.lose(b, false)
 		return errBackendLost
 	}
-	s.keep(p)
+	s.keep(p[:n])
 	s.in.take(done)
-	s.unsent = n - done
+	s.unsent = n + ahead - done
 	return nil
 }
 

@@ -67,6 +67,7 @@ type session struct {
 	lostStatus byte   // the transaction status that the client believes in, if lostTx
 	lostTx     bool   // the client's transaction is gone and it was not told yet
 	claimed    bool   // it is counted in Proxy.shares
+	asksLate   bool   // its server refuses the question for the xid ahead of a COMMIT
 	soiled     bool   // its server process cannot be made as new (op.soils)
 
 	last *lastLoss // nil until a backend is lost

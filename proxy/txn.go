@@ -40,6 +40,8 @@ type op struct {
 	start    int       // journal offset of the message
 	ended    bool      // opQuery: the end of its data was sent before it asked for any
 	renames  bool      // it may change which text the name of a prepared statement has
+	ofEnd    bool      // opDescribe: of the end of a transaction, which has no rows
+	ahead    bool      // internal: the question for the xid ahead of a COMMIT (guard_ahead.go)
 }
 
 // isStatement tells that the op executes something.
@@ -98,6 +100,8 @@ type flow struct {
 	canGoOn bool  // there is a savepoint, so that the block may go on after an error
 	copying bool  // the current statement takes data, the end of which was not sent
 	endSent bool  // the end of such data was sent before the statement was known to take any
+
+	known knownXID // of the open block
 
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
 	copyIn     bool // the server is in extended copy-in mode and ignores Sync
@@ -161,6 +165,7 @@ func (f *flow) push(o op) bool {
 	if o.isStatement() {
 		f.ahead = o.cls.ahead(f.ahead)
 	}
+	f.known.sent(&f.ops[len(f.ops)-1], f.ahead)
 	return true
 }
 
@@ -265,7 +270,7 @@ func (f *flow) unpush(n int, before flow) {
 	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
 	f.ahead, f.unsent, f.asQuery = before.ahead, before.unsent, before.asQuery
-	f.copying, f.endSent = before.copying, before.endSent
+	f.copying, f.endSent, f.known = before.copying, before.endSent, before.known
 }
 
 func (f *flow) pop() *op {
@@ -407,7 +412,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	f.errored, f.finished = false, 0
 	f.answered, f.asQuery, f.copying = 0, false, false
 	if st == pgwire.TxIdle {
-		f.all, f.done, f.canGoOn = 0, 0, false
+		f.all, f.done, f.canGoOn, f.known = 0, 0, false, knownXID{}
 	}
 	return answer{hide: hide, done: o, end: true}, nil
 }

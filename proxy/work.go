@@ -19,6 +19,7 @@ type work struct {
 	missing string // the statement that the message at the head of the inbox needs, and that is away
 	asking  asking
 	ours    []byte // what there was no room for of messages of our own
+	ahead   int    // bytes of a question that goes behind what is sent next
 
 	// Of an internal query, guarded by the session's mu.
 	rows    [][3]string

@@ -1,0 +1,198 @@
+package proxy
+
+import (
+	"go.uber.org/zap"
+
+	"holdfast/pgwire"
+)
+
+// The transaction id of a block is learnt without a round trip (DESIGN.md I28): the question goes
+// out in the same write as a statement that writes by its text, the client has its answer as it
+// comes, and ours is taken whenever that comes. A number stays what it is for as long as the block
+// is open. COMMIT waits for the answer where it is not there yet, and asks again where it was none.
+
+// xidQuestion is the question. The server answers it with ReadyForQuery, as it does a Query, so
+// that it may stand between any two batches.
+var xidQuestion = pgwire.AppendFunctionCall(nil, xidOID)
+
+// knownXID is what is known of the transaction id of the open block before its COMMIT.
+type knownXID struct {
+	xid   uint64 // 0: it is not known, or there is none yet
+	wrote bool   // something was sent that writes by its text, and nothing was asked behind it
+}
+
+// mayEndBlock is what may leave another transaction behind it than there was before, or which may
+// hide that.
+const mayEndBlock = unguarded &^ clsCopy
+
+// sent takes an op that is about to be sent; ahead is the transaction status behind it, if it
+// succeeds. What comes after ROLLBACK TO has to write anew: a statement that failed may not have
+// taken the snapshot that ours must not be the first to take.
+func (k *knownXID) sent(o *op, ahead byte) {
+	switch {
+	case o.ahead:
+		k.wrote = false
+	case o.cls.has(mayEndBlock), o.internal && o.kind == opQuery:
+		*k = knownXID{}
+	case o.cls.has(clsRollbackTo):
+		k.wrote = false
+	case o.cls.has(clsDML) && !o.internal:
+		k.wrote = k.wrote || ahead == pgwire.TxInBlock
+	}
+}
+
+// aheadMax bounds the outstanding messages that are looked through before a question; behind more
+// of them none goes ahead.
+const aheadMax = 32
+
+// wantsXID tells that the server, once it gets there, is in a block that has written, outside of
+// any batch and of a COPY.
+func (f *flow) wantsXID() bool {
+	if !f.known.wrote || f.known.xid != 0 || f.unsynced > 0 || f.skipping || f.copyIn ||
+		f.copying || f.expected() != pgwire.TxInBlock || len(f.ops)-f.head > aheadMax {
+		return false
+	}
+	for i := f.head; i < len(f.ops); i++ {
+		o := &f.ops[i]
+		if o.ahead || o.kind == opCopyEnd || o.cls.has(unguarded&^clsBegin) {
+			return false
+		}
+	}
+	return true
+}
+
+// told takes the answer to a question that went ahead, which the server gives now. It is worth
+// nothing where the block was not opened after all, or may be over by the time that the server has
+// dealt with what was sent meanwhile.
+func (f *flow) told(xid uint64) {
+	if f.status != pgwire.TxInBlock {
+		return
+	}
+	for i := f.head + 1; i < len(f.ops); i++ {
+		if f.ops[i].cls.has(mayEndBlock) {
+			return
+		}
+	}
+	f.known.xid = xid
+}
+
+// isAhead tells that the server works on a question that went ahead.
+func (f *flow) isAhead() bool {
+	o := f.current()
+	return o != nil && o.ahead
+}
+
+// asksOutside tells that it does so outside of a block, since that was not opened: what the client
+// sends now begins a unit of work, and waits.
+func (f *flow) asksOutside() bool { return f.isAhead() && f.status == pgwire.TxIdle }
+
+// isServed tells that the client has all its answers, and only a question of ours has none.
+func (f *flow) isServed() bool {
+	for i := f.head; i < len(f.ops); i++ {
+		if !f.ops[i].ahead {
+			return false
+		}
+	}
+	return f.head < len(f.ops) && f.unsynced == 0
+}
+
+// isCommitting tells that a message that commits is outstanding.
+func (f *flow) isCommitting() bool {
+	for i := f.head; i < len(f.ops); i++ {
+		if f.ops[i].commits {
+			return true
+		}
+	}
+	return false
+}
+
+// asksAhead tells whether the question goes behind the n bytes at the head of the inbox that are
+// about to be sent. Should it fail, the backend is lost; so it is only asked where another one can
+// stand in and run the unit again, and never while a cancel request is on its way. The caller holds
+// s.mu and is the owner.
+func (s *session) asksAhead(n int) bool {
+	if n == 0 || !s.flow.wantsXID() || n != len(s.in.bytes()) || s.passing > 0 ||
+		!s.in.hasRoom(len(xidQuestion)) {
+		return false
+	}
+	cfg, t := &s.proxy.cfg, &s.track
+	return cfg.CommitGuard != GuardOff && !s.asksLate && s.cancels == 0 && s.again == nil &&
+		s.tries == 0 && cfg.ReplayAttemptsMax > 0 && !s.lostTx && !s.endHeld &&
+		s.unit.whole && len(s.unit.bytes)+n <= cfg.JournalBytesMax &&
+		t.unmovable|t.suspect == 0 && !t.locks.mayHold() && !t.listens()
+}
+
+// askAhead records the question behind those n bytes; send puts it there.
+func (s *session) askAhead(n int) {
+	s.push(op{kind: opFunctionCall, internal: true, ahead: true, start: s.unit.end() + n})
+	s.ahead = len(xidQuestion)
+}
+
+// takeAhead puts what askAhead has recorded into the inbox, behind the client's, and returns how
+// many bytes that are.
+func (s *session) takeAhead() int {
+	if s.work == nil || s.ahead == 0 {
+		return 0
+	}
+	n := s.ahead
+	s.ahead = 0
+	s.in.extend(xidQuestion)
+	return n
+}
+
+// aheadFailed takes an ErrorResponse to a question that went ahead, and tells that it has undone
+// what the client was told is done: a late cancel request, say. In a failed block the server
+// refuses it, and outside of one it undoes nothing. The caller holds s.mu.
+func (s *session) aheadFailed(body []byte) bool {
+	if !s.flow.isAhead() || s.flow.status != pgwire.TxInBlock {
+		return false
+	}
+	why := pgwire.ErrorCode(body)
+	if string(why) != pgwire.CodeQueryCanceled {
+		s.asksLate = true // it would fail again
+	}
+	s.log().Info("question for the transaction id failed", zap.ByteString("sqlstate", why))
+	return true
+}
+
+// knowsXID tells that a COMMIT that comes now can go out at once: what becomes of it can be looked
+// up. What is outstanding before it in its batch must be of its own, so that appendSuccess has the
+// answers. The caller holds s.mu.
+func (s *session) knowsXID() bool {
+	f := &s.flow
+	if f.known.xid == 0 || s.cancels > 0 || s.again != nil || s.endHeld || f.skipping ||
+		f.expected() != pgwire.TxInBlock {
+		return false
+	}
+	for i := f.head; i < len(f.ops); i++ {
+		switch o := &f.ops[i]; o.kind {
+		case opParse, opBind, opClose:
+			if o.internal {
+				return false
+			}
+		case opDescribe:
+			if !o.ofEnd {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// pushCommit records a message of a class that commits the block whose transaction id is known. It
+// is in doubt from here on, before its first byte leaves. The caller holds s.mu.
+func (s *session) pushCommit(kind opKind, cls class, at int) {
+	s.xid, s.inner = s.flow.known.xid, nil
+	s.inDoubt, s.noCancel = true, true
+	s.push(op{kind: kind, commits: true, cls: commitClass(cls), start: at})
+}
+
+// commitClass is what counts of a statement that is in doubt.
+func commitClass(cls class) class {
+	if cls &= clsCommit | clsChain | clsEnds | twoPhase; cls.has(clsCommit) {
+		cls |= clsMayWrite
+	}
+	return cls
+}
