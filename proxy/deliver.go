@@ -197,10 +197,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	b.in.want = 0
 	n = min(size, len(p))
 	body := p[pgwire.HeaderLen:n]
-	if typ == pgwire.SrvError && size == n && b.isFatal(s, body) {
-		return 0, true, errBackendLost
-	}
-	if typ == pgwire.SrvError && s.aheadFailed(body) {
+	if typ == pgwire.SrvError && (size == n && b.isFatal(s, body) || s.aheadFailed(body)) {
 		return 0, true, errBackendLost
 	}
 	s.watchLocks(typ, body)
@@ -228,15 +225,8 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 			b.inner(s, typ, body)
 		}
 	case pgwire.SrvFunctionCallResponse:
-		switch {
-		case !hide:
-		case s.flow.isAhead():
-			var xid uint64
-			if xid, err = parseXID(body); err == nil {
-				s.flow.told(xid)
-			}
-		default:
-			s.xid, err = parseXID(body)
+		if hide {
+			err = s.tookXID(body)
 		}
 	}
 	if err != nil {
@@ -454,8 +444,8 @@ func (s *session) ended(a answer, hide bool) bool {
 	if a.done.internal && !a.done.showEnd {
 		return true
 	}
-	if a.done.commits || s.flow.head == len(s.flow.ops) {
-		s.commitAnswered(0)
+	if a.done.commits || s.flow.head == len(s.flow.ops) || s.inDoubt && !s.flow.isCommitting() {
+		s.commitAnswered(0) // a COMMIT that failed is over with its batch, whatever comes behind it
 	}
 	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
 		s.track.dirty = true // some of it may have been done and undone

@@ -193,18 +193,19 @@ func TestQuestionBehindPipelines(t *testing.T) {
 		b := batchOf(sql)
 		return b[:len(b)-len(pgwire.AppendSync(nil))]
 	}
+	opened := cat(query("BEGIN"), query("DELETE FROM t"))
 	for name, tc := range map[string]struct {
 		sent  []byte
 		asked bool
 	}{
 		"begin and write in one batch":  {cat(noSync("BEGIN"), batchOf("DELETE FROM t")), true},
 		"two batches":                   {cat(batchOf("BEGIN"), batchOf("DELETE FROM t")), true},
-		"two queries":                   {cat(query("BEGIN"), query("DELETE FROM t")), true},
-		"a read behind the write":       {cat(query("BEGIN"), query("DELETE FROM t"), query("SELECT 1")), true},
+		"two queries":                   {opened, true},
+		"a read behind the write":       {cat(opened, query("SELECT 1")), true},
 		"the batch goes on":             {cat(batchOf("BEGIN"), noSync("DELETE FROM t")), false},
-		"a COPY behind the write":       {cat(query("BEGIN"), query("DELETE FROM t"), query("COPY t FROM STDIN")), false},
-		"a rollback behind the write":   {cat(query("BEGIN"), query("DELETE FROM t"), query("ROLLBACK")), false},
-		"another transaction behind it": {cat(query("BEGIN"), query("DELETE FROM t"), query("ROLLBACK AND CHAIN")), false},
+		"a COPY behind the write":       {cat(opened, query("COPY t FROM STDIN")), false},
+		"a rollback behind the write":   {cat(opened, query("ROLLBACK")), false},
+		"another transaction behind it": {cat(opened, query("ROLLBACK AND CHAIN")), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newSteady(t, GuardExplicit)
@@ -243,8 +244,8 @@ func TestNumberOfAnotherTransaction(t *testing.T) {
 	}
 	t.Run("known before", func(t *testing.T) {
 		r := newSteady(t, GuardExplicit)
-		turns := r.guardedAhead()
-		r.play(turns[:5])
+		r.play(r.guardedAhead()[:5])
+		r.awaitXID(42)
 		next := pgwire.AppendQuery(nil, "ROLLBACK AND CHAIN")
 		r.play([]turn{
 			{r.client, next, r.server, next},
@@ -256,6 +257,24 @@ func TestNumberOfAnotherTransaction(t *testing.T) {
 			t.Errorf("xid %d", xid)
 		}
 	})
+}
+
+// awaitXID waits until the session has taken that answer.
+func (r *steady) awaitXID(want uint64) {
+	r.tb.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		r.session.mu.Lock()
+		xid := r.session.flow.known.xid
+		r.session.mu.Unlock()
+		if xid == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.tb.Fatalf("xid %d is known, want %d", xid, want)
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // xid is that of the COMMIT in doubt.
@@ -277,6 +296,7 @@ func TestCommitThatGoesAtOnceIsInDoubt(t *testing.T) {
 		} {
 			r := newSteady(t, GuardExplicit)
 			r.play(r.guardedAhead()[:5])
+			r.awaitXID(42)
 			r.play([]turn{{r.client, m, r.server, m}})
 			if xid := r.xid(); xid != 42 {
 				t.Errorf("%s %s: xid %d", kind, sql, xid)
@@ -297,6 +317,7 @@ func TestCommitThatGoesAtOnceIsInDoubt(t *testing.T) {
 func TestCommitBehindItsBatchWaits(t *testing.T) {
 	r := newSteady(t, GuardExplicit)
 	r.play(r.guardedAhead()[:5])
+	r.awaitXID(42)
 	b := batchOf("DELETE FROM t RETURNING a")
 	b = b[:len(b)-len(pgwire.AppendSync(nil))]
 	commit := batchOf("COMMIT")
@@ -351,8 +372,8 @@ func TestQuestionOutsideABlock(t *testing.T) {
 	r.play([]turn{{r.server, failed, r.server, read}})
 	r.session.mu.Lock()
 	defer r.session.mu.Unlock()
-	if s := r.session; s.lost || s.unit.base != 0 || !bytes.Equal(s.unit.bytes, read) {
-		t.Errorf("lost %v, journal %q", s.lost, s.unit.bytes)
+	if s := r.session; s.lost || s.flow.current() == nil || s.flow.current().start != 0 {
+		t.Errorf("lost %v, begins at %+v", s.lost, s.flow.current())
 	}
 }
 
@@ -393,19 +414,7 @@ func TestServedClientHasNothingToCancel(t *testing.T) {
 	served(true)
 	r.session.key, s.proxy.cancelable = make([]byte, 8), nil
 	r.play([]turn{{r.server, xidAnswer("42", 'T'), r.client, nil}})
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		s.mu.Lock()
-		xid := s.flow.known.xid
-		s.mu.Unlock()
-		if xid == 42 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the answer was not taken")
-		}
-		time.Sleep(time.Millisecond)
-	}
+	r.awaitXID(42)
 	served(false) // as before: the server would not notice
 }
 
@@ -414,6 +423,7 @@ func TestQuestionOfALostBackend(t *testing.T) {
 	r := newSteady(t, GuardAll)
 	r.play(r.opened()[:2])
 	s, update := r.session, r.opened()[2].sent
+	s.onLoop.Store(false) // the test is the owner
 	s.mu.Lock()
 	s.equip()
 	s.in.room(1)
@@ -429,5 +439,29 @@ func TestQuestionOfALostBackend(t *testing.T) {
 	}
 	if got := s.in.bytes(); !bytes.Equal(got, update) || s.flow.head != len(s.flow.ops) {
 		t.Errorf("%q waits, %d operations", got, len(s.flow.ops)-s.flow.head)
+	}
+}
+
+// A COMMIT that fails is no commit, also where its client has sent more behind it: the next answer
+// does not acknowledge it.
+func TestFailedCommitIsNotAcknowledged(t *testing.T) {
+	r := newSteady(t, GuardExplicit)
+	r.play(r.guardedAhead()[:5])
+	r.awaitXID(42)
+	commit, read := batchOf("COMMIT"), batchOf("SELECT 1")
+	failed := pgwire.AppendMessage(nil, pgwire.SrvParseComplete, nil)
+	failed = pgwire.AppendMessage(failed, pgwire.SrvBindComplete, nil)
+	failed = pgwire.AppendMessage(failed, pgwire.SrvNoData, nil)
+	failed = pgwire.AppendError(failed, pgwire.NewError("23503", "deferred"))
+	failed = pgwire.AppendReadyForQuery(failed, 'I')
+	r.play([]turn{
+		{r.client, append(bytes.Clone(commit), read...), r.server, append(bytes.Clone(commit), read...)},
+		{r.server, failed, r.client, failed},
+		{r.server, done("SELECT 1", 'I'), r.client, done("SELECT 1", 'I')},
+	})
+	r.session.mu.Lock()
+	defer r.session.mu.Unlock()
+	if s := r.session; s.acked.xid != 0 || s.inDoubt || s.noCancel {
+		t.Errorf("acknowledged %v, in doubt %v, no cancel %v", s.acked, s.inDoubt, s.noCancel)
 	}
 }

@@ -37,7 +37,7 @@ func (r *rig) superuser() *pgconn.PgConn {
 
 // stuck plays a statement whose question for the xid the server does not get done: what it has to
 // look up is locked. The client has its answer.
-func (r *rig) stuck(w *raw, step scriptStep) (admin *pgconn.PgConn, got []string) {
+func (r *rig) stuck(w *raw, step scriptStep) (admin *pgconn.PgConn) {
 	r.t.Helper()
 	admin = r.superuser()
 	exec(r.t, admin, "SELECT pg_cancel_backend(0), pg_backend_pid()") // known from here on
@@ -47,7 +47,8 @@ func (r *rig) stuck(w *raw, step scriptStep) (admin *pgconn.PgConn, got []string
 		if typ == 'F' {
 			asked.Do(func() {
 				<-answered
-				_, err := tryExec(admin, "BEGIN; LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
+				_, err := tryExec(admin, "BEGIN; LOCK TABLE pg_catalog.pg_proc"+
+					" IN ACCESS EXCLUSIVE MODE")
 				locked <- err
 			})
 		}
@@ -58,7 +59,7 @@ func (r *rig) stuck(w *raw, step scriptStep) (admin *pgconn.PgConn, got []string
 		}
 		return true
 	})
-	got = w.play([]scriptStep{step})
+	w.play([]scriptStep{step})
 	select {
 	case err := <-locked:
 		if err != nil {
@@ -69,105 +70,124 @@ func (r *rig) stuck(w *raw, step scriptStep) (admin *pgconn.PgConn, got []string
 	}
 	r.eventually(func() bool { return exec(r.t, admin, waitsForProc) == "1" }, "the question waits")
 	r.line.Watch(nil, nil)
-	return admin, got
+	return admin
 }
 
 const waitsForProc = "SELECT count(*) FROM pg_locks WHERE NOT granted" +
 	" AND relation = 'pg_catalog.pg_proc'::regclass"
 
-// TestQuestionThatIsCanceled: a cancel request, or anything else, ends the question for the xid that
-// went behind a statement, and with it the client's transaction, although the statement was
+// TestQuestionThatIsCanceled: a cancel request, or anything else, ends the question for the xid
+// that went behind a statement, and with it the client's transaction, although the statement was
 // answered. The client hears of none of it: its transaction is run again, or is told to be lost.
 func TestQuestionThatIsCanceled(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.Reuse = false }) // a server process looks it up once
 	admin := r.connect("")
 	exec(t, admin, "CREATE TABLE t (a int)")
 	exec(t, admin, "CREATE SEQUENCE s")
-	const insert = "INSERT INTO t VALUES (1)"
-	rows := func(want string) {
-		t.Helper()
-		if n := exec(t, admin, "SELECT count(*) FROM t"); n != want {
-			t.Errorf("%s rows, want %s", n, want)
-		}
-		exec(t, admin, "TRUNCATE t")
+	for name, play := range map[string]func(t *testing.T, r *rig, client *pgconn.PgConn) string{
+		"the client waits":                          canceledForNext,
+		"the client has sent more":                  canceledForMore,
+		"what was shown does not come again":        canceledForGood,
+		"the line breaks":                           cutInQuestion,
+		"a request of a client that has its answer": canceledLate,
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := play(t, r, r.connect(""))
+			if n := exec(t, admin, "SELECT count(*) FROM t"); n != want {
+				t.Errorf("%s rows, want %s", n, want)
+			}
+			exec(t, admin, "TRUNCATE t")
+		})
 	}
-	cancel := func(c *pgconn.PgConn) {
-		exec(t, c, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE NOT granted"+
-			" AND relation = 'pg_catalog.pg_proc'::regclass")
-		exec(t, c, "ROLLBACK")
+}
+
+const insertOne = "INSERT INTO t VALUES (1)"
+
+// begun is a client in a transaction block.
+func begun(t *testing.T, c *pgconn.PgConn) *raw {
+	w := hijack(t, c)
+	w.play([]scriptStep{q("BEGIN")})
+	return w
+}
+
+// cancelQuestion cancels the question that stuck has left waiting.
+func cancelQuestion(t *testing.T, admin *pgconn.PgConn) {
+	t.Helper()
+	exec(t, admin, "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE NOT granted"+
+		" AND relation = 'pg_catalog.pg_proc'::regclass")
+	exec(t, admin, "ROLLBACK")
+}
+
+func checkPlayed(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
-	check := func(got []string, want ...string) {
-		t.Helper()
-		if !slices.Equal(got, want) {
-			t.Errorf("got %q, want %q", got, want)
-		}
+}
+
+func canceledForNext(t *testing.T, r *rig, client *pgconn.PgConn) (rows string) {
+	w := begun(t, client)
+	same := r.count("replays_total", "same")
+	cancelQuestion(t, r.stuck(w, q(insertOne)))
+	checkPlayed(t, w.play([]scriptStep{q(insertOne), q("COMMIT")}), `C "INSERT 0 1\x00"`, `Z "T"`,
+		`C "COMMIT\x00"`, `Z "I"`)
+	if n := r.count("replays_total", "same") - same; n != 1 {
+		t.Errorf("run again %v times", n)
 	}
-	t.Run("the client waits", func(t *testing.T) {
-		w := hijack(t, r.connect(""))
-		w.play([]scriptStep{q("BEGIN")})
-		same := r.count("replays_total", "same")
-		c, _ := r.stuck(w, q(insert))
-		cancel(c)
-		check(w.play([]scriptStep{q(insert), q("COMMIT")}), `C "INSERT 0 1\x00"`, `Z "T"`,
-			`C "COMMIT\x00"`, `Z "I"`)
-		rows("2")
-		if n := r.count("replays_total", "same") - same; n != 1 {
-			t.Errorf("run again %v times", n)
-		}
-	})
-	t.Run("the client has sent more", func(t *testing.T) {
-		w := hijack(t, r.connect(""))
-		w.play([]scriptStep{q("BEGIN")})
-		c, _ := r.stuck(w, x(insert))
-		more := append(q(insert).send, x("COMMIT").send...)
-		w.send(more)
-		time.Sleep(50 * time.Millisecond) // some of it is with the server, in whose failed block it ends
-		cancel(c)
-		if got := w.until(2, 20*time.Second); got != "C(INSERT 0 1) ZT 1 2 C(COMMIT) ZI " {
-			t.Errorf("got %s", got)
-		}
-		rows("2")
-	})
-	t.Run("what was shown does not come again", func(t *testing.T) {
-		w := hijack(t, r.connect(""))
-		w.play([]scriptStep{q("BEGIN")})
-		c, _ := r.stuck(w, q("INSERT INTO t VALUES (nextval('s')) RETURNING a"))
-		cancel(c)
-		check(w.play([]scriptStep{q(insert), q(insert), q("ROLLBACK")}), "E 40001", `Z "E"`,
-			"E 25P02", `Z "E"`, `C "ROLLBACK\x00"`, `Z "I"`)
-		rows("0")
-	})
-	t.Run("the line breaks", func(t *testing.T) {
-		w := hijack(t, r.connect(""))
-		w.play([]scriptStep{q("BEGIN")})
-		c, _ := r.stuck(w, q(insert))
-		r.line.Cut()
-		exec(t, c, "ROLLBACK")
-		check(w.play([]scriptStep{q("COMMIT")}), `C "COMMIT\x00"`, `Z "I"`)
-		rows("1")
-	})
-	t.Run("a request of a client that waits for nothing", func(t *testing.T) {
-		client := r.connect("")
-		pid, key := client.PID(), client.SecretKey()
-		w := hijack(t, client)
-		w.play([]scriptStep{q("BEGIN")})
-		late, begun := r.count("cancels_total", "late"), r.count("replays_total", "begun")
-		c, _ := r.stuck(w, q(insert))
-		err := pgwire.SendCancel(context.Background(), r.proxy.Addrs()[0].String(), pid, key,
-			new(net.Dialer).DialContext)
-		if err != nil {
-			t.Fatal(err)
-		}
-		exec(t, c, "ROLLBACK")
-		check(w.play([]scriptStep{q("COMMIT")}), `C "COMMIT\x00"`, `Z "I"`)
-		rows("1")
-		if n := r.count("cancels_total", "late") - late; n != 1 {
-			t.Errorf("%v requests were late", n)
-		}
-		if n := r.count("replays_total", "begun") - begun; n != 0 {
-			t.Errorf("run again %v times", n)
-		}
-	})
+	return "2"
+}
+
+// What the client has sent behind the question ends in the failed block of the server, and its
+// answers are not for the client.
+func canceledForMore(t *testing.T, r *rig, client *pgconn.PgConn) (rows string) {
+	w := begun(t, client)
+	admin := r.stuck(w, x(insertOne))
+	w.send(append(q(insertOne).send, x("COMMIT").send...))
+	time.Sleep(50 * time.Millisecond) // some of it is with the server
+	cancelQuestion(t, admin)
+	if got := w.until(2, 20*time.Second); got != "C(INSERT 0 1) ZT 1 2 C(COMMIT) ZI " {
+		t.Errorf("got %s", got)
+	}
+	return "2"
+}
+
+func canceledForGood(t *testing.T, r *rig, client *pgconn.PgConn) (rows string) {
+	w := begun(t, client)
+	cancelQuestion(t, r.stuck(w, q("INSERT INTO t VALUES (nextval('s')) RETURNING a")))
+	checkPlayed(t, w.play([]scriptStep{q(insertOne), q(insertOne), q("ROLLBACK")}),
+		"E 40001", `Z "E"`, "E 25P02", `Z "E"`, `C "ROLLBACK\x00"`, `Z "I"`)
+	return "0"
+}
+
+func cutInQuestion(t *testing.T, r *rig, client *pgconn.PgConn) (rows string) {
+	w := begun(t, client)
+	admin := r.stuck(w, q(insertOne))
+	r.line.Cut()
+	exec(t, admin, "ROLLBACK")
+	checkPlayed(t, w.play([]scriptStep{q("COMMIT")}), `C "COMMIT\x00"`, `Z "I"`)
+	return "1"
+}
+
+// The client waits for nothing: a server that had been asked nothing would take no notice.
+func canceledLate(t *testing.T, r *rig, client *pgconn.PgConn) (rows string) {
+	pid, key := client.PID(), client.SecretKey()
+	w := begun(t, client)
+	late, begun := r.count("cancels_total", "late"), r.count("replays_total", "begun")
+	admin := r.stuck(w, q(insertOne))
+	err := pgwire.SendCancel(context.Background(), r.proxy.Addrs()[0].String(), pid, key,
+		new(net.Dialer).DialContext)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, admin, "ROLLBACK")
+	checkPlayed(t, w.play([]scriptStep{q("COMMIT")}), `C "COMMIT\x00"`, `Z "I"`)
+	if n := r.count("cancels_total", "late") - late; n != 1 {
+		t.Errorf("%v requests were late", n)
+	}
+	if n := r.count("replays_total", "begun") - begun; n != 0 {
+		t.Errorf("run again %v times", n)
+	}
+	return "1"
 }
 
 // sentBy are the messages that the proxy sends for these steps, by their types and what a Query
@@ -196,9 +216,10 @@ func (r *rig) sentBy(w *raw, steps ...scriptStep) string {
 // TestQuestionGoesAhead: a transaction is asked for its xid once, behind its first write, and its
 // COMMIT is sent as it is. Where it has no xid by then, its COMMIT is asked for it.
 func TestQuestionGoesAhead(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *proxy.Config) { c.Reuse = false }) // it is reset meanwhile
 	exec(t, r.connect(""), "CREATE TABLE t (a int)")
-	exec(t, r.connect(""), "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'INSERT INTO t VALUES (1)'")
+	exec(t, r.connect(""), "CREATE FUNCTION f() RETURNS void LANGUAGE sql"+
+		" AS 'INSERT INTO t VALUES (1)'")
 	const insert, update = "INSERT INTO t VALUES (1)", "UPDATE t SET a = a WHERE false"
 	for name, tc := range map[string]struct {
 		steps []scriptStep
@@ -219,8 +240,8 @@ func TestQuestionGoesAhead(t *testing.T) {
 			q("COMMIT")}, "BEGIN INSERT F COMMIT INSERT F COMMIT"},
 		"savepoint": {[]scriptStep{q("BEGIN"), q("SAVEPOINT s"), q(insert), q("ROLLBACK TO s"),
 			q("COMMIT")}, "BEGIN SAVEPOINT INSERT F ROLLBACK COMMIT"},
-		"a write that fails": {[]scriptStep{q("BEGIN"), q("SAVEPOINT s"), q("INSERT INTO t VALUES (1/0)"),
-			q("ROLLBACK TO s"), q(insert), q("COMMIT")},
+		"a write that fails": {[]scriptStep{q("BEGIN"), q("SAVEPOINT s"),
+			q("INSERT INTO t VALUES (1/0)"), q("ROLLBACK TO s"), q(insert), q("COMMIT")},
 			"BEGIN SAVEPOINT INSERT F ROLLBACK INSERT F COMMIT"},
 		"rolled back": {[]scriptStep{q("BEGIN"), q(insert), q("ROLLBACK")},
 			"BEGIN INSERT F ROLLBACK"},
@@ -234,7 +255,8 @@ func TestQuestionGoesAhead(t *testing.T) {
 	}
 }
 
-// TestQuestionFixesNoSnapshot (DESIGN 10.16): where no statement of the client has taken a snapshot,
+// TestQuestionFixesNoSnapshot (DESIGN 10.16): where no statement of the client has taken a
+// snapshot,
 // ours does not: SET TRANSACTION goes on being allowed, and a repeatable read sees what it would.
 func TestQuestionFixesNoSnapshot(t *testing.T) {
 	r := newRig(t, nil)
@@ -260,8 +282,10 @@ func TestQuestionFixesNoSnapshot(t *testing.T) {
 func TestRefusedQuestionIsNotAskedAhead(t *testing.T) {
 	r := newRig(t, nil)
 	exec(t, r.connect(""), "CREATE TABLE t (a int)")
-	for _, sql := range []string{"CREATE ROLE humble", "GRANT INSERT ON t TO humble", "GRANT humble TO app",
-		"REVOKE EXECUTE ON FUNCTION pg_current_xact_id_if_assigned() FROM PUBLIC"} {
+	for _, sql := range []string{
+		"CREATE ROLE humble", "GRANT INSERT ON t TO humble", "GRANT humble TO app",
+		"REVOKE EXECUTE ON FUNCTION pg_current_xact_id_if_assigned() FROM PUBLIC",
+	} {
 		r.server.ExecIn("app", sql)
 	}
 	c := r.connect("")
