@@ -256,8 +256,8 @@ func TestQuestionGoesAhead(t *testing.T) {
 }
 
 // TestQuestionFixesNoSnapshot (DESIGN 10.16): where no statement of the client has taken a
-// snapshot,
-// ours does not: SET TRANSACTION goes on being allowed, and a repeatable read sees what it would.
+// snapshot, ours does not: SET TRANSACTION goes on being allowed, and a repeatable read sees what
+// it would.
 func TestQuestionFixesNoSnapshot(t *testing.T) {
 	r := newRig(t, nil)
 	other := r.connect("")
