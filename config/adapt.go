@@ -48,6 +48,10 @@ func (c Config) proxyConfig() proxy.Config {
 		JournalTotalBytesMax: p.JournalTotalBytesMax,
 		ReplayAttemptsMax:    p.ReplayAttemptsMax,
 
+		CarryTempBytesMax:      p.CarryTempBytesMax,
+		CarryTempTotalBytesMax: p.CarryTempTotalBytesMax,
+		CarryTempTablesMax:     p.CarryTempTablesMax,
+
 		CommitGuard:     p.CommitGuard,
 		SecretTTL:       p.SecretTTL,
 		LookupUser:      p.LookupUser,

@@ -164,6 +164,10 @@ type Proxy struct {
 	// ReplayAttemptsMax bounds how often a unit of work is run again.
 	ReplayAttemptsMax int `mapstructure:"replay_attempts_max" min:"0" max:"10"`
 	PreparedBytesMax  int `mapstructure:"prepared_bytes_max" min:"1"`
+	// CarryTempBytesMax bounds the temporary tables of a session that a planned change carries.
+	CarryTempBytesMax      int `mapstructure:"carry_temp_bytes_max" min:"0"`
+	CarryTempTotalBytesMax int `mapstructure:"carry_temp_total_bytes_max" min:"1"`
+	CarryTempTablesMax     int `mapstructure:"carry_temp_tables_max" min:"1" max:"1000"`
 
 	CommitGuard string `mapstructure:"commit_guard" oneof:"all|explicit|off"`
 

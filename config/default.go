@@ -67,6 +67,10 @@ func defaultProxy(barrier time.Duration) Proxy {
 		JournalTotalBytesMax: px.JournalTotalBytesMax,
 		ReplayAttemptsMax:    px.ReplayAttemptsMax,
 
+		CarryTempBytesMax:      px.CarryTempBytesMax,
+		CarryTempTotalBytesMax: px.CarryTempTotalBytesMax,
+		CarryTempTablesMax:     px.CarryTempTablesMax,
+
 		PreparedBytesMax: px.PreparedBytesMax,
 		CommitGuard:      px.CommitGuard,
 		SecretTTL:        px.SecretTTL,

@@ -83,6 +83,12 @@ type Config struct {
 	ReplayAttemptsMax int
 	// PreparedBytesMax bounds the text of a session's prepared statements that is kept.
 	PreparedBytesMax int
+	// CarryTempBytesMax bounds what a session's temporary tables, their rows in binary form and
+	// their definitions, may take to be carried over a planned change; 0 carries none.
+	CarryTempBytesMax int
+	// CarryTempTotalBytesMax bounds the same of all sessions together, CarryTempTablesMax the
+	// tables of a session.
+	CarryTempTotalBytesMax, CarryTempTablesMax int
 
 	// AdvisoryLocks is LocksRestore, LocksAssume or LocksEnd.
 	AdvisoryLocks string
@@ -148,6 +154,8 @@ func DefaultConfig() Config {
 		InspectBytesMax:    64 << 10,
 		JournalBytesMax:    1 << 20,
 		PreparedBytesMax:   1 << 20,
+		CarryTempBytesMax:  1 << 20,
+		CarryTempTablesMax: 32,
 		AdvisoryLocks:      LocksRestore,
 		AdvisoryLocksMax:   advisoryLocksMax,
 		CommitGuard:        GuardAll,
@@ -161,11 +169,14 @@ func DefaultConfig() Config {
 		ShutdownTimeout:    10 * time.Second,
 
 		JournalTotalBytesMax: 256 << 20,
-		ReplayAttemptsMax:    2,
-		CatalogDatabasesMax:  8,
-		TLS:                  ClientTLS{Mode: TLSOff, MinVersion: "1.2"},
-		ServerTLS:            ServerTLS{Mode: SSLDisable},
-		AuthFailuresMax:      600,
+
+		CarryTempTotalBytesMax: 256 << 20,
+
+		ReplayAttemptsMax:   2,
+		CatalogDatabasesMax: 8,
+		TLS:                 ClientTLS{Mode: TLSOff, MinVersion: "1.2"},
+		ServerTLS:           ServerTLS{Mode: SSLDisable},
+		AuthFailuresMax:     600,
 	}
 }
 
@@ -196,6 +207,8 @@ func (c Config) Validate() error {
 		{"journal_bytes_max", c.JournalBytesMax > 0},
 		{"journal_total_bytes_max", c.JournalTotalBytesMax > 0},
 		{"prepared_bytes_max", c.PreparedBytesMax > 0},
+		{"carry_temp_total_bytes_max", c.CarryTempTotalBytesMax > 0},
+		{"carry_temp_tables_max", c.CarryTempTablesMax > 0},
 		{"advisory_locks_max", c.AdvisoryLocksMax > 0},
 		{"secret_ttl", c.SecretTTL > 0},
 		{"catalog_databases_max", c.CatalogDatabasesMax > 0},
@@ -220,6 +233,9 @@ func (c Config) Validate() error {
 	}
 	if c.ReplayAttemptsMax < 0 || c.ReplayAttemptsMax > 10 {
 		errs = append(errs, errors.New("proxy.replay_attempts_max: must be 0 to 10"))
+	}
+	if c.CarryTempBytesMax < 0 {
+		errs = append(errs, errors.New("proxy.carry_temp_bytes_max: must not be negative"))
 	}
 	switch c.CommitGuard {
 	case GuardAll, GuardExplicit, GuardOff:

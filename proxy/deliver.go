@@ -382,6 +382,9 @@ func (s *session) completed(o *op, body []byte) {
 			s.track.succeeded(&o.effects[i])
 		}
 	}
+	if o.cls.has(clsSelfCommit) {
+		s.track.changedTables()
+	}
 	if !o.cls.has(clsCommit | clsRollback | clsRollbackTo | clsEnds | clsOpaque) {
 		return
 	}

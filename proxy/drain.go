@@ -14,15 +14,16 @@ func (p *Proxy) isCut(epoch uint64) bool { return epoch <= p.cutEpoch.Load() }
 // isDraining tells that no new unit of work may start under an epoch.
 func (p *Proxy) isDraining(epoch uint64) bool { return epoch <= p.drainEpoch.Load() }
 
-// Drain starts no new unit of work under the epoch and returns when none is open any more, or
-// when ctx ends. The clients of idle sessions notice nothing but time.
+// Drain starts no new unit of work under the epoch and returns when none is open any more and
+// sessions with temporary tables have taken these along, or when ctx ends. The clients of idle
+// sessions notice nothing but time.
 func (p *Proxy) Drain(ctx context.Context, epoch uint64) {
 	raise(&p.drainEpoch, epoch)
 	p.pool.cut(epoch)
 	for {
 		open := 0
 		for _, s := range p.all() {
-			if s.isOpen(epoch) {
+			if s.isOpen(epoch) || s.awaitsPacking(epoch) {
 				open++
 			}
 		}

@@ -109,7 +109,7 @@ func (s *session) step(now int64) step {
 	b, start, asking := s.backend, s.flow.isSafePoint(), s.isAsking()
 	switch {
 	case b == nil || s.lost || s.gone || start && (s.closing || s.endHeld), s.cameShort(),
-		s.lostTx && !s.in.lacks():
+		s.lostTx && !s.in.lacks(), s.mustPack():
 		s.mu.Unlock()
 		return stepRare
 	case !asking && s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:

@@ -29,6 +29,7 @@ type metrics struct {
 	reuse            *prometheus.CounterVec
 	spare            prometheus.Gauge
 	lostCommits      prometheus.Counter
+	carries          *prometheus.CounterVec
 	limits           *prometheus.CounterVec
 }
 
@@ -42,11 +43,15 @@ const (
 	limitPrepared    = "prepared_bytes"
 	limitPortals     = "portals"
 	limitParameters  = "server_parameters"
+
+	limitCarryBytes  = "carry_temp_bytes"
+	limitCarryTotal  = "carry_temp_total_bytes"
+	limitCarryTables = "carry_temp_tables"
 )
 
 var limits = []string{
 	limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
-	limitPortals, limitParameters,
+	limitPortals, limitParameters, limitCarryBytes, limitCarryTotal, limitCarryTables,
 }
 
 // limit counts that a bound was reached.
@@ -132,6 +137,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		spare: newGauge("spare_connections", "Server connections that wait for another login."),
 		lostCommits: newCounter("lost_commits_total",
 			"Sessions that ended because a commit they were told of is not on the new primary."),
+		carries: newVec("temporary_tables_total", "Sessions with temporary tables in a planned "+
+			"change: packed, or refused for what they are or have, then restored, or failed.",
+			"what", "packed", "refused", "restored", "failed"),
 		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
 	if reg != nil {
@@ -139,7 +147,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
-			m.lostCommits, m.limits)
+			m.lostCommits, m.carries, m.limits)
 	}
 	return m
 }

@@ -51,6 +51,8 @@ type Proxy struct {
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
 	conns      atomic.Int64  // client connections, sessions or not yet
+	carried    atomic.Int64  // bytes of temporary tables between two primaries
+	packs      chan struct{} // places of those who pack such tables
 	journals   atomic.Int64  // bytes of the sessions' journals beside their boxes
 	params     paramLists
 	setters    setterBook
@@ -109,6 +111,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		cfg: cfg, log: deps.Log, topo: deps.Topology, secrets: deps.Secrets,
 		metrics:    newMetrics(deps.Registerer),
 		ramp:       newRamp(cfg.RestoreConcurrency),
+		packs:      make(chan struct{}, cfg.RestoreConcurrency),
 		shares:     newShares(&cfg),
 		sessions:   make(map[uint32]*session),
 		cancelable: make(map[cancelID]*session),

@@ -24,6 +24,9 @@ func (s *session) recover(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	why := s.track.unmovable
+	if s.carry.packed() {
+		why &^= reasonTemp
+	}
 	s.mu.Unlock()
 	switch {
 	case why == 0:
@@ -32,7 +35,7 @@ func (s *session) recover(ctx context.Context) error {
 		s.log().Info("session cannot be carried to another server", zap.Stringer("why", why))
 		return s.leave(ctx, l, asOrder(l.fatal))
 	default:
-		return s.leave(ctx, l, errUnmovable(why.String()))
+		return s.leave(ctx, l, errUnmovable(s.carry.explain(why)))
 	}
 	last := s.last
 	if time.Since(last.restoredAt) < restlessTime {
@@ -47,6 +50,7 @@ func (s *session) recover(ctx context.Context) error {
 		}
 		if err = s.goOn(ctx, b, l); err == nil {
 			s.proxy.metrics.restored.Inc()
+			s.carriedOver()
 			last.restoredAt = time.Now()
 			return nil
 		}

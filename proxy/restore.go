@@ -109,10 +109,10 @@ func (s *session) restore(b *backend) error {
 			return notCarried(fatal(restoreError(errs[0])))
 		}
 	}
-	if err := s.restoreStatements(b); err != nil {
+	if err := s.unpack(b); err != nil {
 		return err
 	}
-	return nil
+	return s.restoreStatements(b)
 }
 
 // tellMissed tells a client that listens what it cannot know.

@@ -71,6 +71,8 @@ type session struct {
 	soiled     bool   // its server process cannot be made as new (op.soils)
 
 	last *lastLoss // nil until a backend is lost
+	// carry is the session's temporary tables, from the drain of one primary to the next one.
+	carry *carry
 	// mid tells the owner, who has no backend, that the client has a part of a message.
 	mid bool
 
@@ -127,7 +129,10 @@ func (s *session) serve(ctx context.Context) {
 			s.park()
 			return
 		}
-		if errors.Is(err, errClientGone) {
+		switch {
+		case errors.Is(err, errPack):
+			err = s.pack(ctx)
+		case errors.Is(err, errClientGone):
 			s.leaveBehind()
 		}
 		if gone := s.stopBackend(); gone != nil {
@@ -212,6 +217,7 @@ func (s *session) finish() {
 	s.rest()
 	s.mu.Unlock()
 	s.endKept()
+	s.endCarry()
 	s.in.release()
 	_ = s.client.Close()
 	s.proxy.remove(s)
@@ -339,6 +345,8 @@ func (s *session) signals() error {
 	case s.cameShort():
 		s.again.failed = true
 		return errBackendLost
+	case s.mustPack():
+		return errPack
 	}
 	return nil
 }
@@ -348,5 +356,6 @@ func (s *session) isOpen(epoch uint64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.backend
-	return b != nil && !s.lost && b.primary.Epoch <= epoch && !s.flow.isSafePoint()
+	return b != nil && !s.lost && b.primary.Epoch <= epoch &&
+		(!s.flow.isSafePoint() || s.endHeld)
 }

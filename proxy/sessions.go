@@ -22,6 +22,8 @@ type SessionInfo struct {
 	Epoch uint64 `json:"epoch,omitempty"`
 	// Survives tells that the session would be kept, with all it has.
 	Survives bool `json:"survives"`
+	// Planned tells that a planned change would keep it, as far as was asked, and a failure not.
+	Planned bool `json:"planned,omitempty"`
 	// Why tells what would not be kept, or what the open transaction would end with, and Statement
 	// the beginning of the statement that made it so, if that is known. It may have constants in it.
 	Why       string `json:"why,omitempty"`
@@ -57,6 +59,9 @@ func (s *session) info() SessionInfo {
 	}
 	why := s.track.unmovable | s.track.txUnmovable | s.track.locks.reason()
 	switch {
+	case why == reasonTemp && s.proxy.cfg.CarryTempBytesMax > 0:
+		i.Planned, i.Why = s.track.temp.describe(s.proxy.cfg.CarryTempBytesMax)
+		i.Statement = s.track.blame
 	case why != 0:
 		i.Why, i.Statement = why.String(), s.track.blame
 	case s.track.unknown || s.track.txUnknown:

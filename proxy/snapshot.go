@@ -55,6 +55,11 @@ func (t *tracker) appendCustomSQL(b *strings.Builder) {
 const factsSQL = lockSQL +
 	` UNION ALL SELECT 'f', 'temp', EXISTS (SELECT FROM pg_catalog.pg_class` +
 	` WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())::pg_catalog.text` +
+	` UNION ALL SELECT 't', pg_catalog.max(CASE WHEN relkind OPERATOR(pg_catalog.<>) 'r'` +
+	` THEN pg_catalog.pg_describe_object(tableoid, oid, 0) END),` +
+	` pg_catalog.sum(pg_catalog.pg_table_size(oid))::pg_catalog.text FROM pg_catalog.pg_class` +
+	` WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()` +
+	` AND relkind OPERATOR(pg_catalog.<>) 'i'` +
 	` UNION ALL SELECT 'f', 'hold', EXISTS (SELECT FROM pg_catalog.pg_cursors` +
 	` WHERE is_holdable)::pg_catalog.text`
 
@@ -80,6 +85,8 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 			if k, ok := parseLockRow(r[1], r[2]); ok {
 				locks[k] = struct{}{}
 			}
+		case "t":
+			t.temp = parseTemp(r[1], r[2])
 		case "f":
 			if r[2] == "true" {
 				t.unmovable |= map[string]reason{

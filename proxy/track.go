@@ -58,6 +58,8 @@ type tracker struct {
 	locks   lockTable
 
 	blame string // the statement that made it unmovable, if it is
+	// temp is what was seen of temporary tables; nil is none.
+	temp *tempSeen
 }
 
 // overlay is commands that came after the snapshot.

@@ -61,7 +61,10 @@ func (a *sessionsAnswer) print(out io.Writer) error {
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		survives, why := "yes", s.Why
-		if !s.Survives {
+		switch {
+		case s.Planned:
+			survives = "planned only"
+		case !s.Survives:
 			survives = "no"
 		}
 		if s.Statement != "" {
