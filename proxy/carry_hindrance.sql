@@ -61,12 +61,11 @@ SELECT 'extension with table ' || r.relname FROM class, pg_catalog.pg_depend d
  JOIN r ON r.oid = d.objid WHERE d.classid = class.rel AND d.refclassid = class.ext
 UNION ALL
 SELECT w.what || ' of table ' || r.relname FROM class, r CROSS JOIN LATERAL (VALUES
- ('rule', relhasrules),
  ('row security', relrowsecurity OR relforcerowsecurity),
  ('type', reloftype <> 0),
  ('tablespace', reltablespace <> 0),
  ('replica identity', relreplident <> 'd'),
- ('inheritance', relispartition OR relhassubclass OR EXISTS (
+ ('inheritance', relispartition OR EXISTS (
   SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = r.oid OR i.inhparent = r.oid)),
  ('privileges', EXISTS (
   SELECT FROM pg_catalog.aclexplode(relacl) x WHERE x.grantor <> relowner)),

@@ -100,12 +100,13 @@ SELECT r.relname, r.name, pg_catalog.quote_ident(r.owner),
   FROM col WHERE attrelid = r.oid AND attgenerated <> ''), ''),
  -- What makes room for a row without columns.
  coalesce((SELECT 'ALTER TABLE ' || r.name || pg_catalog.string_agg(
-   pg_catalog.format(' DROP COLUMN %I CASCADE', attname), ',')
+   pg_catalog.format(' DROP COLUMN IF EXISTS %I CASCADE', attname), ',')
   FROM col WHERE attrelid = r.oid AND NOT attisdropped), ''),
  pg_catalog.jsonb_build_object(
   'table', pg_catalog.to_jsonb(r) - ARRAY['oid', 'relnamespace', 'reltype', 'relfilenode',
    'reltoastrelid', 'relpages', 'reltuples', 'relallvisible', 'relallfrozen', 'relfrozenxid',
-   'relminmxid', 'relacl', 'relhasindex', 'other'],
+   'relminmxid', 'relacl', 'other', -- and those that stay true when it has none any more:
+   'relhasindex', 'relhasrules', 'relhastriggers', 'relhassubclass'],
   'comment', pg_catalog.obj_description(r.oid, 'pg_class'),
   'columns', (
    SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(col) - ARRAY['attrelid', 'attcacheoff',
