@@ -84,7 +84,7 @@ func (s *session) awaitsPacking(epoch uint64) bool {
 func (s *session) mustPack() bool {
 	b := s.backend
 	return s.carry != nil && b != nil && !s.lost && !s.closing && s.flow.isSafePoint() &&
-		!s.endHeld && s.unsent == 0 && s.cancels == 0 && s.again == nil &&
+		!s.endHeld && s.unsent == 0 && s.cancels == 0 && !s.again.isOpen() &&
 		s.proxy.isDraining(b.primary.Epoch) && s.mayCarry()
 }
 

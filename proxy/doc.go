@@ -17,7 +17,9 @@
 //	statements in one string, in flight
 //	session advisory lock                taken again before anything else runs, as often as it
 //	                                     was held; told if it cannot
-//	temporary table, WITH HOLD cursor    told: the session ends with 57P01
+//	temporary table                      carried in a planned change, if that can be done
+//	                                     exactly; else told: the session ends with 57P01
+//	WITH HOLD cursor                     told
 //
 // Bounds. Time held, sessions held, sessions, journal and prepared statements per session: see
 // Config. Non-goals here: deciding who is primary (package election), parsing SQL beyond what a

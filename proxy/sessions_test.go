@@ -32,6 +32,22 @@ func TestSessionsTellWhatSurvives(t *testing.T) {
 		!strings.Contains(s.Why, "journal_bytes_max") {
 		t.Errorf("%+v", s)
 	}
+	exec(t, temp, "CREATE TEMP VIEW seen AS SELECT 1 AS a")
+	if s := r.sessionOf("temp"); s.Survives || s.Planned || s.Why != "temporary table (view seen)" {
+		t.Errorf("%+v", s)
+	}
+	exec(t, temp, "DROP VIEW seen")
+	exec(t, temp, "INSERT INTO mine SELECT generate_series(1, 1000)")
+	exec(t, temp, "ALTER TABLE mine ADD b int")
+	if s := r.sessionOf("temp"); !s.Planned ||
+		!strings.HasPrefix(s.Why, "temporary tables, 64 kB when") {
+		t.Errorf("%+v", s)
+	}
+	exec(t, plain, "CREATE TEMP TABLE gone (a int)")
+	exec(t, plain, "DROP TABLE gone")
+	if s := r.sessionOf("plain"); !s.Survives {
+		t.Errorf("%+v", s)
+	}
 	r.change()
 	if got := exec(t, plain, "SHOW work_mem"); got != "5MB" {
 		t.Errorf("the one that survives has %s", got)
@@ -42,4 +58,16 @@ func TestSessionsTellWhatSurvives(t *testing.T) {
 	if _, err := tryExec(large, "SELECT 1"); code(err) != "40001" {
 		t.Errorf("the one with a large transaction: %v", err)
 	}
+}
+
+// sessionOf is what is told of the session of that application.
+func (r *rig) sessionOf(application string) proxy.SessionInfo {
+	r.t.Helper()
+	for _, s := range r.proxy.Sessions() {
+		if s.Application == application {
+			return s
+		}
+	}
+	r.t.Fatalf("no session of %s", application)
+	return proxy.SessionInfo{}
 }

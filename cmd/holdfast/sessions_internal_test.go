@@ -16,9 +16,10 @@ func TestSessionsCommand(t *testing.T) {
 		want []string
 		not  string
 	}{
-		"all":  {SessionsCommand{}, []string{"yes", `temporary table: "CREATE TEMP TABLE t ()"`}, "{"},
-		"lost": {SessionsCommand{Lost: true}, []string{"temporary table"}, "yes"},
-		"json": {SessionsCommand{JSON: true}, []string{`"survives": true`}, "SURVIVES"},
+		"all":     {SessionsCommand{}, []string{"yes", `temporary table: "CREATE TEMP TABLE t ()"`}, "{"},
+		"lost":    {SessionsCommand{Lost: true}, []string{"temporary table"}, "yes"},
+		"planned": {SessionsCommand{}, []string{"planned only  temporary tables, 8 kB"}, "{"},
+		"json":    {SessionsCommand{JSON: true}, []string{`"survives": true`}, "SURVIVES"},
 	} {
 		var out strings.Builder
 		tt.cmd.URL, tt.cmd.Out = srv.URL, &out
