@@ -23,7 +23,8 @@ var randomTypes = [][2]string{
 	{"numeric", "random()::numeric / 3"}, {"timestamptz(4)", "now() - random() * interval '9 years'"},
 	{"interval", "random() * interval '1000 days 1 second'"}, {"bool", "random() < 0.5"},
 	{"bytea", "decode(md5(random()::text), 'hex')"}, {"varchar(9)", "left(md5(random()::text), 9)"},
-	{"int[]", "ARRAY[NULL, (random() * 9)::int]"}, {"mood", "CASE WHEN random() < 0.5 THEN 'ok'::mood END"},
+	{"int[]", "ARRAY[NULL, (random() * 9)::int]"},
+	{"mood", "CASE WHEN random() < 0.5 THEN 'ok'::mood END"},
 	{"mood[]", "ARRAY['ok', 'sad']::mood[]"}, {"posint", "1 + (random() * 9)::int"},
 	{"pair", "ROW((random() * 9)::int, 'a \",''(', 3)::pair"}, {"uuid", "md5(random()::text)::uuid"},
 	{"jsonb", "jsonb_build_object('a', random(), 'b', NULL)"}, {"frange", "frange(random(), 2)"},
@@ -62,7 +63,8 @@ func randomTable(out []string, rng *rand.Rand, i int) []string {
 			`h bool GENERATED ALWAYS AS (`+cols[0]+` IS NULL) STORED`)
 	}
 	onCommit := []string{"", "ON COMMIT PRESERVE ROWS", "ON COMMIT DELETE ROWS"}[rng.IntN(3)]
-	with := []string{"", "WITH (fillfactor = 33)", "WITH (autovacuum_vacuum_threshold = 7)"}[rng.IntN(3)]
+	with := []string{"", "WITH (fillfactor = 33)",
+		"WITH (autovacuum_vacuum_threshold = 7)"}[rng.IntN(3)]
 	out = append(out, fmt.Sprintf("CREATE TEMP TABLE %s (%s) %s %s", name, strings.Join(defs, ", "),
 		with, onCommit), fmt.Sprintf("CREATE TEMP TABLE IF NOT EXISTS %s (%s) %s", name,
 		strings.Join(defs[:1], ", "), onCommit))

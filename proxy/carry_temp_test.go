@@ -56,7 +56,8 @@ const tempCatalogSQL = `WITH r AS (SELECT c.*, n.nspname FROM pg_catalog.pg_clas
   WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema() AND relkind = 'r'),
 x(k, v) AS (
 SELECT r.relname || ' is', concat_ws(' ', pg_catalog.pg_get_userbyid(relowner), relpersistence,
-  relnatts, reloptions, (SELECT t.reloptions FROM pg_catalog.pg_class t WHERE t.oid = reltoastrelid),
+  relnatts, reloptions,
+  (SELECT t.reloptions FROM pg_catalog.pg_class t WHERE t.oid = reltoastrelid),
   (SELECT amname FROM pg_catalog.pg_am a WHERE a.oid = relam), reltablespace,
   pg_catalog.obj_description(oid, 'pg_class')) FROM r
 UNION ALL SELECT r.relname || ' column ' || attnum, concat_ws(' ', attname,
@@ -169,8 +170,8 @@ var carriedTemps = map[string]struct {
 		`INSERT INTO "Ta ""b\" (id, "A b", c) SELECT i, 'x' || i, i FROM generate_series(5, 1, -1) i`,
 		`DELETE FROM "Ta ""b\" WHERE id = 3`,
 		`ALTER TABLE "Ta ""b\" ADD CONSTRAINT late CHECK (id <> 4) NOT VALID`,
-		`CREATE INDEX "i ON pg_temp.x" ON "Ta ""b\" USING btree (lower("A b") text_pattern_ops, c DESC NULLS LAST)
-		 INCLUDE (d) WITH (fillfactor = 50) WHERE id > 2 AND "A b" <> ';'`,
+		`CREATE INDEX "i ON pg_temp.x" ON "Ta ""b\" USING btree (lower("A b") text_pattern_ops,
+		 c DESC NULLS LAST) INCLUDE (d) WITH (fillfactor = 50) WHERE id > 2 AND "A b" <> ';'`,
 		`CREATE UNIQUE INDEX ON "Ta ""b\" (twice(id::int))`, `CREATE INDEX ON "Ta ""b\" USING hash (id)`,
 		`COMMENT ON TABLE "Ta ""b\" IS 'a; ''table\'`, `COMMENT ON COLUMN "Ta ""b\"."A b" IS 'column'`,
 		`COMMENT ON CONSTRAINT "my key" ON "Ta ""b\" IS 'constraint'`,
@@ -196,7 +197,8 @@ var carriedTemps = map[string]struct {
 		"SET default_transaction_isolation = serializable", "SET default_toast_compression = pglz",
 		"BEGIN READ WRITE",
 		"CREATE TEMP TABLE \"t\xe9\" (a float8, b timestamptz, c bytea, d text DEFAULT '\xe9''')",
-		"INSERT INTO \"t\xe9\" VALUES (0.1::float8 + 0.2, '1999-01-02', '\\\\000\\\\377', '\xe9')", "COMMIT",
+		"INSERT INTO \"t\xe9\" VALUES (0.1::float8 + 0.2, '1999-01-02', '\\\\000\\\\377', '\xe9')",
+		"COMMIT",
 	}},
 	"another role's": {before: []string{
 		"SET ROLE clerk", "CREATE TEMP TABLE hers (a int)", "INSERT INTO hers VALUES (1), (2)",
@@ -258,7 +260,7 @@ func firstDifference(a, b string) string {
 	x, y := strings.Split(a, "\n"), strings.Split(b, "\n")
 	for i := range x {
 		if i >= len(y) || x[i] != y[i] {
-			return fmt.Sprintf("%.300q, now %.300q", x[i:min(i+1, len(x))], y[min(i, len(y)):min(i+1, len(y))])
+			return fmt.Sprintf("%.300q, now %.300q", x[i], y[min(i, len(y)):min(i+1, len(y))])
 		}
 	}
 	return fmt.Sprintf("more: %.300q", y[len(x):])
