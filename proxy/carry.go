@@ -62,23 +62,6 @@ func (s *session) mayCarry() bool {
 	return s.proxy.cfg.CarryTempBytesMax > 0 && s.track.unmovable == reasonTemp
 }
 
-// awaitsPacking tells that the session has temporary tables at a safe point of a drained epoch and
-// has not left yet; it is told to pack them.
-func (s *session) awaitsPacking(epoch uint64) bool {
-	s.mu.Lock()
-	b := s.backend
-	awaits := b != nil && !s.lost && b.primary.Epoch <= epoch && s.mayCarry()
-	ask := awaits && s.carry == nil
-	if ask {
-		s.carry = &carry{}
-	}
-	s.mu.Unlock()
-	if ask {
-		s.interrupt()
-	}
-	return awaits
-}
-
 // mustPack tells the owner to pack now: nothing begins on this backend any more. The caller holds
 // s.mu.
 func (s *session) mustPack() bool {

@@ -77,7 +77,9 @@ SELECT w.what || ' of column ' || attname || ' of table ' || col.relname
  FROM col JOIN pg_catalog.pg_type y ON y.oid = col.atttypid CROSS JOIN LATERAL (VALUES
  ('identity', attidentity <> ''),
  ('privileges', attacl IS NOT NULL),
- ('options', attoptions IS NOT NULL OR attfdwoptions IS NOT NULL OR attstorage <> y.typstorage
+ -- 17.12 keeps a number of its own among the options.
+ ('options', EXISTS (SELECT FROM pg_catalog.unnest(attoptions) o WHERE o NOT LIKE 'pg\_attver=%')
+  OR attfdwoptions IS NOT NULL OR attstorage <> y.typstorage
   OR coalesce(pg_catalog.to_jsonb(col) ->> 'attcompression', '') <> ''
   OR coalesce(attstattarget, -1) <> -1)) w(what, found) WHERE w.found
 UNION ALL

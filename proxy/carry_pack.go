@@ -18,14 +18,18 @@ var hindranceSQL string
 var tablesSQL string
 
 // carrySettingsSQL makes the rest of a transaction independent of what the session has set: how
-// SQL is read and written, time limits, and where tables are put. Of what is not there in all
-// versions nothing is set. The session's own search_path is in force while it runs.
+// SQL is read and written, and constants in it (a default of type float8, say, which would lose
+// digits), time limits, and where tables are put. Of what is not there in all versions nothing is
+// set. The session's own search_path is in force while it runs.
 const carrySettingsSQL = `SELECT pg_catalog.set_config(name, value, true) FROM (VALUES` +
 	` ('search_path', ''), ('client_encoding', pg_catalog.current_setting('server_encoding')),` +
 	` ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'),` +
 	` ('idle_in_transaction_session_timeout', '0'), ('synchronous_commit', 'off'),` +
 	` ('standard_conforming_strings', 'on'), ('transform_null_equals', 'off'),` +
 	` ('quote_all_identifiers', 'off'), ('row_security', 'off'), ('temp_tablespaces', ''),` +
+	` ('extra_float_digits', '3'), ('DateStyle', 'ISO, YMD'), ('IntervalStyle', 'postgres'),` +
+	` ('TimeZone', 'GMT'), ('bytea_output', 'hex'), ('lc_monetary', 'C'),` +
+	` ('xmloption', 'content'),` +
 	` ('jit', 'off')) v(name, value) WHERE EXISTS (SELECT FROM pg_catalog.pg_settings s` +
 	` WHERE s.name OPERATOR(pg_catalog.=) v.name)`
 

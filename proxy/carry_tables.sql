@@ -110,7 +110,7 @@ SELECT r.relname, r.name, pg_catalog.quote_ident(r.owner),
   'comment', pg_catalog.obj_description(r.oid, 'pg_class'),
   'columns', (
    SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(col) - ARRAY['attrelid', 'attcacheoff',
-    'atthasmissing', 'attmissingval', 'attndims'] ORDER BY attnum)
+    'atthasmissing', 'attmissingval', 'attndims', 'attoptions'] ORDER BY attnum)
    FROM col WHERE attrelid = r.oid AND NOT attisdropped),
   'constraints', (
    SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(con) - ARRAY['oid', 'connamespace',

@@ -196,8 +196,12 @@ var carriedTemps = map[string]struct {
 		"SET quote_all_identifiers = on", "SET search_path = nowhere, pg_catalog",
 		"SET default_transaction_isolation = serializable", "SET default_toast_compression = pglz",
 		"BEGIN READ WRITE",
-		"CREATE TEMP TABLE \"t\xe9\" (a float8, b timestamptz, c bytea, d text DEFAULT '\xe9''')",
-		"INSERT INTO \"t\xe9\" VALUES (0.1::float8 + 0.2, '1999-01-02', '\\\\000\\\\377', '\xe9')",
+		"CREATE TEMP TABLE \"t\xe9\" (a float8, b timestamptz, c bytea, d text DEFAULT '\xe9'''," +
+			" e float8 DEFAULT '0.30000000000000004' CHECK (e = '0.30000000000000004')," +
+			" f interval DEFAULT '-1 day 01:00' CHECK (f = '-1 day 01:00')," +
+			" g timestamptz DEFAULT '02.01.2026 03:04 Asia/Tokyo', h money DEFAULT 1.5, i xml)",
+		"INSERT INTO \"t\xe9\" VALUES (0.1::float8 + 0.2, '02.01.1999', '\\\\000\\\\377', '\xe9')",
+		"UPDATE \"t\xe9\" SET i = xmlparse(CONTENT 'x<a/>y')", "SET xmloption = document",
 		"COMMIT",
 	}},
 	"another role's": {before: []string{
@@ -312,6 +316,7 @@ func TestPreparedOverCarriedTables(t *testing.T) {
 	exec(t, c, "ALTER TABLE tt DROP COLUMN gone")
 	exec(t, c, "INSERT INTO tt VALUES (1, 'one'), (2, 'two')")
 	exec(t, c, "PREPARE s AS SELECT b FROM tt WHERE a = $1")
+	exec(t, c, "ANALYZE tt")
 	ctx := context.Background()
 	was, err := c.Prepare(ctx, "p", "SELECT a, b FROM tt WHERE a = $1", nil)
 	if err != nil {
@@ -330,6 +335,9 @@ func TestPreparedOverCarriedTables(t *testing.T) {
 	}
 	if v := exec(t, c, "EXECUTE s(1)"); v != "one" {
 		t.Error(v)
+	}
+	if v := exec(t, c, "SELECT count(*) FROM pg_stats WHERE tablename = 'tt'"); v != "2" {
+		t.Errorf("%s columns were analyzed", v)
 	}
 }
 

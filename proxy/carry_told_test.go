@@ -40,6 +40,8 @@ var toldTemps = map[string]struct {
 		"CREATE STATISTICS st ON i, j FROM a"}, "statistics object"},
 	"target": {[]string{"CREATE TEMP TABLE a (i int)",
 		"ALTER TABLE a ALTER i SET STATISTICS 7"}, "options of column i of table a"},
+	"distinct": {[]string{"CREATE TEMP TABLE a (i int)",
+		"ALTER TABLE a ALTER i SET (n_distinct = 7)"}, "options of column i of table a"},
 	"storage": {[]string{"CREATE TEMP TABLE a (i text)",
 		"ALTER TABLE a ALTER i SET STORAGE EXTERNAL"}, "options of column i"},
 	"identity of replicas": {[]string{"CREATE TEMP TABLE a (i int)",

@@ -23,7 +23,7 @@ func (p *Proxy) Drain(ctx context.Context, epoch uint64) {
 	for {
 		open := 0
 		for _, s := range p.all() {
-			if s.isOpen(epoch) || s.awaitsPacking(epoch) {
+			if s.awaitsDrain(epoch) {
 				open++
 			}
 		}

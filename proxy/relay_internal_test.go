@@ -122,7 +122,7 @@ func TestNoUnitStartsBehindADrain(t *testing.T) {
 	if !s.flow.isSafePoint() || len(s.in.bytes()) != len(query) {
 		t.Error("a unit was started")
 	}
-	if s.isOpen(1) {
+	if s.awaitsDrain(1) {
 		t.Error("the session counts as open")
 	}
 	// Nor does what a message needs begin one.

@@ -351,11 +351,22 @@ func (s *session) signals() error {
 	return nil
 }
 
-// isOpen tells that a unit of work of the epoch is open, for Drain.
-func (s *session) isOpen(epoch uint64) bool {
+// awaitsDrain tells Drain that a unit of work of the epoch is open, or that the session has
+// temporary tables, which it is told to pack.
+func (s *session) awaitsDrain(epoch uint64) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	b := s.backend
-	return b != nil && !s.lost && b.primary.Epoch <= epoch &&
-		(!s.flow.isSafePoint() || s.endHeld)
+	awaits, ask := b != nil && !s.lost && b.primary.Epoch <= epoch, false
+	if awaits && s.flow.isSafePoint() && !s.endHeld {
+		awaits = s.mayCarry()
+		ask = awaits && s.carry == nil
+	}
+	if ask {
+		s.carry = &carry{}
+	}
+	s.mu.Unlock()
+	if ask {
+		s.interrupt()
+	}
+	return awaits
 }
