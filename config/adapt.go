@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"holdfast/election"
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -109,7 +110,7 @@ func (c Config) AgentConfig() (election.AgentConfig, error) {
 	a.AllowFrom, a.AdoptForeign = p.AllowFrom, p.AdoptForeign
 	a.Checksums, a.Locale, a.Encoding = p.Checksums, p.Locale, p.Encoding
 	a.StartTimeout, a.StopTimeout, a.QueryTimeout = p.StartTimeout, p.StopTimeout, p.QueryTimeout
-	a.DiskTimeout = p.DiskTimeout
+	a.DiskTimeout, a.ServerTLS = p.DiskTimeout, pgwire.ServerTLS(p.ServerTLS)
 	if t, err := election.TimingOf(c.Group.Profile); err == nil { // else the group's checks tell
 		a.Silence = t.Silence
 	}

@@ -131,6 +131,9 @@ type Postgres struct {
 	StopTimeout  time.Duration `mapstructure:"stop_timeout"`
 	QueryTimeout time.Duration `mapstructure:"query_timeout"`
 	DiskTimeout  time.Duration `mapstructure:"disk_timeout"`
+
+	// ServerTLS is TLS to the other members' servers.
+	ServerTLS ServerTLS `mapstructure:"server_tls"`
 }
 
 // Proxy makes this node a place that clients connect to.
@@ -208,7 +211,7 @@ type ClientTLS struct {
 
 // ServerTLS is TLS to PostgreSQL; the modes are those of libpq's sslmode.
 type ServerTLS struct {
-	Mode     string `mapstructure:"mode" oneof:"disable|prefer|require|verify-ca|verify-full"`
+	Mode     string `mapstructure:"mode" oneof:"disable|allow|prefer|require|verify-ca|verify-full"`
 	CAFile   string `mapstructure:"ca_file"`
 	CertFile string `mapstructure:"cert_file"`
 	KeyFile  string `mapstructure:"key_file"`

@@ -35,6 +35,7 @@ func Default() Config {
 			StopTimeout:  agent.StopTimeout,
 			QueryTimeout: agent.QueryTimeout,
 			DiskTimeout:  agent.DiskTimeout,
+			ServerTLS:    ServerTLS(agent.ServerTLS),
 		},
 		Proxy: defaultProxy(group.LockBarrier),
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,

@@ -125,6 +125,9 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 	if a.account, err = pgLookupAccount(cfg.OSUser); err != nil {
 		return nil, fmt.Errorf("postgres agent: %w", err)
 	}
+	if err := cfg.checkServerTLS(a.account); err != nil {
+		return nil, fmt.Errorf("postgres agent: server_tls: %w", err)
+	}
 	if err := a.readMajor(); err != nil {
 		return nil, fmt.Errorf("postgres agent: %w", err)
 	}

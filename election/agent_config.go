@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"holdfast/pgwire"
 )
 
 // AgentConfig is what the agent of one local PostgreSQL needs to know.
@@ -67,6 +69,8 @@ type AgentConfig struct {
 	// AdoptForeign lets the agent put a data directory that Holdfast did not make aside (renamed
 	// to DataDir.foreign, never deleted) and clone in its place.
 	AdoptForeign bool
+	// ServerTLS is TLS to the other members' servers, for their replication and for the agent.
+	ServerTLS pgwire.ServerTLS
 }
 
 // DefaultAgentConfig returns the defaults; Cluster, Name, Listen and SecretsDir have none.
@@ -85,6 +89,7 @@ func DefaultAgentConfig() AgentConfig {
 		QueryTimeout:   2 * time.Second,
 		DiskTimeout:    10 * time.Second,
 		Silence:        5 * time.Second,
+		ServerTLS:      pgwire.ServerTLS{Mode: pgwire.SSLPrefer},
 	}
 }
 
@@ -149,6 +154,7 @@ func (c AgentConfig) Validate() error {
 	}
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateLines()...)
+	errs = append(errs, c.validateServerTLS()...)
 	return errors.Join(errs...)
 }
 

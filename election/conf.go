@@ -127,8 +127,8 @@ func (a *PostgresAgent) conninfo(m Member, role, app string) (string, error) {
 	}
 	return fmt.Sprintf("host=%s port=%s user=%s passfile=%s application_name=%s "+
 		"connect_timeout=3 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 "+
-		"tcp_user_timeout=10000 sslmode=prefer", pgQuoteConnInfo(host), port, role,
-		pgQuoteConnInfo(a.passFile()), pgQuoteConnInfo(app)), nil
+		"tcp_user_timeout=10000 %s", pgQuoteConnInfo(host), port, role,
+		pgQuoteConnInfo(a.passFile()), pgQuoteConnInfo(app), a.sslInfo()), nil
 }
 
 // upstreamInfo is primary_conninfo. The database is for the process that copies logical slots.

@@ -39,7 +39,7 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 	if d == pgDoorClosed {
 		return b.String()
 	}
-	b.WriteString(hbaPeers(peers))
+	b.WriteString(a.hbaPeers(peers))
 	for _, s := range a.cfg.AllowFrom {
 		if addr, err := pgHBAAddress(s); err == nil && !slices.Contains(hosts, addr) {
 			hosts = append(hosts, addr)
@@ -57,24 +57,31 @@ func (a *PostgresAgent) renderHBA(d pgDoor) string {
 // renderPeers gives the lines by which the agents reach a server, and nobody else.
 func (a *PostgresAgent) renderPeers() string {
 	_, peers := a.hbaHosts()
-	return a.hbaClosed(peers) + hbaPeers(peers)
+	return a.hbaClosed(peers) + a.hbaPeers(peers)
 }
 
 func (a *PostgresAgent) hbaClosed(peers []string) string {
 	text := fmt.Sprintf("local all %s scram-sha-256\n", `"`+a.cfg.Superuser+`"`)
+	kind := a.hbaType()
 	for _, h := range peers {
-		text += fmt.Sprintf("host replication %s %s scram-sha-256\n", pgReplicationRole, h)
+		text += fmt.Sprintf("%s replication %s %s scram-sha-256\n", kind, pgReplicationRole, h)
 		if a.major >= slotSyncMajor { // a standby's process that copies logical slots
-			text += fmt.Sprintf("host postgres %s %s scram-sha-256\n", pgReplicationRole, h)
+			text += fmt.Sprintf("%s postgres %s %s scram-sha-256\n", kind, pgReplicationRole, h)
 		}
 	}
-	return text
+	return text + a.hbaNoClear()
 }
 
-func hbaPeers(peers []string) string {
-	text := ""
+// hbaPeers are the lines of the other roles. The look-up role is the proxies' as well, whose TLS is
+// a matter of their own configuration.
+func (a *PostgresAgent) hbaPeers(peers []string) string {
+	text, roles := "", pgRewindRole+","+pgLookupRole
 	for _, h := range peers {
-		text += fmt.Sprintf("host all %s,%s %s scram-sha-256\n", pgRewindRole, pgLookupRole, h)
+		if a.cfg.ServerTLS.IsDemanded() {
+			text += fmt.Sprintf("hostssl all %s %s scram-sha-256\n", pgRewindRole, h)
+			roles = pgLookupRole
+		}
+		text += fmt.Sprintf("host all %s %s scram-sha-256\n", roles, h)
 	}
 	return text
 }

@@ -163,7 +163,7 @@ func (a *PostgresAgent) dialMember(ctx context.Context, m Member, role, password
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.QueryTimeout)
 	defer cancel()
-	c, err := pgconn.ConnectConfig(ctx, cfg)
+	c, err := a.connectMember(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to member %q: %w", m.Name, err)
 	}

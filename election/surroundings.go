@@ -18,8 +18,11 @@ func (c AgentConfig) CheckSurroundings() map[string]error {
 	if _, err := pgFindBin(c.BinDir); err != nil {
 		found["bin_dir"] = err
 	}
-	if _, err := pgLookupAccount(c.OSUser); err != nil {
+	account, err := pgLookupAccount(c.OSUser)
+	if err != nil {
 		found["os_user"] = err
+	} else if err := c.checkServerTLS(account); err != nil {
+		found["server_tls"] = err
 	}
 	return found
 }

@@ -61,24 +61,25 @@ func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwi
 ) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	conn, opts, err := p.dialServer(ctx, on, pr.Addr)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	b := &backend{primary: pr, conn: conn, born: bootNow()}
-	err = b.login(login, cred, opts)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		conn.reset()
-		if isServerFull(err) {
-			p.pool.clear() // there is room for whoever asks next
+	b, err := p.logIn(ctx, on, pr.Addr, func(ctx context.Context, conn link,
+		opts pgwire.LoginOptions,
+	) (*backend, error) {
+		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+		b := &backend{primary: pr, conn: conn, born: bootNow()}
+		err := b.login(login, cred, opts)
+		if !stop() && err == nil {
+			err = ctx.Err()
 		}
-		return nil, err
+		if err != nil {
+			conn.reset()
+			return nil, err
+		}
+		return b, nil
+	})
+	if isServerFull(err) {
+		p.pool.clear() // there is room for whoever asks next
 	}
-	return b, nil
+	return b, err
 }
 
 // login authenticates and checks the server's incarnation (DESIGN.md I2).

@@ -244,7 +244,7 @@ func (c Config) Validate() error {
 			c.CommitGuard))
 	}
 	errs = append(errs, c.TLS.validate()...)
-	errs = append(errs, c.ServerTLS.validate()...)
+	errs = append(errs, c.ServerTLS.Validate("proxy.server_tls")...)
 	errs = append(errs, c.validateAuth()...)
 	switch c.AdvisoryLocks {
 	case LocksRestore, LocksAssume, LocksEnd:

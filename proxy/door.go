@@ -140,7 +140,7 @@ func (d *door) direct() error {
 	if err := d.encrypt(d.r.Buffered()); err != nil {
 		return err
 	}
-	if d.tls.NegotiatedProtocol != alpnProtocol {
+	if d.tls.NegotiatedProtocol != pgwire.ALPN {
 		return fatal(pgwire.NewError(pgwire.CodeProtocolViolation, "received direct SSL "+
 			"connection request without ALPN protocol negotiation extension"))
 	}

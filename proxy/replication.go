@@ -102,30 +102,30 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 ) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	conn, opts, err := p.dialServer(ctx, s.loop, pr.Addr)
-	if err != nil {
-		return nil, err
-	}
-	b := newReplicationBackend(pr, conn)
-	if !s.isOpening(b) {
-		conn.reset()
-		return nil, errOvertaken
-	}
-	stop := context.AfterFunc(ctx, func() { b.close(false) })
-	b.reader = pgwire.NewReader(conn, loginBodyMax)
-	info, err := pgwire.LoginWith(conn, b.reader, s.login, s.cred, opts)
-	if err == nil {
-		_, err = p.secretsAt.query(ctx, pr, "SELECT 1")
-	}
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		b.close(false)
-		return nil, fmt.Errorf("replication connection: %w", err)
-	}
-	b.pid, b.key, b.params, b.status = info.PID, string(info.Key), info.Params, info.TxStatus
-	return b, nil
+	return p.logIn(ctx, s.loop, pr.Addr, func(ctx context.Context, conn link,
+		opts pgwire.LoginOptions,
+	) (*backend, error) {
+		b := newReplicationBackend(pr, conn)
+		if !s.isOpening(b) {
+			conn.reset()
+			return nil, errOvertaken
+		}
+		stop := context.AfterFunc(ctx, func() { b.close(false) })
+		b.reader = pgwire.NewReader(conn, loginBodyMax)
+		info, err := pgwire.LoginWith(conn, b.reader, s.login, s.cred, opts)
+		if err == nil {
+			_, err = p.secretsAt.query(ctx, pr, "SELECT 1")
+		}
+		if !stop() && err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			b.close(false)
+			return nil, fmt.Errorf("replication connection: %w", err)
+		}
+		b.pid, b.key, b.params, b.status = info.PID, string(info.Key), info.Params, info.TxStatus
+		return b, nil
+	})
 }
 
 // newReplicationBackend is one of which nobody knows whether something is outstanding.

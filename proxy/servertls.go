@@ -5,19 +5,38 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"time"
 
 	"holdfast/pgwire"
 )
 
-// errNoServerTLS is a server that does not speak TLS.
-var errNoServerTLS = errors.New("the server does not support TLS")
+// loginFunc logs in over a fresh connection, which it owns.
+type loginFunc func(ctx context.Context, conn link, opts pgwire.LoginOptions) (*backend, error)
 
-// dialServer connects to a server, with TLS as proxy.server_tls.mode says; the socket is on that
-// loop. It tells what a login can make of the connection.
-func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string,
+// logIn connects to a server and logs in. With the mode allow a server that lets nobody in without
+// TLS is asked again with it.
+func (p *Proxy) logIn(ctx context.Context, on *loop, addr string, login loginFunc,
+) (*backend, error) {
+	conn, opts, err := p.dialServer(ctx, on, addr, p.cfg.ServerTLS.Mode != SSLAllow)
+	if err != nil {
+		return nil, err
+	}
+	b, err := login(ctx, conn, opts)
+	var pe *pgwire.Error
+	if p.cfg.ServerTLS.Mode != SSLAllow || !errors.As(err, &pe) ||
+		pe.Code != pgwire.CodeInvalidAuth || ctx.Err() != nil {
+		return b, err
+	}
+	if conn, opts, err = p.dialServer(ctx, on, addr, true); err != nil {
+		return nil, pe // the first answer says more than that there is no TLS
+	}
+	return login(ctx, conn, opts)
+}
+
+// dialServer connects to a server, with TLS as proxy.server_tls.mode says, or without; the socket
+// is on that loop. It tells what a login can make of the connection.
+func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string, encrypt bool,
 ) (link, pgwire.LoginOptions, error) {
 	opts := pgwire.LoginOptions{Protocol: pgwire.Protocol32}
 	cfg := p.tls.get().server
@@ -25,7 +44,7 @@ func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string,
 	switch {
 	case err != nil:
 		return nil, opts, err
-	case cfg == nil:
+	case cfg == nil || !encrypt:
 		return c, opts, nil
 	}
 	l, err := p.encryptServer(ctx, c, serverConfig(cfg, addr))
@@ -36,7 +55,7 @@ func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string,
 			opts.Binding = pgwire.EndPointBinding(certs[0])
 		}
 		return l, opts, nil
-	case prefer && errors.Is(err, errNoServerTLS):
+	case prefer && errors.Is(err, pgwire.ErrNoTLS):
 		return c, opts, nil
 	}
 	c.reset()
@@ -67,40 +86,21 @@ func serverConfig(cfg *tls.Config, addr string) *tls.Config {
 	return cfg
 }
 
-// encryptServer asks for TLS and runs the handshake. errNoServerTLS leaves the connection usable.
+// encryptServer asks for TLS and runs the handshake. pgwire.ErrNoTLS leaves the connection usable.
 func (p *Proxy) encryptServer(ctx context.Context, c *sock, cfg *tls.Config) (*tlsLink, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := askServer(c); err != nil {
+	if err := pgwire.AskTLS(c); err != nil {
 		return nil, err
 	}
 	return newTLSLink(c, nil, func(n net.Conn) *tls.Conn { return tls.Client(n, cfg) })
-}
-
-// askServer sends an SSLRequest. It reads one byte and no more: what came in clear behind it would
-// be taken for protected (CVE-2021-23222).
-func askServer(c net.Conn) error {
-	if _, err := c.Write(pgwire.AppendSSLRequest(nil)); err != nil {
-		return fmt.Errorf("ask for tls: %w", err)
-	}
-	var b [1]byte
-	if _, err := io.ReadFull(c, b[:]); err != nil {
-		return fmt.Errorf("ask for tls: %w", err)
-	}
-	switch b[0] {
-	case 'S':
-		return nil
-	case 'N':
-		return errNoServerTLS
-	}
-	return fmt.Errorf("ask for tls: the server answers %q", b[0])
 }
 
 // serverTLSError makes an answer of what another attempt would only repeat: a server without TLS,
 // or with a certificate that is not to be trusted.
 func serverTLSError(err error) error {
 	var bad *tls.CertificateVerificationError
-	if !errors.Is(err, errNoServerTLS) && !errors.As(err, &bad) {
+	if !errors.Is(err, pgwire.ErrNoTLS) && !errors.As(err, &bad) {
 		return err
 	}
 	e := fatal(pgwire.NewError(pgwire.CodeInvalidAuth,
@@ -114,12 +114,12 @@ func serverTLSError(err error) error {
 func (p *Proxy) dialCancel(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := p.dialer.DialContext(ctx, network, addr)
 	cfg := p.tls.get().server
-	if err != nil || cfg == nil {
+	if err != nil || cfg == nil || p.cfg.ServerTLS.Mode == SSLAllow { // no door is in its way
 		return c, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	err = askServer(c)
+	err = pgwire.AskTLS(c)
 	if err == nil {
 		t := tls.Client(c, serverConfig(cfg, addr))
 		if err = t.HandshakeContext(ctx); err == nil {
@@ -127,7 +127,7 @@ func (p *Proxy) dialCancel(ctx context.Context, network, addr string) (net.Conn,
 		}
 	}
 	prefer := p.cfg.ServerTLS.Mode == SSLPrefer
-	if prefer && errors.Is(err, errNoServerTLS) {
+	if prefer && errors.Is(err, pgwire.ErrNoTLS) {
 		return c, nil
 	}
 	_ = c.Close()

@@ -37,6 +37,7 @@ func TestServerTLSModes(t *testing.T) {
 		with, without, stranger string // what clients get: t, f, or an SQLSTATE
 	}{
 		{proxy.SSLDisable, "", "f", "f", "f"},
+		{proxy.SSLAllow, "", "f", "f", "f"},
 		{proxy.SSLPrefer, "", "t", "f", "t"},
 		{proxy.SSLRequire, "", "t", "28000", "t"},
 		{proxy.SSLRequire, ca.File(), "t", "28000", "28000"},

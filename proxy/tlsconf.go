@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -28,11 +26,12 @@ const (
 
 // Modes of TLS to PostgreSQL, which mean what libpq's sslmode does.
 const (
-	SSLDisable    = "disable"
-	SSLPrefer     = "prefer"
-	SSLRequire    = "require"
-	SSLVerifyCA   = "verify-ca"
-	SSLVerifyFull = "verify-full"
+	SSLDisable    = pgwire.SSLDisable
+	SSLAllow      = pgwire.SSLAllow
+	SSLPrefer     = pgwire.SSLPrefer
+	SSLRequire    = pgwire.SSLRequire
+	SSLVerifyCA   = pgwire.SSLVerifyCA
+	SSLVerifyFull = pgwire.SSLVerifyFull
 )
 
 // ClientTLS is TLS to clients.
@@ -49,21 +48,10 @@ type ClientTLS struct {
 }
 
 // ServerTLS is TLS to PostgreSQL.
-type ServerTLS struct {
-	// Mode is one of libpq's sslmode, but for allow.
-	Mode string
-	// CAFile holds the authorities of the servers' certificates; SSLRequire checks against it too
-	// if it is there, as libpq does.
-	CAFile string
-	// CertFile and KeyFile are the certificate to show to servers; empty is none.
-	CertFile, KeyFile string
-}
+type ServerTLS = pgwire.ServerTLS
 
 // tlsTick is the pause between two looks at the files.
 const tlsTick = 10 * time.Second
-
-// alpnProtocol names PostgreSQL's protocol in TLS (RFC 7301).
-const alpnProtocol = "postgresql"
 
 // tlsSettings are what handshakes use, made from one state of the files. Immutable.
 type tlsSettings struct {
@@ -179,10 +167,10 @@ func loadTLS(cfg *Config) (*tlsSettings, error) {
 	if err := out.loadClient(&cfg.TLS); err != nil {
 		return nil, fmt.Errorf("proxy.tls: %w", err)
 	}
-	if err := out.loadServer(&cfg.ServerTLS); err != nil {
+	var err error
+	if out.server, err = cfg.ServerTLS.Config(); err != nil {
 		return nil, fmt.Errorf("proxy.server_tls: %w", err)
 	}
-	var err error
 	if out.users, err = loadUsers(cfg.ServerUsersFile); err != nil {
 		return nil, fmt.Errorf("proxy.server_users_file: %w", err)
 	}
@@ -197,8 +185,9 @@ func (c Config) CheckFiles() map[string]error {
 	var s tlsSettings
 	_, users := loadUsers(c.ServerUsersFile)
 	_, secrets := loadSecrets(c.UsersFile)
+	_, server := c.ServerTLS.Config()
 	return map[string]error{
-		"tls": s.loadClient(&c.TLS), "server_tls": s.loadServer(&c.ServerTLS),
+		"tls": s.loadClient(&c.TLS), "server_tls": server,
 		"server_users_file": users, "users_file": secrets,
 	}
 }
@@ -209,110 +198,26 @@ func (s *tlsSettings) loadClient(c *ClientTLS) error {
 	if c.Mode == TLSOff || c.Mode == "" {
 		return nil
 	}
-	pair, err := loadPair(c.CertFile, c.KeyFile)
+	pair, err := pgwire.LoadPair(c.CertFile, c.KeyFile)
 	if err != nil {
 		return err
 	}
 	cfg := &tls.Config{
 		Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
-		NextProtos: []string{alpnProtocol}, SessionTicketsDisabled: true,
+		NextProtos: []string{pgwire.ALPN}, SessionTicketsDisabled: true,
 		DynamicRecordSizingDisabled: true,
 	}
 	if c.MinVersion == "1.3" {
 		cfg.MinVersion = tls.VersionTLS13
 	}
 	if c.ClientCAFile != "" {
-		if cfg.ClientCAs, err = loadPool(c.ClientCAFile); err != nil {
+		if cfg.ClientCAs, err = pgwire.LoadAuthorities(c.ClientCAFile); err != nil {
 			return err
 		}
 		cfg.ClientAuth = tls.VerifyClientCertIfGiven
 	}
 	s.client, s.binding = cfg, pgwire.EndPointBinding(pair.Leaf)
 	return nil
-}
-
-// loadServer makes the settings towards PostgreSQL.
-func (s *tlsSettings) loadServer(c *ServerTLS) error {
-	if c.Mode == SSLDisable || c.Mode == "" {
-		return nil
-	}
-	cfg := &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{alpnProtocol},
-		DynamicRecordSizingDisabled: true,
-	}
-	if c.CertFile != "" {
-		pair, err := loadPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return err
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	if c.CAFile != "" {
-		pool, err := loadPool(c.CAFile)
-		if err != nil {
-			return err
-		}
-		cfg.RootCAs = pool
-	}
-	s.server = cfg
-	if c.Mode == SSLVerifyFull {
-		return nil
-	}
-	// The name is not checked, and without authorities nothing is: crypto/tls has no such mode.
-	cfg.InsecureSkipVerify = true
-	if c.Mode == SSLVerifyCA || c.Mode == SSLRequire && cfg.RootCAs != nil {
-		cfg.VerifyConnection = verifyChain(cfg.RootCAs)
-	}
-	return nil
-}
-
-// verifyChain checks a server's certificate, but for its name.
-func verifyChain(roots *x509.CertPool) func(tls.ConnectionState) error {
-	return func(st tls.ConnectionState) error {
-		opts := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-		for _, c := range st.PeerCertificates[1:] {
-			opts.Intermediates.AddCert(c)
-		}
-		_, err := st.PeerCertificates[0].Verify(opts)
-		return err
-	}
-}
-
-// loadPair reads a certificate and its key, which nobody else may be able to read (PostgreSQL's
-// own rule: 0600, or 0640 if it belongs to root).
-func loadPair(certFile, keyFile string) (tls.Certificate, error) {
-	info, err := os.Stat(keyFile)
-	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("key_file: %w", err)
-	}
-	most := os.FileMode(0o600)
-	if sys, ok := info.Sys().(*syscall.Stat_t); ok && sys.Uid == 0 {
-		most = 0o640
-	}
-	if perm := info.Mode().Perm(); !info.Mode().IsRegular() || perm&^most != 0 {
-		return tls.Certificate{}, fmt.Errorf("key_file: %s has mode %v, others could read it: "+
-			"chmod 0600", keyFile, info.Mode())
-	}
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return pair, fmt.Errorf("cert_file, key_file: %w", err)
-	}
-	if pair.Leaf == nil {
-		return pair, errors.New("cert_file: no certificate")
-	}
-	return pair, nil
-}
-
-func loadPool(path string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("ca file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("ca file: %s holds no certificate in PEM", path)
-	}
-	return pool, nil
 }
 
 // validate says what is wrong, files left out.
@@ -332,26 +237,6 @@ func (c *ClientTLS) validate() (errs []error) {
 	if c.MinVersion != "1.2" && c.MinVersion != "1.3" {
 		errs = append(errs, fmt.Errorf("proxy.tls.min_version: %q is not one of 1.2, 1.3",
 			c.MinVersion))
-	}
-	return errs
-}
-
-func (c *ServerTLS) validate() (errs []error) {
-	switch c.Mode {
-	case "", SSLDisable:
-		return nil
-	case SSLPrefer, SSLRequire:
-	case SSLVerifyCA, SSLVerifyFull:
-		if c.CAFile == "" {
-			errs = append(errs, fmt.Errorf("proxy.server_tls.ca_file: needed with mode %s", c.Mode))
-		}
-	default:
-		errs = append(errs, fmt.Errorf("proxy.server_tls.mode: %q is not one of disable, prefer, "+
-			"require, verify-ca, verify-full", c.Mode))
-	}
-	if (c.CertFile == "") != (c.KeyFile == "") {
-		errs = append(errs, errors.New("proxy.server_tls.cert_file: cert_file and key_file belong "+
-			"together"))
 	}
 	return errs
 }
