@@ -49,8 +49,12 @@ type ServerInfo struct {
 	TxStatus byte
 }
 
-// serverParamsMax bounds what a server may tell at login; PostgreSQL tells about 15.
-const serverParamsMax = 1000
+// serverParamsMax and ServerParamsBytesMax bound what a server may tell of its parameters at a
+// time; PostgreSQL tells about 15, in less than 1 KiB.
+const (
+	serverParamsMax      = 1000
+	ServerParamsBytesMax = 1 << 20
+)
 
 // ErrAuthMethod is a server that asks for what cannot be given, or that fails to prove itself: to
 // try again is of no use.
@@ -84,6 +88,7 @@ func LoginWith(conn net.Conn, r *Reader, params []Param, cred Credentials, opts 
 		}
 	}
 	a := authenticator{conn: conn, user: user, cred: cred, opts: opts}
+	told := 0
 	for {
 		typ, b, err := r.ReadMessage()
 		if err != nil {
@@ -105,7 +110,8 @@ func LoginWith(conn net.Conn, r *Reader, params []Param, cred Credentials, opts 
 			var p Param
 			p.Name, p.Value, err = ParseParameterStatus(b)
 			info.Params = append(info.Params, p)
-			if len(info.Params) > serverParamsMax {
+			told += len(b)
+			if len(info.Params) > serverParamsMax || told > ServerParamsBytesMax {
 				return info, protocolError("too many parameters during login")
 			}
 		case SrvBackendKeyData:

@@ -217,4 +217,10 @@ func TestLoginBoundsParameters(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "too many parameters") {
 		t.Errorf("%v", err)
 	}
+	large := bytes.Repeat(pgwire.AppendParameterStatus(nil, "a", strings.Repeat("b", 60<<10)), 18)
+	_, err = login(t, pgwire.Credentials{},
+		pgwiretest.Send(append(pgwire.AppendAuthOK(nil), large...)))
+	if err == nil || !strings.Contains(err.Error(), "too many parameters") {
+		t.Errorf("large ones: %v", err)
+	}
 }

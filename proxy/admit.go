@@ -76,7 +76,7 @@ func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 	if !ok {
 		return false
 	}
-	from, usual := p.isUsual(conn, &st)
+	from, usual := p.isUsual(conn, &st, e)
 	if !usual {
 		return false
 	}
@@ -103,7 +103,7 @@ func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 
 // isUsual tells that a client without TLS is to log in by SCRAM-SHA-256 and has attempts left, and
 // its address.
-func (p *Proxy) isUsual(conn *sock, st *pgwire.Startup) (netip.Addr, bool) {
+func (p *Proxy) isUsual(conn *sock, st *pgwire.Startup, e secretEntry) (netip.Addr, bool) {
 	if kind, err := replicationOf(st); kind != notReplication || err != nil {
 		return netip.Addr{}, false
 	}
@@ -111,6 +111,12 @@ func (p *Proxy) isUsual(conn *sock, st *pgwire.Startup) (netip.Addr, bool) {
 	c := d.client(loginOf(st, notReplication))
 	if p.cfg.TLS.Mode == TLSRequire && !c.local {
 		return c.addr, false
+	}
+	if needsRoles(p.hba, c) {
+		if e.at.IsZero() { // of a file, which knows no roles
+			return c.addr, false
+		}
+		c.roles, c.knowRoles = e.roles, true
 	}
 	rule, ok := matchHBA(p.hba, c)
 	ok = ok && rule.method == methodScram && rule.clientCert == ""
@@ -133,8 +139,13 @@ func loginOf(st *pgwire.Startup, kind replication) login {
 	if who.database, _ = st.Get("database"); who.database == "" {
 		who.database = who.user
 	}
+	who.user, who.database = nameOfLogin(who.user), nameOfLogin(who.database)
 	return who
 }
+
+// nameOfLogin is what the server takes a name in a startup packet for: it cuts longer ones off
+// (ProcessStartupPacket), and a rule about a name must not be passed by with a longer one.
+func nameOfLogin(name string) string { return name[:min(len(name), secretNameMax)] }
 
 // turnAway ends a connection that never became a session.
 func (p *Proxy) turnAway(conn net.Conn, err error) {
@@ -166,7 +177,7 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 	}
 	s := &session{
 		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
-		track: newTracker(user, &p.cfg),
+		track: newTracker(nameOfLogin(user), &p.cfg),
 		key:   make([]byte, cancelKeyBytes(st.Protocol)),
 	}
 	s.attend()

@@ -33,7 +33,12 @@ func (d *door) client(who login) hbaClient {
 // authenticate checks the client as the first rule for it asks, and returns with what the proxy
 // can log in to servers as this user.
 func (d *door) authenticate(ctx context.Context, who login) (pgwire.Credentials, error) {
-	p, client := d.proxy, d.client(who)
+	p := d.proxy
+	client, err := d.knowRoles(ctx, d.client(who))
+	if err != nil {
+		p.log.Info("roles of a user could not be looked up", zap.Error(err))
+		return pgwire.Credentials{}, errNoPrimaryLogin()
+	}
 	rule, ok := matchHBA(p.hba, client)
 	if !ok || rule.method == methodReject {
 		return pgwire.Credentials{}, errNotAllowed(client, ok)

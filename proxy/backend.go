@@ -169,7 +169,7 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	}
 	errs := make([]*pgwire.Error, n)
-	at := 0
+	at, told := 0, 0
 	for {
 		typ, body, err := b.reader.ReadMessage()
 		if err != nil {
@@ -186,6 +186,9 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 			}
 			errs[at] = e
 		case pgwire.SrvParameterStatus:
+			if told += len(body) + paramCost; told > pgwire.ServerParamsBytesMax {
+				return errs, 0, errTooManyParams
+			}
 			if name, value, err := pgwire.ParseParameterStatus(body); err == nil {
 				report(name, value)
 			}
@@ -198,6 +201,9 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 		}
 	}
 }
+
+// paramCost is what a parameter takes besides its text, about.
+const paramCost = 64
 
 // isServerFull tells that the server has no connection left for this login.
 func isServerFull(err error) bool {

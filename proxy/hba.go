@@ -29,6 +29,10 @@ type hbaClient struct {
 	user, database string
 	// replication is a physical replication connection, which has no database.
 	replication bool
+	// roles are those that user is a member of, itself among them; none if it does not exist.
+	// They are known only where rules ask for them (hba_groups.go).
+	roles     []string
+	knowRoles bool
 }
 
 // hbaRule is one line, as of pg_hba.conf (PostgreSQL's manual, client-authentication).
@@ -42,10 +46,11 @@ type hbaRule struct {
 	clientCert string
 }
 
-// hbaToken is a word; quotes take its special meaning away.
+// hbaToken is a word; quotes take its special meaning away, but for that of a slash.
 type hbaToken struct {
 	text   string
 	quoted bool
+	re     *regexp.Regexp // of a database or user that begins with a slash
 }
 
 func (t hbaToken) is(keyword string) bool { return !t.quoted && t.text == keyword }
@@ -111,13 +116,20 @@ func hbaWord(s string) (tok hbaToken, rest string, err error) {
 		if end < 0 {
 			return tok, "", errors.New("a quote is not closed")
 		}
-		return hbaToken{s[1 : 1+end], true}, s[end+2:], nil
+		rest = s[end+2:]
+		if rest != "" && !strings.ContainsRune(" \t,#", rune(rest[0])) {
+			return tok, "", fmt.Errorf("%q: a quote ends inside a word", s)
+		}
+		return hbaToken{text: s[1 : 1+end], quoted: true}, rest, nil
 	}
 	end := strings.IndexAny(s, " \t,#")
 	if end < 0 {
 		end = len(s)
 	}
-	return hbaToken{s[:end], false}, s[end:], nil
+	if strings.Contains(s[:end], `"`) {
+		return tok, "", fmt.Errorf("%q: a quote begins inside a word", s[:end])
+	}
+	return hbaToken{text: s[:end]}, s[end:], nil
 }
 
 func parseHBARule(fields [][]hbaToken) (r hbaRule, err error) {
@@ -133,19 +145,11 @@ func parseHBARule(fields [][]hbaToken) (r hbaRule, err error) {
 		return r, errors.New("too few fields: type, database, user, address (but for local), method")
 	}
 	r.databases, r.users = fields[1], fields[2]
-	for _, t := range slices.Concat(r.databases, r.users) {
-		if !t.quoted && strings.HasPrefix(t.text, "@") && len(t.text) > 1 {
-			return r, fmt.Errorf("%q: files are not included", t.text)
-		}
-	}
-	for _, t := range r.databases {
-		if t.is("samerole") || t.is("samegroup") || !t.quoted && strings.HasPrefix(t.text, "/") {
-			return r, fmt.Errorf("database %q is not supported", t.text)
-		}
-	}
-	for _, t := range r.users {
-		if !t.quoted && strings.ContainsAny(t.text[:min(1, len(t.text))], "+/") {
-			return r, fmt.Errorf("user %q: groups and regular expressions are not supported", t.text)
+	for _, list := range [][]hbaToken{r.databases, r.users} {
+		for i := range list {
+			if err := list[i].compile(); err != nil {
+				return r, err
+			}
 		}
 	}
 	at := 3
@@ -236,21 +240,47 @@ func matchHBA(rules []hbaRule, c hbaClient) (hbaRule, bool) {
 }
 
 func (r *hbaRule) matches(c hbaClient) bool {
+	return r.matchesHost(c) && slices.ContainsFunc(r.users, c.isUser) &&
+		slices.ContainsFunc(r.databases, c.isDatabase)
+}
+
+func (r *hbaRule) matchesHost(c hbaClient) bool {
 	switch {
 	case (r.kind == "local") != c.local, r.kind == "hostssl" && !c.tls,
 		r.kind == "hostnossl" && c.tls:
 		return false
-	case !c.local && r.addrs.IsValid() && !r.addrs.Contains(c.addr.Unmap()):
-		return false
 	}
-	return slices.ContainsFunc(r.users, func(t hbaToken) bool {
-		return t.is("all") || t.text == c.user
-	}) && slices.ContainsFunc(r.databases, func(t hbaToken) bool {
-		if c.replication || t.is("replication") {
-			return c.replication && t.is("replication")
-		}
-		return t.is("all") || t.is("sameuser") && c.user == c.database || t.text == c.database
-	})
+	return c.local || !r.addrs.IsValid() || r.addrs.Contains(c.addr.Unmap())
+}
+
+// isUser tells that a word of the users means the client's.
+func (c *hbaClient) isUser(t hbaToken) bool {
+	switch {
+	case t.isGroup():
+		return slices.Contains(c.roles, t.text[1:])
+	case t.is("all"):
+		return true
+	case t.re != nil:
+		return t.re.MatchString(c.user)
+	}
+	return t.text == c.user
+}
+
+// isDatabase is the same for the databases; a keyword is no name.
+func (c *hbaClient) isDatabase(t hbaToken) bool {
+	switch {
+	case c.replication || t.is("replication"):
+		return c.replication && t.is("replication")
+	case t.is("all"):
+		return true
+	case t.is("sameuser"):
+		return c.user == c.database
+	case t.isSameRole():
+		return slices.Contains(c.roles, c.database)
+	case t.re != nil:
+		return t.re.MatchString(c.database)
+	}
+	return t.text == c.database
 }
 
 // userMap tells which certificates may log in as whom: one line, as of pg_ident.conf.
@@ -277,6 +307,9 @@ func parseUserMaps(lines []string) ([]userMap, error) {
 		m := userMap{}
 		if err == nil {
 			m = userMap{name: fields[0][0].text, system: fields[1][0], user: fields[2][0].text}
+			err = checkMapped(fields[2][0])
+		}
+		if err == nil {
 			if text, ok := strings.CutPrefix(m.system.text, "/"); ok && !m.system.quoted {
 				m.re, err = regexp.Compile(text)
 			}
@@ -288,6 +321,15 @@ func parseUserMaps(lines []string) ([]userMap, error) {
 		maps = append(maps, m)
 	}
 	return maps, errors.Join(errs...)
+}
+
+// checkMapped refuses what PostgreSQL 16 and newer give a meaning in the place of a map's role.
+func checkMapped(t hbaToken) error {
+	if t.is("all") || strings.HasPrefix(t.text, "/") || t.isGroup() {
+		return fmt.Errorf("role %q: a name is needed; all, groups and regular expressions are not "+
+			"supported in its place", t.text)
+	}
+	return nil
 }
 
 // mayBe tells whether who has a certificate of that name may log in as user; without a map the two

@@ -72,8 +72,6 @@ func TestHBAMistakes(t *testing.T) {
 		"host all all example.org trust":            "host names",
 		"host all all all peer":                     "method",
 		"host all all all cert":                     "hostssl",
-		"host all +staff all trust":                 "groups",
-		"host samerole all all trust":               "not supported",
 		"host all @banned all reject":               "files",
 		"host @some all all trust":                  "files",
 		"host all joe,@banned all reject":           "files",

@@ -47,6 +47,8 @@ type Proxy struct {
 
 	lockBook lockBook
 
+	asksRoles bool // rules ask for the roles of users
+
 	cutEpoch   atomic.Uint64 // epochs up to this one are closed for good
 	drainEpoch atomic.Uint64 // epochs up to this one start nothing new
 	held       atomic.Int64  // sessions of which a client waits
@@ -150,6 +152,7 @@ func (p *Proxy) prepareAuth() (err error) {
 	if p.hba, err = parseHBA(p.cfg.HBA); err != nil {
 		return err
 	}
+	p.asksRoles = hasRoleRules(p.hba)
 	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
 		return err
 	}

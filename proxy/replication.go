@@ -24,27 +24,40 @@ const (
 	logicalReplication
 )
 
-// replicationOf reads the parameter as PostgreSQL does (ProcessStartupPacket, parse_bool).
+// replicationOf reads the parameter as PostgreSQL does (ProcessStartupPacket, parse_bool). Where it
+// is there more than once, the last one decides whether, but any one that it is one to a database.
 func replicationOf(st *pgwire.Startup) (replication, error) {
-	value, ok := st.Get("replication")
-	if !ok {
-		return notReplication, nil
+	kind, toDatabase := notReplication, false
+	for _, p := range st.Params {
+		if p.Name != "replication" {
+			continue
+		}
+		v := strings.ToLower(p.Value)
+		is := func(word string, least int) bool {
+			return len(v) >= least && strings.HasPrefix(word, v)
+		}
+		switch {
+		case p.Value == "database":
+			kind, toDatabase = physicalReplication, true
+		case v == "1", is("true", 1), is("yes", 1), v == "on":
+			kind = physicalReplication
+		case v == "0", is("false", 1), is("no", 1), is("off", 2):
+			kind = notReplication
+		default:
+			return notReplication, errReplicationValue(p.Value)
+		}
 	}
-	if value == "database" {
-		return logicalReplication, nil
+	if kind == physicalReplication && toDatabase {
+		kind = logicalReplication
 	}
-	v := strings.ToLower(value)
-	is := func(word string, least int) bool { return len(v) >= least && strings.HasPrefix(word, v) }
-	switch {
-	case v == "1", is("true", 1), is("yes", 1), v == "on":
-		return physicalReplication, nil
-	case v == "0", is("false", 1), is("no", 1), is("off", 2):
-		return notReplication, nil
-	}
+	return kind, nil
+}
+
+func errReplicationValue(value string) error {
 	e := pgwire.NewError(pgwire.CodeInvalidParameterValue,
 		fmt.Sprintf("invalid value for parameter \"replication\": %q", value))
 	e.Hint = `Valid values are: "false", 0, "true", 1, "database".`
-	return notReplication, fatal(e)
+	return fatal(e)
 }
 
 // passThrough serves a replication connection: what it streams is the primary's own, and its

@@ -38,6 +38,7 @@ type secretEntry struct {
 	secret string
 	ok     bool
 	at     time.Time
+	roles  []string // that the user is a member of; none unless rules ask for them
 	// doubted: a login has failed since, so that it may be another one by now.
 	doubted bool
 }
@@ -77,13 +78,19 @@ var _ Secrets = (*secretCache)(nil)
 
 // UserSecret implements Secrets.
 func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool, error) {
+	e, err := c.entry(ctx, user)
+	return e.secret, e.ok, err
+}
+
+// entry is what is known of a role, or what the primary says of it.
+func (c *secretCache) entry(ctx context.Context, user string) (secretEntry, error) {
 	if len(user) > secretNameMax || !utf8.ValidString(user) || strings.ContainsRune(user, 0) {
-		return "", false, nil // no role; the primary need not be asked
+		return secretEntry{}, nil // no role; the primary need not be asked
 	}
 	e, cached := c.cached(user)
 	isYoung := cached && time.Since(e.at) < c.proxy.cfg.SecretTTL
 	if isYoung && !e.doubted {
-		return e.secret, e.ok, nil
+		return e, nil
 	}
 	usable := isYoung || cached && e.ok
 	for {
@@ -93,14 +100,16 @@ func (c *secretCache) UserSecret(ctx context.Context, user string) (string, bool
 			var fresh secretEntry
 			fresh, err = c.askInTime(ctx, pr, user, usable)
 			if err == nil {
-				return fresh.secret, fresh.ok, nil
+				return fresh, nil
 			}
 		}
-		if usable {
-			return e.secret, e.ok, nil
-		}
-		if ctx.Err() != nil || isNoSecretLeft(err) {
-			return "", false, fmt.Errorf("look up secret: %w", err)
+		switch {
+		case errors.Is(err, errTooManyRoles):
+			return secretEntry{}, err
+		case usable:
+			return e, nil
+		case ctx.Err() != nil || isNoSecretLeft(err):
+			return secretEntry{}, fmt.Errorf("look up secret: %w", err)
 		}
 		t := time.NewTimer(50 * time.Millisecond)
 		select {
@@ -175,14 +184,24 @@ func (c *secretCache) cached(user string) (secretEntry, bool) {
 
 // ask gets a secret from the primary. The user's name travels as a quoted literal.
 func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secretEntry, error) {
-	rows, err := c.proxy.secretsAt.query(ctx, pr,
-		"SELECT holdfast.user_secret("+quoteLiteral(user)+")")
+	sql := "SELECT holdfast.user_secret(" + quoteLiteral(user) + ")"
+	if c.proxy.asksRoles {
+		sql += ", NULL::text" + rolesSQL(user)
+	}
+	rows, err := c.proxy.secretsAt.query(ctx, pr, sql)
 	if err != nil {
 		return secretEntry{}, err
 	}
 	e := secretEntry{at: time.Now()}
-	if len(rows) == 1 && len(rows[0]) == 1 && rows[0][0] != nil {
-		e.secret, e.ok = string(rows[0][0]), true
+	if c.proxy.asksRoles {
+		if e.roles, err = rolesOf(rows); err != nil {
+			return secretEntry{}, err
+		}
+	}
+	for _, row := range rows {
+		if len(row) > 0 && row[0] != nil {
+			e.secret, e.ok = string(row[0]), true
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
