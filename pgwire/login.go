@@ -32,6 +32,12 @@ type Credentials struct {
 	MD5 string
 }
 
+// Wipe overwrites the keys; what is a string stays until its memory is used again.
+func (c *Credentials) Wipe() {
+	clear(c.ClientKey)
+	clear(c.ServerKey)
+}
+
 // LoginOptions are what a login may be besides its parameters and credentials.
 type LoginOptions struct {
 	// Protocol is the version to ask for; a server that speaks an older one says so, and is taken.
@@ -273,7 +279,10 @@ func MD5Secret(user, password string) string {
 
 // CheckMD5Secret tells whether a stored secret of the method md5 is that of the password.
 func CheckMD5Secret(secret, user string, password []byte) bool {
-	want := MD5Secret(user, string(password))
+	text := append(append(make([]byte, 0, len(password)+len(user)), password...), user...)
+	defer clear(text)
+	sum := md5.Sum(text)
+	want := "md5" + hex.EncodeToString(sum[:])
 	return subtle.ConstantTimeCompare([]byte(want), []byte(secret)) == 1
 }
 

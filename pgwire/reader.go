@@ -13,6 +13,21 @@ type Reader struct {
 	r    *bufio.Reader
 	max  int
 	body []byte
+	src  source
+}
+
+// source tells which buffer r has, so that it can be wiped.
+type source struct {
+	io.Reader
+	buf []byte
+}
+
+// Read implements io.Reader. The first one is of a header, which bufio reads into its buffer.
+func (s *source) Read(p []byte) (int, error) {
+	if s.buf == nil {
+		s.buf = p
+	}
+	return s.Reader.Read(p)
 }
 
 // readerBytes is the size of a Reader's buffer.
@@ -20,7 +35,21 @@ const readerBytes = 4 << 10
 
 // NewReader reads from r; a body over bodyMax bytes is an error.
 func NewReader(r io.Reader, bodyMax int) *Reader {
-	return &Reader{r: bufio.NewReaderSize(r, readerBytes), max: bodyMax}
+	rd := &Reader{max: bodyMax, src: source{Reader: r}}
+	rd.r = bufio.NewReaderSize(&rd.src, readerBytes)
+	return rd
+}
+
+// Wipe overwrites what was read and taken: the last message may hold a password.
+func (r *Reader) Wipe() {
+	clear(r.body[:cap(r.body)])
+	rest := r.Buffered() // its capacity goes to the end of the buffer
+	at := len(r.src.buf)
+	if len(rest) > 0 {
+		at -= cap(rest)
+	}
+	clear(r.src.buf[:max(0, at)])
+	clear(r.src.buf[min(len(r.src.buf), max(0, at)+len(rest)):])
 }
 
 // ReadMessage blocks for the next message. The body is valid until the next call. After an error

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/xdg-go/stringprep"
 )
@@ -62,7 +63,7 @@ func ParseScramSecret(s string) (ScramSecret, error) {
 
 // BuildScramSecret makes the stored form of a password.
 func BuildScramSecret(password string, salt []byte, iterations int) (string, error) {
-	salted, err := saltPassword(password, salt, iterations)
+	salted, err := saltPassword([]byte(password), salt, iterations)
 	if err != nil {
 		return "", err
 	}
@@ -73,16 +74,30 @@ func BuildScramSecret(password string, salt []byte, iterations int) (string, err
 }
 
 // saltPassword is Hi() of RFC 5802. Like libpq it takes the raw bytes of a password that
-// SASLprep refuses.
-func saltPassword(password string, salt []byte, iterations int) ([]byte, error) {
-	if p, err := stringprep.SASLprep.Prepare(password); err == nil {
-		password = p
+// SASLprep refuses. No copy of an ASCII password is made here, which SASLprep leaves as it is; what
+// crypto/hmac makes of it cannot be wiped.
+func saltPassword(password, salt []byte, iterations int) ([]byte, error) {
+	text := unsafe.String(unsafe.SliceData(password), len(password))
+	if !isPrintableASCII(password) {
+		if p, err := stringprep.SASLprep.Prepare(string(password)); err == nil {
+			text = p
+		}
 	}
-	key, err := pbkdf2.Key(sha256.New, password, salt, iterations, sha256.Size)
+	key, err := pbkdf2.Key(sha256.New, text, salt, iterations, sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("salt password: %w", err)
 	}
 	return key, nil
+}
+
+// isPrintableASCII tells that SASLprep (RFC 4013) has nothing to map, to normalize or to refuse.
+func isPrintableASCII(p []byte) bool {
+	for _, c := range p {
+		if c < 0x20 || c > 0x7e {
+			return false
+		}
+	}
+	return true
 }
 
 func mac(key []byte, msg string) []byte {
@@ -143,13 +158,15 @@ func (k MockKey) Secret(user string) ScramSecret {
 // CheckPassword tells by ErrScramFailed that it is another password; it returns the ClientKey, with
 // which one can log in wherever the secret is stored.
 func (s ScramSecret) CheckPassword(password []byte) (clientKey []byte, err error) {
-	salted, err := saltPassword(string(password), s.Salt, s.Iterations)
+	salted, err := saltPassword(password, s.Salt, s.Iterations)
 	if err != nil {
 		return nil, err
 	}
+	defer clear(salted)
 	key := mac(salted, "Client Key")
 	sum := sha256.Sum256(key)
 	if subtle.ConstantTimeCompare(sum[:], s.StoredKey) != 1 {
+		clear(key)
 		return nil, ErrScramFailed
 	}
 	return key, nil
@@ -296,8 +313,10 @@ func (s *ScramServer) Final(msg []byte) (reply, clientKey []byte, err error) {
 	}
 	auth := s.firstBare + "," + s.first + "," + without
 	key := xor(proof, mac(s.secret.StoredKey, auth))
+	clear(proof)
 	sum := sha256.Sum256(key)
 	if subtle.ConstantTimeCompare(sum[:], s.secret.StoredKey) != 1 || !s.ok {
+		clear(key)
 		return nil, nil, ErrScramFailed
 	}
 	sig := base64.StdEncoding.EncodeToString(mac(s.secret.ServerKey, auth))
@@ -351,11 +370,13 @@ func (c *ScramClient) Continue(msg []byte) ([]byte, error) {
 	}
 	clientKey, serverKey := c.cred.ClientKey, c.cred.ServerKey
 	if clientKey == nil {
-		salted, err := saltPassword(c.cred.Password, salt, iter)
+		salted, err := saltPassword([]byte(c.cred.Password), salt, iter)
 		if err != nil {
 			return nil, err
 		}
 		clientKey, serverKey = mac(salted, "Client Key"), mac(salted, "Server Key")
+		clear(salted)
+		defer clear(clientKey)
 	}
 	without := "c=" + c.bound + "," + attrs[0]
 	auth := c.firstBare + "," + string(msg) + "," + without

@@ -52,7 +52,7 @@ func TestScramServerVector(t *testing.T) {
 	if err != nil || string(reply) != "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=" {
 		t.Errorf("reply %s, %v", reply, err)
 	}
-	salted, err := saltPassword("pencil", salt, 4096)
+	salted, err := saltPassword([]byte("pencil"), salt, 4096)
 	if err != nil || string(key) != string(mac(salted, "Client Key")) {
 		t.Errorf("client key %x, %v", key, err)
 	}

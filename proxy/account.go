@@ -10,10 +10,11 @@ import (
 )
 
 // account is who a client is and what it asked for at login. Sessions that are the same in this
-// share one, which nobody changes; the keys in it are gone with the last of them.
+// share one, which nobody changes; the keys in it are wiped with the last of them.
 type account struct {
 	login []pgwire.Param
 	cred  pgwire.Credentials
+	refs  int // sessions that have it; under the lock of accounts
 
 	// owner and key tell which connections of the pool are of use; isApart that none is.
 	owner   poolOwner
@@ -86,13 +87,25 @@ func (l *accounts) share(a *account, cred pgwire.Credentials) *account {
 		}
 		copy(l.list[1:i+1], l.list[:i])
 		l.list[0] = w
+		have.refs++
 		return have
 	}
-	a.cred, a.key = cred, a.poolLogin()
+	a.cred, a.key, a.refs = cred, a.poolLogin(), 1
 	if len(l.list) < sharedAccountsMax {
 		l.list = append(l.list, weak.Pointer[account]{})
 	}
 	copy(l.list[1:], l.list)
 	l.list[0] = weak.Make(a)
 	return a
+}
+
+// release wipes the keys of an account that no session has any more.
+func (l *accounts) release(a *account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a.refs--; a.refs > 0 {
+		return
+	}
+	l.list = slices.DeleteFunc(l.list, func(w weak.Pointer[account]) bool { return w.Value() == a })
+	a.cred.Wipe()
 }

@@ -48,6 +48,7 @@ func (d *door) authenticate(ctx context.Context, who login) (pgwire.Credentials,
 		return pgwire.Credentials{}, err
 	}
 	cred, err := d.prove(ctx, rule, client)
+	d.r.Wipe() // a password, or what gives a key away
 	var pe *pgwire.Error
 	switch {
 	case err == nil:
@@ -148,12 +149,10 @@ func (d *door) password(user, stored string, secret pgwire.ScramSecret, ok bool,
 	if err != nil {
 		return cred, err
 	}
-	defer clear(body)
 	given, err := pgwire.ParsePassword(body)
 	if err != nil {
 		return cred, err
 	}
-	defer clear(given)
 	if ok && pgwire.IsMD5Secret(stored) {
 		if !pgwire.CheckMD5Secret(stored, user, given) {
 			return cred, errNotProved

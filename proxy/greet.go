@@ -89,6 +89,7 @@ func (g *greeting) answer(s *session) {
 			out = g.first(body)
 		} else {
 			out, key = g.final(body)
+			clear(body) // with what is stored it gives the key away
 		}
 		s.in.take(n)
 		switch {
@@ -240,6 +241,9 @@ func (s *session) prove(cred pgwire.Credentials) {
 		return
 	}
 	a := s.proxy.accounts.share(s.account, cred)
+	if a != s.account {
+		cred.Wipe() // the same keys are in a
+	}
 	s.mu.Lock()
 	s.account = a // info looks at it
 	s.mu.Unlock()

@@ -221,6 +221,7 @@ func (s *session) finish() {
 	s.in.release()
 	_ = s.client.Close()
 	s.proxy.remove(s)
+	s.proxy.accounts.release(s.account)
 	s.proxy.clientDone()
 }
 
