@@ -71,7 +71,8 @@ func TestScramClientWipesWhatItDerives(t *testing.T) {
 		t.Error("the keys of the caller were wiped")
 	}
 	cred.Wipe()
-	if !bytes.Equal(cred.ClientKey, make([]byte, 32)) || !bytes.Equal(cred.ServerKey, make([]byte, 32)) {
+	zero := make([]byte, 32)
+	if !bytes.Equal(cred.ClientKey, zero) || !bytes.Equal(cred.ServerKey, zero) {
 		t.Error("Wipe left keys")
 	}
 }
