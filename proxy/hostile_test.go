@@ -199,9 +199,13 @@ func TestHostileAfterLogin(t *testing.T) {
 	r, ca := newTLSRig(t, proxy.TLSAllow, nil)
 	other := r.connectTo(r.secure(ca, ""))
 	exec(t, other, "CREATE TABLE t (a int)")
+	version := exec(t, other, "SHOW server_version_num")
 	for kind, dsn := range map[string]string{"plain": r.dsn(""), "TLS": r.secure(ca, "")} {
 		for name, c := range hostileSaid {
 			t.Run(kind+"/"+name, func(t *testing.T) {
+				if name == "a Query in a COPY" && version < "140000" {
+					t.Skip("PostgreSQL 13 answers with an ERROR and goes on (docs/security.md)")
+				}
 				w := hijack(t, r.connectTo(dsn))
 				w.send(c.said)
 				if got := lastWords(t, w.c); got != c.want {

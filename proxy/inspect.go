@@ -209,6 +209,10 @@ func (s *session) resolveExecute(p *parsed) {
 	}
 }
 
+// renamingMax bounds the statements under way that are looked through for what a name means: who
+// has more of them would keep the loop from others, with each Bind.
+const renamingMax = 1000
+
 // statementNamed tells what a named statement does, as the server will find it when it gets
 // there: while something is under way that may change what the name means, anything.
 func (s *session) statementNamed(name string) parsed {
@@ -230,6 +234,9 @@ func (s *session) statementNamed(name string) parsed {
 		}
 	}
 	left := s.flow.renaming // none, nearly always; else they are near the head of a long pipeline
+	if left > renamingMax {
+		return opaque
+	}
 	for i := s.flow.head; i < len(s.flow.ops) && left > 0; i++ {
 		o := &s.flow.ops[i]
 		if o.renames {

@@ -315,15 +315,20 @@ func (p *prepared) size(name string) int {
 }
 
 // prepare remembers a statement; one that would not fit, for which it returns false, makes the
-// session unmovable rather than being forgotten silently.
+// session unmovable rather than being forgotten silently. Of those the names are kept, up to as
+// much again; behind that a name is one that may mean anything.
 func (t *tracker) prepare(name string, p *prepared) (fits bool) {
 	t.forget(name)
-	t.noteName(name)
-	fits = t.preparedBytes+p.size(name) <= t.locks.cfg.PreparedBytesMax
+	bound := t.locks.cfg.PreparedBytesMax
+	fits = t.preparedBytes+p.size(name) <= bound
 	if !fits || p.lost {
 		t.unmovable |= reasonPrepared
 		p = &prepared{parsed: p.parsed, bySQL: p.bySQL}
 	}
+	if t.preparedBytes+p.size(name) > 2*bound {
+		return false
+	}
+	t.noteName(name)
 	if t.statements == nil {
 		t.statements = make(map[string]*prepared)
 	}
