@@ -206,6 +206,8 @@ func TestQuestionBehindPipelines(t *testing.T) {
 		"a COPY behind the write":       {cat(opened, query("COPY t FROM STDIN")), false},
 		"a rollback behind the write":   {cat(opened, query("ROLLBACK")), false},
 		"another transaction behind it": {cat(opened, query("ROLLBACK AND CHAIN")), false},
+		"a write that is rolled back": {cat(query("BEGIN"), query("SAVEPOINT s"),
+			query("DELETE FROM t"), query("ROLLBACK TO s")), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newSteady(t, GuardExplicit)
