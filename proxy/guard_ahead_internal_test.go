@@ -317,16 +317,22 @@ func TestCommitThatGoesAtOnceIsInDoubt(t *testing.T) {
 // A COMMIT in one batch with what was not answered is no COMMIT of its own yet: what it is answered
 // with, if it is found committed, would not be known.
 func TestCommitBehindItsBatchWaits(t *testing.T) {
-	r := newSteady(t, GuardExplicit)
-	r.play(r.guardedAhead()[:5])
-	r.awaitXID(42)
-	b := batchOf("DELETE FROM t RETURNING a")
-	b = b[:len(b)-len(pgwire.AppendSync(nil))]
 	commit := batchOf("COMMIT")
 	named := commit[:len(commit)-len(pgwire.AppendSync(pgwire.AppendExecute(nil, "", 0)))]
-	r.send(r.client, append(bytes.Clone(b), commit...))
-	r.expect(r.server, bytes.Join([][]byte{b, named,
-		pgwire.AppendFlush(appendInner(nil, xidSQL))}, nil))
+	start := pgwire.AppendBind(pgwire.AppendParse(nil, "", "DELETE FROM t", nil), "", "")
+	for name, first := range map[string][]byte{
+		"a statement":   pgwire.AppendExecute(bytes.Clone(start), "", 0),
+		"a description": pgwire.AppendDescribe(bytes.Clone(start), 'P', ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newSteady(t, GuardExplicit)
+			r.play(r.guardedAhead()[:5])
+			r.awaitXID(42)
+			r.send(r.client, append(bytes.Clone(first), commit...))
+			r.expect(r.server, bytes.Join([][]byte{first, named,
+				pgwire.AppendFlush(appendInner(nil, xidSQL))}, nil))
+		})
+	}
 }
 
 // The server refuses a question in a failed block: nobody hears of it, and the block is as before.
