@@ -76,7 +76,8 @@ var errPack = errors.New("temporary tables are to be packed")
 
 // pack takes the session's temporary tables from its backend, which it leaves, whatever comes of
 // it: nothing can begin there any more. Only rows of the session's own leave the server, so that
-// no lease has to be looked at. The owner calls it; it returns why the backend is of no use.
+// no lease has to be looked at. The owner calls it; it returns why the backend is of no use, and
+// nil if it did not come to packing.
 func (s *session) pack(ctx context.Context) error {
 	select {
 	case s.proxy.packs <- struct{}{}:
@@ -89,7 +90,7 @@ func (s *session) pack(ctx context.Context) error {
 	if !s.mustPack() {
 		c.why = "the drain was over before they were packed"
 		s.mu.Unlock()
-		return errBackendLost
+		return nil
 	}
 	s.noCancel, s.planned = true, true
 	s.mu.Unlock()

@@ -131,7 +131,9 @@ func (s *session) serve(ctx context.Context) {
 		}
 		switch {
 		case errors.Is(err, errPack):
-			err = s.pack(ctx)
+			if err = s.pack(ctx); err == nil {
+				continue
+			}
 		case errors.Is(err, errClientGone):
 			s.leaveBehind()
 		}
