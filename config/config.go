@@ -35,7 +35,10 @@ type Group struct {
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
 	// Fence is what a failover waits for before it promotes somebody.
 	Fence string `mapstructure:"fence" oneof:"lease|recruit"`
-	TLS   TLS    `mapstructure:"tls"`
+	// CutOffAfter is how long a primary that runs must be out of reach for most nodes, or most
+	// sidecars, before another member takes its place; 0: never.
+	CutOffAfter time.Duration `mapstructure:"cut_off_after"`
+	TLS         TLS           `mapstructure:"tls"`
 }
 
 // Node is one voter of the group. Names are values and not keys, since keys lose their case.

@@ -17,7 +17,8 @@ func Default() Config {
 	return Config{
 		DataDir: "/var/lib/holdfast",
 		Group: Group{Cluster: group.Cluster, Profile: group.Profile,
-			DrainTimeout: group.DrainTimeout, Fence: group.Fence},
+			DrainTimeout: group.DrainTimeout, Fence: group.Fence,
+			CutOffAfter: group.CutOffAfter},
 		Raft: Raft{Enabled: group.Voter},
 		Postgres: Postgres{
 			Enabled:      true,

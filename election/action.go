@@ -25,6 +25,7 @@ func (c *Controller) beginIntent(
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
 		Evidence: boundedEvidence(it.Evidence),
 		Planned:  it.Planned, Only: it.Only, AcceptLoss: it.AcceptLoss, Slots: it.Slots,
+		Auto: it.Auto,
 	}
 	epoch, err = c.apply(ctx, Command{Kind: CommandBegin, Begin: &begin})
 	if err != nil {

@@ -22,6 +22,10 @@ const clockRate = 0.001
 // old primary: d of the safety inequality.
 const reachTime = 100 * time.Millisecond
 
+// cutAfterDefault is long beside the time in which a dead primary is told (Timing.Silence): whoever
+// is cut off for less is held.
+const cutAfterDefault = 15 * time.Second
+
 // Config is what a Node needs to know. Start from DefaultConfig.
 type Config struct {
 	// Name is this node's; it is the name of its certificate.
@@ -48,6 +52,9 @@ type Config struct {
 	SyncDegradeAfter time.Duration
 	// Fence is one of Fences.
 	Fence string
+	// CutOffAfter is how long a primary that runs must be out of reach for most nodes, or for most
+	// sidecars, before another member takes its place; 0: never.
+	CutOffAfter time.Duration
 	// LockBarrier bounds how long units of work wait, after a change of the lock, until sessions
 	// of all proxies have their advisory locks again; 0 does not wait.
 	LockBarrier time.Duration
@@ -61,6 +68,7 @@ func DefaultConfig() Config {
 		Cluster: "main", Dir: "/var/lib/holdfast/raft", Voter: true, Profile: ProfileCloud,
 		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
 		Fence: FenceLease, DrainTimeout: 10 * time.Second, LockBarrier: 2 * time.Second,
+		CutOffAfter: cutAfterDefault,
 	}
 }
 
@@ -146,6 +154,10 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, c.validateSync()...)
 	errs = append(errs, c.validateFence()...)
+	if t, err := TimingOf(c.Profile); err == nil && c.CutOffAfter != 0 && c.CutOffAfter <= t.Silence {
+		add("group.cut_off_after: %s must be 0 or more than %s, in which a failover decides with "+
+			"profile %s", c.CutOffAfter, t.Silence, c.Profile)
+	}
 	if c.LockBarrier < 0 {
 		add("proxy.lock_barrier_timeout: must not be less than zero")
 	}

@@ -247,5 +247,6 @@ func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p := DefaultPolicy(co.Timing())
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
 	p.SyncWait, p.SyncDegradeAfter, p.Fence = cfg.SyncWait, cfg.SyncDegradeAfter, cfg.Fence
+	p.CutAfter = cfg.CutOffAfter
 	return NewController(co, p)
 }

@@ -49,6 +49,8 @@ type Decision struct {
 	// UsableAge is how old that knowledge is.
 	IsPrimaryUsable bool          `json:"primary_usable"`
 	UsableAge       time.Duration `json:"-"`
+	// IsCutOff tells that most proxies cannot use it all the same.
+	IsCutOff bool `json:"cut_off,omitempty"`
 }
 
 // Decide is the rule of the leader: what happens next, from what is known. It is pure.
@@ -67,7 +69,7 @@ func Decide(in Input, p Policy) Decision {
 	} else {
 		d.Refusals = refuseAll(in.Requests, d.Summary)
 	}
-	d.IsPrimaryUsable, d.UsableAge = v.isUsable, v.usableAge
+	d.IsPrimaryUsable, d.UsableAge, d.IsCutOff = v.isUsable, v.usableAge, v.cut.why != ""
 	return d
 }
 
@@ -80,6 +82,8 @@ func decideAlone(in Input, p Policy, v verdict) Decision {
 		})
 	case v.isDead:
 		return decideDead(in, p, v)
+	case v.cut.why != "":
+		return decideCut(in, p, v)
 	}
 	return Decision{Do: ActHold, Summary: v.why, Evidence: v.evidence}
 }

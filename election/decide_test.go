@@ -154,6 +154,9 @@ func situationReport(in *election.Input, name string, kv map[string]string) erro
 		DiskBad: kv["disk"], Adopted: kv["adopted"],
 	}
 	_, o.Member.Streaming = kv["streaming"]
+	if err := situationSight(&o.Report, kv); err != nil {
+		return err
+	}
 	if _, ok := kv["unheard"]; ok {
 		o.Report = election.Report{Node: name}
 	}

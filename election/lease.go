@@ -22,6 +22,10 @@ type Renewal struct {
 	Retakes bool `json:"retakes,omitempty"`
 	// Holds tells that sessions of the lessee have advisory locks.
 	Holds bool `json:"holds,omitempty"`
+	// BlindFor is how long the sidecar that borrows has had no connection to the primary though it
+	// tried, Reaches are the other members that answer it, as reachText writes them.
+	BlindFor time.Duration `json:"-"`
+	Reaches  string        `json:"-"`
 }
 
 // RenewalAnswer is a voter's answer to a Renewal or a release.

@@ -9,6 +9,7 @@ import (
 func (l *lessee) lend(r Renewal) RenewalAnswer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.fleet.note(l.now(), r)
 	isShut := l.isShutLocked(r.Epoch)
 	if isShut && !r.Retakes {
 		// Its sessions may run units of work as soon as it has a lease.
@@ -74,9 +75,17 @@ func (l *lessee) takeBack(r Renewal) RenewalAnswer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.relay.Release(l.now(), r)
+	l.fleet.forget(r.Lessee)
 	close(l.free)
 	l.free = make(chan struct{})
 	return a
+}
+
+// borrowers is what this node's sidecars see of the primary; nil if there are none.
+func (l *lessee) borrowers(s *State, after time.Duration) *BorrowerView {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fleet.view(l.now(), s, after)
 }
 
 // outstanding is how long something lent of the epoch may still be in use, and a channel that is

@@ -50,6 +50,8 @@ type lessee struct {
 	poked       chan struct{} // capacity 1: run is to look
 	// onBarrier is told how a barrier ended that somebody waited at; nil tells nobody.
 	onBarrier func(end string)
+	// sight is what a sidecar sees; nil on a voter.
+	sight *sidecarWatch
 	// clients are whom to ask in a state, with the version of the voter set; nil keeps to voters.
 	clients func(*State) (set uint64, voters []voterClient)
 
@@ -58,6 +60,7 @@ type lessee struct {
 	set     uint64
 	tally   *Tally
 	relay   *Relay                 // what this lessee lent
+	fleet   *fleet                 // and what those say to whom it lends
 	free    chan struct{}          // closed when something that was lent is released
 	asks    int                    // of a borrower: which of voters it asks now
 	asked   map[string]voterClient // and whom it asked since it last gave up
@@ -82,7 +85,7 @@ func newLessee(name string, t Timing, drain time.Duration, voters []voterClient,
 		name: name, incarnation: rand.Uint64(), timing: t, drain: drain, voters: voters,
 		source: source, gate: gate, log: log, now: now,
 		tally: NewTally(t, len(voters)), changed: make(chan struct{}),
-		relay: NewRelay(t), free: make(chan struct{}), poked: make(chan struct{}, 1),
+		relay: NewRelay(t), fleet: newFleet(t), free: make(chan struct{}), poked: make(chan struct{}, 1),
 		gateOfLocks: newLockGate(0), flying: make(map[string]int),
 	}
 }
@@ -273,6 +276,7 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 // One that only looks whether the barrier is open spares those that still have to answer.
 func (l *lessee) renewAll(ctx context.Context, epoch uint64, looks bool) {
 	holds, behind := l.locksBehind(epoch+1), l.locksBehind(epoch)
+	sight := l.sight.load()
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
 		l.tally.Begin(epoch)
@@ -293,6 +297,7 @@ func (l *lessee) renewAll(ctx context.Context, epoch uint64, looks bool) {
 	r := Renewal{
 		V: Version, Lessee: l.name, Incarnation: l.incarnation, Seq: seq, Epoch: epoch, Set: l.set,
 		Holds: holds, Retakes: behind || l.relay.Retakes(l.now(), epoch),
+		BlindFor: sight.blindFor, Reaches: reachText(sight.reaches),
 	}
 	l.mu.Unlock()
 	if l.tally.isBorrower {

@@ -28,7 +28,8 @@ const (
 
 const (
 	// loanRequestLen is version, what is asked for, incarnation, sequence number and epoch; if
-	// there is something to be said of advisory locks, a byte with that follows.
+	// there is something to be said of advisory locks, a byte with that follows, and behind it what
+	// one that is blind sees (fleet.go).
 	loanRequestLen = 1 + 1 + 8 + 8 + 8
 	// loanAnswerLen is version, whether it is granted, sequence number, endorsed epoch and what
 	// is left of the lease and until its doubt; the reason of a refusal follows, or of a grant
@@ -51,25 +52,26 @@ func appendLoanRequest(b []byte, what byte, r Renewal) []byte {
 	if r.Holds {
 		flags |= loanHolds
 	}
-	n := loanRequestLen
-	if flags != 0 {
-		n++
+	var more []byte
+	switch {
+	case r.BlindFor > 0:
+		more = appendLoanSight([]byte{flags | loanBlind}, r)
+	case flags != 0:
+		more = []byte{flags}
 	}
-	b = binary.BigEndian.AppendUint16(b, uint16(n))
+	b = binary.BigEndian.AppendUint16(b, uint16(loanRequestLen+len(more)))
 	b = append(b, byte(Version), what)
 	b = binary.BigEndian.AppendUint64(b, r.Incarnation)
 	b = binary.BigEndian.AppendUint64(b, r.Seq)
 	b = binary.BigEndian.AppendUint64(b, r.Epoch)
-	if flags != 0 {
-		b = append(b, flags)
-	}
-	return b
+	return append(b, more...)
 }
 
-// What a request says of advisory locks.
+// What a request says of advisory locks, and that what its lessee sees follows.
 const (
 	loanRetakes = 1 << iota
 	loanHolds
+	loanBlind
 )
 
 // loanShut is the reason that comes with a loan whose barrier is shut.
@@ -88,6 +90,9 @@ func parseLoanRequest(p []byte) (what byte, r Renewal, err error) {
 	if len(p) > loanRequestLen {
 		flags := p[loanRequestLen]
 		r.Retakes, r.Holds = flags&loanRetakes != 0, flags&loanHolds != 0
+		if flags&loanBlind != 0 {
+			parseLoanSight(p[loanRequestLen+1:], &r)
+		}
 	}
 	return p[1], r, nil
 }

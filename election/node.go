@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,9 @@ type Deps struct {
 	// Cancel carries out a client's cancel request that another node has passed on; nil if there is
 	// no proxy.
 	Cancel func(ctx context.Context, pid uint32, key []byte)
+	// Blind tells how long the proxy has had no connection to the primary though it tried; asked on
+	// a sidecar, nil if there is no proxy.
+	Blind func() time.Duration
 	// Loop makes what runs on the Raft leader; nil is the controller.
 	Loop func(c Coordinator) LeaderLoop
 	// Registerer gets the metrics; nil keeps them to the node.
@@ -52,6 +56,7 @@ type Node struct {
 	best      *bestSource   // of a voter
 	voter     *voter
 	lessee    *lessee
+	sidecar   *sidecarWatch // of a node that is no voter and has a proxy
 	reports   *reports
 	loop      LeaderLoop
 	metrics   *metrics
@@ -121,6 +126,10 @@ func New(cfg Config, deps Deps) (*Node, error) {
 	n.metrics.watchBarrier(deps.Registerer, n.lessee)
 	if !cfg.Voter {
 		n.lessee.borrow()
+		if deps.Blind != nil {
+			n.sidecar = &sidecarWatch{blind: deps.Blind}
+			n.lessee.sight = n.sidecar
+		}
 		n.remote.trusted, n.remote.first = n.lessee.lender, n.lessee.asks
 	}
 	if deps.Loop == nil {
@@ -157,6 +166,9 @@ func (n *Node) Start(ctx context.Context) error {
 		}
 	} else {
 		n.goRun(n.remote.run)
+		if n.sidecar != nil {
+			n.goRun(n.runSidecarWatch)
+		}
 	}
 	n.goRun(n.runMembers)
 	n.goRun(n.lessee.run)

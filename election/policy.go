@@ -25,6 +25,9 @@ type Policy struct {
 	// MaxChanges is how many unplanned changes may begin within FlapWindow.
 	MaxChanges int
 	FlapWindow time.Duration
+	// CutAfter is how long a primary that runs must be of no use to most nodes, or to most
+	// sidecars, before another member takes its place; 0: never.
+	CutAfter time.Duration
 	// LagMaxBytes bounds the lag of a switchover's target and, when commits wait for nobody,
 	// of a failover's candidate. 0: no bound.
 	LagMaxBytes uint64
@@ -67,6 +70,7 @@ func DefaultPolicy(t Timing) Policy {
 		ProbeRepeats:      probeRepeats,
 		MaxChanges:        6,
 		FlapWindow:        time.Minute,
+		CutAfter:          cutAfterDefault,
 		LagMaxBytes:       16 << 20,
 		EndorseTimeout:    2 * t.Promise,
 		DrainTimeout:      10 * time.Second,

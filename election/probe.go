@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -27,18 +28,24 @@ type prober struct {
 	epoch  uint64
 	result ProbeResult
 	count  int
+	// blindAt is when, since the newest success under the epoch, the first probe failed; 0: none
+	// has. reached counts for each other member in how many of the newest looks in a row, made with
+	// the probes that failed, its server answered.
+	blindAt int64
+	reached map[string]int
 }
 
 // probed is what one probe found, and under which epoch.
 type probed struct {
-	epoch  uint64
-	result ProbeResult
+	epoch   uint64
+	result  ProbeResult
+	reaches []string
 }
 
 // probe connects and asks whether TLS is spoken, which the postmaster answers by itself or by a
 // child: either shows that it lives.
 func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) probed {
-	out := probed{lockEpoch(s), ProbeNone}
+	out := probed{epoch: lockEpoch(s), result: ProbeNone}
 	if s.Lock == nil {
 		return out
 	}
@@ -50,8 +57,35 @@ func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) probe
 	return out
 }
 
+// isBlind tells that the newest probe failed.
+func (p *prober) isBlind() bool { return p.blindAt != 0 }
+
+// reaches are the members that answered as often in a row as makes a node blind: where the network
+// is slow all around, one look that was in time by chance must not move the primary.
+func (p *prober) reaches() []string {
+	var out []string
+	for name, n := range p.reached {
+		if n >= probeRepeats {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // note counts equal results in a row.
-func (p *prober) note(r probed) {
+func (p *prober) note(r probed, now int64) {
+	switch {
+	case r.result == ProbeOK || r.result == ProbeNone:
+		p.blindAt = 0
+	case r.epoch != p.epoch || p.blindAt == 0:
+		p.blindAt = now
+	}
+	reached := map[string]int{}
+	for _, name := range r.reaches {
+		reached[name] = min(p.reached[name]+1, probeRepeats)
+	}
+	p.reached = reached
 	if r.epoch != p.epoch || r.result != p.result {
 		p.epoch, p.result, p.count = r.epoch, r.result, 0
 	}
@@ -134,7 +168,7 @@ func (n *Node) runReports(ctx context.Context) {
 		case p := <-r.found:
 			r.cancel()
 			r.cancel = nil
-			r.note(p)
+			r.note(p, n.now())
 		case <-changed:
 			isDue = true
 		case <-newer:
@@ -157,7 +191,18 @@ func (r *reporter) start(ctx context.Context, s *State) bool {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.under = lockEpoch(s)
 	p := prober{dialer: r.dialer} // the goroutine's own
-	r.work.Go(func() { r.found <- p.probe(ctx, s, probeLimit(r.n.timing)) })
+	self, isBlind := r.n.cfg.Name, r.isBlind()
+	r.work.Go(func() {
+		var others sync.WaitGroup
+		var reaches []string
+		if isBlind {
+			others.Go(func() { reaches = p.reachOthers(ctx, s, self, probeLimit(r.n.timing)) })
+		}
+		out := p.probe(ctx, s, probeLimit(r.n.timing))
+		others.Wait()
+		out.reaches = reaches
+		r.found <- out
+	})
 	return true
 }
 

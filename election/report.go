@@ -76,6 +76,11 @@ func (n *Node) buildReport(p *prober) Report {
 		V: Version, Node: n.cfg.Name, Epoch: p.epoch, Probe: p.result, ProbeCount: p.count,
 		SyncV: SyncVersion, Sync: &SyncMode{n.cfg.SyncMode, n.cfg.SyncWait},
 	}
+	if p.isBlind() {
+		r.BlindFor, r.Reaches = time.Duration(n.now()-p.blindAt), p.reaches()
+	}
+	s, _ := n.State()
+	r.Borrowers = n.lessee.borrowers(s, n.cfg.CutOffAfter)
 	if n.deps.Agent != nil {
 		r.Member = n.deps.Agent.Status()
 	}

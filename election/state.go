@@ -101,6 +101,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
 		Cause: c.Cause, Evidence: c.Evidence, Request: c.Request,
 		Planned: c.Planned, Only: c.Only, AcceptLoss: c.AcceptLoss, Slots: c.Slots,
+		Auto: c.Auto,
 	}
 	if old := s.Intent; old != nil {
 		intent.Tried = slices.Clone(old.Tried)
@@ -197,7 +198,7 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 	change := Change{
 		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
 		At: c.At, PhasesMS: c.PhasesMS, Slots: c.Slots,
-		Planned: i.Kind == IntentSwitchover || i.Planned || i.Only != "",
+		Planned: i.Kind == IntentSwitchover && !i.Auto || i.Planned || i.Only != "",
 	}
 	next.History = append(slices.Clone(s.History), change)
 	n := len(next.History)

@@ -71,7 +71,8 @@ func (c *Controller) tendSync(ctx context.Context, s *State) {
 	if s.Lock == nil || s.Intent != nil {
 		return
 	}
-	in := Input{State: s, Observations: c.observations(s, time.Now())}
+	in := Input{State: s, Observations: c.observations(s, time.Now()),
+		ChangeAges: c.co.UnplannedChanges()}
 	cmd := c.syncStep(in)
 	if cmd == nil {
 		return
@@ -120,6 +121,9 @@ func (c *Controller) syncStep(in Input) *SetSync {
 		seen:        c.sync.look(now, s.Lock.Epoch, names, st.Standbys),
 		returnAfter: c.sync.returnAfter(now, c.policy.SyncReturnAfter)}
 	leaving := sp.without(stayingMembers(s))
+	if mayCutFailOver(in, c.policy) {
+		return nil
+	}
 	cmd := &SetSync{V: SyncVersion, Epoch: s.Lock.Epoch, Seq: syncSeq(s), Mode: mode}
 	rec := s.Sync
 	if rec == nil || rec.Epoch != s.Lock.Epoch || len(rec.Rules) == 0 {

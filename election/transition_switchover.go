@@ -17,6 +17,9 @@ func (t *transition) switchover(ctx context.Context) error {
 	if t.it.To == "" {
 		return t.goBack("the switchover has no target")
 	}
+	if t.it.Auto && t.maintenance().overtook(t.it) {
+		return t.goBack("a maintenance began before the change")
+	}
 	err := t.switchoverSteps(ctx)
 	if err == nil || ctx.Err() != nil || errors.Is(err, errIntentVoid) {
 		return err

@@ -76,6 +76,8 @@ type Intent struct {
 	AcceptLoss bool `json:"accept_loss,omitempty"`
 	// Slots are the old primary's logical slots as they were known when it began.
 	Slots []LogicalSlot `json:"slots,omitempty"`
+	// Auto tells that nobody asked for a switchover: the primary is cut off.
+	Auto bool `json:"auto,omitempty"`
 }
 
 // drains tells that sessions may finish their transactions before the epoch is given up.
@@ -101,7 +103,7 @@ type Change struct {
 
 // isUnplanned tells that nobody asked for the change: it counts for the limit on them.
 func (c *Change) isUnplanned() bool {
-	return !c.Planned && (c.Kind == IntentFailover || c.Kind == IntentRestart)
+	return !c.Planned && c.Kind != IntentBootstrap
 }
 
 // State is the replicated state: all that the Raft log builds. It holds nothing that changes by
@@ -212,6 +214,13 @@ type Report struct {
 	Probe  ProbeResult  `json:"probe"`
 	// ProbeCount is how many probes in a row had this result.
 	ProbeCount int `json:"probe_count"`
+	// BlindFor is how long no probe under Epoch has succeeded; 0 if the newest has.
+	BlindFor time.Duration `json:"blind_for,omitempty"`
+	// Reaches are the other members whose servers answer this node time and again; told while
+	// probes of the primary fail only.
+	Reaches []string `json:"reaches,omitempty"`
+	// Borrowers is what the node's sidecars see; nil if there are none.
+	Borrowers *BorrowerView `json:"borrowers,omitempty"`
 	// Sessions and Held are the node's proxy's client sessions, and those being held.
 	Sessions int `json:"sessions"`
 	Held     int `json:"held"`

@@ -15,6 +15,9 @@ type verdict struct {
 	evidence  []string
 	isUsable  bool
 	usableAge time.Duration
+	// cut tells that it lives and is cut off; streaming are the standbys that stream from it.
+	cut       cutOff
+	streaming []string
 }
 
 // survey counts what the nodes see of the primary.
@@ -35,7 +38,7 @@ func judgePrimary(in Input, p Policy) verdict {
 	var v verdict
 	v.isUsable, v.usableAge = primaryUsable(in)
 	sv := surveyNodes(in, p)
-	v.evidence = sv.evidence
+	v.evidence, v.streaming, v.cut = sv.evidence, sv.streaming, judgeCut(in, p)
 	if why := proofByAgent(in, p); why != "" {
 		v.isDead, v.why = true, why
 		return v

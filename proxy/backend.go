@@ -59,6 +59,14 @@ var errWrongServer = errors.New("not the server that the lock names")
 func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwire.Param,
 	cred pgwire.Credentials,
 ) (*backend, error) {
+	b, err := p.tryConnect(ctx, on, pr, login, cred)
+	p.blind.note(pr.Epoch, err, bootNow())
+	return b, err
+}
+
+func (p *Proxy) tryConnect(ctx context.Context, on *loop, pr *Primary, login []pgwire.Param,
+	cred pgwire.Credentials,
+) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
 	b, err := p.logIn(ctx, on, pr.Addr, func(ctx context.Context, conn link,

@@ -44,6 +44,7 @@ type Proxy struct {
 	catalogues *catalogues
 	dialer     net.Dialer
 	ramp       *ramp
+	blind      blindness
 
 	lockBook lockBook
 

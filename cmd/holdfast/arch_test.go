@@ -68,6 +68,7 @@ var pureFiles = []string{
 	"election/state.go", "election/decide.go", "election/candidate.go", "election/lease.go",
 	"election/syncnames.go", "election/syncset.go", "election/syncplan.go",
 	"election/adopt_decide.go", "election/checks.go", "election/logical.go",
+	"election/cutoff.go", "election/fleet.go",
 	"proxy/replay.go", "proxy/txn.go", "proxy/knownxid.go",
 	"pgwire/lexer.go", "pgwire/classify.go",
 	"pgwire/needs.go", "pgwire/reads.go", "pgwire/reach.go", "pgwire/settingnames.go",

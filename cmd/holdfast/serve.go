@@ -172,7 +172,7 @@ func (n *node) buildElection() error {
 	}
 	if n.proxy != nil {
 		deps.Gate, deps.Stats, deps.Locks = n.proxy, n.proxy.Stats, n.proxy
-		deps.Cancel = n.proxy.CancelHere
+		deps.Cancel, deps.Blind = n.proxy.CancelHere, n.proxy.Blind
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {

@@ -15,6 +15,8 @@ type DecisionStatus struct {
 	Evidence []string `json:"evidence,omitempty"`
 	// PrimaryUsable tells that some node uses the primary, or its agent sees it in its place.
 	PrimaryUsable bool `json:"primary_usable"`
+	// CutOff tells that most proxies cannot use it all the same.
+	CutOff bool `json:"cut_off,omitempty"`
 }
 
 func decisionStatus(d *election.Decision) *DecisionStatus {
@@ -23,13 +25,13 @@ func decisionStatus(d *election.Decision) *DecisionStatus {
 	}
 	return &DecisionStatus{
 		Do: string(d.Do), Summary: d.Summary, Evidence: d.Evidence,
-		PrimaryUsable: d.IsPrimaryUsable,
+		PrimaryUsable: d.IsPrimaryUsable, CutOff: d.IsCutOff,
 	}
 }
 
 // print says what the leader does or waits for; nothing while all is well.
 func (d *DecisionStatus) print(out io.Writer) {
-	if d == nil || d.Do == string(election.ActHold) && d.PrimaryUsable {
+	if d == nil || d.Do == string(election.ActHold) && d.PrimaryUsable && !d.CutOff {
 		return
 	}
 	fmt.Fprintf(out, "leader: %s\n", d.Summary)

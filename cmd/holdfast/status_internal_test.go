@@ -136,3 +136,24 @@ func TestStatusLongProblem(t *testing.T) {
 		t.Errorf("printed is\n%s", text)
 	}
 }
+
+// TestDecisionIsPrinted: while all is well nothing is said; a primary that most proxies cannot use
+// is no such time, though its own node uses it.
+func TestDecisionIsPrinted(t *testing.T) {
+	for _, tc := range []struct {
+		d    election.Decision
+		want string
+	}{
+		{election.Decision{Do: election.ActHold, Summary: "s", IsPrimaryUsable: true}, ""},
+		{election.Decision{Do: election.ActHold, Summary: "s"}, "leader: s\n"},
+		{election.Decision{Do: election.ActHold, Summary: "s", IsPrimaryUsable: true,
+			IsCutOff: true}, "leader: s\n"},
+		{election.Decision{}, ""},
+	} {
+		var b strings.Builder
+		decisionStatus(&tc.d).print(&b)
+		if b.String() != tc.want {
+			t.Errorf("%+v: %q", tc.d, b.String())
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package election
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func sightState() *State {
+	s := &State{Lock: &Lock{Epoch: 7, Holder: "pg1"}}
+	for _, n := range []string{"pg1", "pg2", "pg3"} {
+		s.Members = append(s.Members, Member{Name: n, Postgres: n + ":5432"})
+	}
+	return s
+}
+
+// TestFleetCounts: what a node tells of its sidecars are counts of those that it lends to now, of
+// the lock's epoch and of members that there are.
+func TestFleetCounts(t *testing.T) {
+	timing, err := TimingOf(ProfileLAN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, s := newFleet(timing), sightState()
+	if v := f.view(0, s, time.Second); v != nil {
+		t.Errorf("of nobody: %+v", v)
+	}
+	far := reachText([]string{"pg3", "pg9"})
+	f.note(1, Renewal{Lessee: "a", Epoch: 7, BlindFor: 30 * time.Second, Reaches: far})
+	f.note(1, Renewal{Lessee: "b", Epoch: 7, BlindFor: 9 * time.Second, Reaches: far})
+	f.note(1, Renewal{Lessee: "c", Epoch: 6, BlindFor: 30 * time.Second, Reaches: far})
+	f.note(1, Renewal{Lessee: "d", Epoch: 7})
+	v := f.view(2, s, 10*time.Second)
+	if v.Total != 4 || v.CutOff != 1 || v.Longest != 30*time.Second || len(v.Reach) != 1 ||
+		v.Reach["pg3"] != 1 {
+		t.Errorf("%+v", v)
+	}
+	if v := f.view(2, s, 0); v.CutOff != 0 {
+		t.Errorf("though it is switched off: %+v", v)
+	}
+	f.forget("d")
+	f.note(int64(timing.Lease), Renewal{Lessee: "b", Epoch: 7})
+	if v := f.view(int64(timing.Lease)+2, s, time.Second); v.Total != 1 {
+		t.Errorf("after a lease without a word: %+v", v)
+	}
+	for i := range lesseesMax + 10 {
+		f.note(0, Renewal{Lessee: fmt.Sprint(i)})
+	}
+	if len(f.byName) > lesseesMax {
+		t.Errorf("%d entries", len(f.byName))
+	}
+}
+
+// TestLoanSight: what a blind sidecar says survives its way, and what does not fit is left out as
+// whole names.
+func TestLoanSight(t *testing.T) {
+	names := []string{"pg2", "pg3"}
+	for range 60 {
+		names = append(names, "a-name-of-some-length")
+	}
+	r := Renewal{V: 1, Epoch: 7, Holds: true, BlindFor: 1234 * time.Millisecond,
+		Reaches: reachText(names)}
+	b := appendLoanRequest(nil, loanBorrow, r)
+	if len(b) > 2+loanMax {
+		t.Fatalf("a message of %d bytes", len(b))
+	}
+	_, got, err := parseLoanRequest(b[2:])
+	if err != nil || got.BlindFor != 1200*time.Millisecond || !got.Holds || got.Retakes {
+		t.Errorf("%+v, %v", got, err)
+	}
+	have := reachNames(got.Reaches)
+	if len(have) < 10 || !slices.Equal(have, names[:len(have)]) {
+		t.Errorf("names %q", have)
+	}
+	if have := reachNames(strings.Repeat("x,", 10*membersMax)); len(have) != membersMax {
+		t.Errorf("%d names", len(have))
+	}
+}
+
+// TestAutomaticSwitchoverCounts: a switchover that nobody asked for is no planned change in the
+// history, and counts for the limit on changes.
+func TestAutomaticSwitchoverCounts(t *testing.T) {
+	s := sightState()
+	for _, isAuto := range []bool{true, false} {
+		s, r := apply(s, Command{Kind: CommandBegin, Begin: &BeginIntent{
+			Kind: IntentSwitchover, From: "pg1", FromEpoch: 7, To: "pg2", Auto: isAuto,
+		}})
+		s, _ = apply(s, Command{Kind: CommandCommitLock, Commit: &CommitLock{
+			Lock: Lock{Epoch: r.Epoch, Holder: "pg2"},
+		}})
+		if len(s.History) != 1 || s.History[0].Planned == isAuto ||
+			s.History[0].isUnplanned() != isAuto {
+			t.Errorf("automatic %t: %+v", isAuto, s.History)
+		}
+	}
+}
+
+// TestReachNeedsRepetition: a member counts as reached once it has answered as often in a row as
+// makes a node blind.
+func TestReachNeedsRepetition(t *testing.T) {
+	var p prober
+	for i, names := range [][]string{{"pg2"}, {"pg2", "pg3"}, {"pg3"}, {"pg2", "pg3"}, {"pg2"}} {
+		p.note(probed{7, ProbeTimeout, names}, int64(i+1))
+		want := ""
+		if i == 3 {
+			want = "pg3"
+		}
+		if got := strings.Join(p.reaches(), ","); got != want {
+			t.Errorf("look %d: %q, want %q", i, got, want)
+		}
+	}
+	if p.blindAt != 1 {
+		t.Errorf("blind since %d", p.blindAt)
+	}
+	p.note(probed{8, ProbeRefused, nil}, 9)
+	if p.blindAt != 9 || p.count != 1 {
+		t.Errorf("under another epoch blind since %d, %d", p.blindAt, p.count)
+	}
+	p.note(probed{8, ProbeOK, nil}, 10)
+	if p.isBlind() || len(p.reaches()) > 0 {
+		t.Errorf("after a success: %+v", p)
+	}
+}
