@@ -37,6 +37,7 @@ func Default() Config {
 			QueryTimeout: agent.QueryTimeout,
 			DiskTimeout:  agent.DiskTimeout,
 			ServerTLS:    ServerTLS(agent.ServerTLS),
+			OnLockLoss:   agent.OnLockLoss,
 		},
 		Proxy: defaultProxy(group.LockBarrier),
 		Synchronous: Synchronous{Mode: group.SyncMode, Standbys: group.SyncWait,

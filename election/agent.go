@@ -34,6 +34,9 @@ type AgentDeps struct {
 	Source StateSource
 	// Log takes transitions and failures; nil drops them.
 	Log *zap.Logger
+	// Lease is the newest lease of this process, its end in nanoseconds of CLOCK_BOOTTIME; needed
+	// for OnLockLossStop.
+	Lease func() (epoch uint64, until int64)
 }
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
@@ -75,6 +78,7 @@ type PostgresAgent struct {
 	wg     sync.WaitGroup
 
 	disk diskProbe
+	loss lossStop
 
 	mu      sync.Mutex
 	status  MemberStatus
@@ -101,6 +105,9 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 	}
 	if deps.Source == nil {
 		return nil, errors.New("postgres agent: a source of the state is needed")
+	}
+	if cfg.OnLockLoss == OnLockLossStop && deps.Lease == nil {
+		return nil, errors.New("postgres agent: on_lock_loss stop needs the lease")
 	}
 	if deps.Log == nil {
 		deps.Log = zap.NewNop()
@@ -157,6 +164,11 @@ func (a *PostgresAgent) Start(ctx context.Context) error {
 	go func() { defer a.wg.Done(); s.run(ctx) }()
 	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
 	go func() { defer a.wg.Done(); a.runDisk(ctx) }()
+	if a.cfg.OnLockLoss == OnLockLossStop {
+		a.loss.life.Store(&ctx)
+		a.wg.Add(1)
+		go func() { defer a.wg.Done(); a.runLockLoss(ctx) }()
+	}
 	return nil
 }
 

@@ -71,6 +71,9 @@ type AgentConfig struct {
 	AdoptForeign bool
 	// ServerTLS is TLS to the other members' servers, for their replication and for the agent.
 	ServerTLS pgwire.ServerTLS
+	// OnLockLoss is OnLockLossHold or OnLockLossStop; Timing are the group's times.
+	OnLockLoss string
+	Timing     Timing
 }
 
 // DefaultAgentConfig returns the defaults; Cluster, Name, Listen and SecretsDir have none.
@@ -90,6 +93,7 @@ func DefaultAgentConfig() AgentConfig {
 		DiskTimeout:    10 * time.Second,
 		Silence:        5 * time.Second,
 		ServerTLS:      pgwire.ServerTLS{Mode: pgwire.SSLPrefer},
+		OnLockLoss:     OnLockLossHold,
 	}
 }
 
@@ -151,6 +155,13 @@ func (c AgentConfig) Validate() error {
 		strings.HasPrefix(c.Superuser, "holdfast_") {
 		bad("superuser %q: a role name is needed, without the prefix pg_ or holdfast_",
 			c.Superuser)
+	}
+	if c.OnLockLoss == OnLockLossStop {
+		if err := c.Timing.Validate(); err != nil {
+			bad("on_lock_loss stop: %w", err)
+		}
+	} else if c.OnLockLoss != OnLockLossHold {
+		bad("on_lock_loss %q: %s or %s is allowed", c.OnLockLoss, OnLockLossHold, OnLockLossStop)
 	}
 	errs = append(errs, c.validateLimits()...)
 	errs = append(errs, c.validateLines()...)

@@ -163,7 +163,7 @@ func (n *node) buildElection() error {
 			return err
 		}
 		n.agent, err = election.NewPostgresAgent(ac, election.AgentDeps{
-			Source: &n.source, Log: n.log.Named("agent"),
+			Source: &n.source, Log: n.log.Named("agent"), Lease: n.source.lease,
 		})
 		if err != nil {
 			return err
@@ -173,6 +173,9 @@ func (n *node) buildElection() error {
 	if n.proxy != nil {
 		deps.Gate, deps.Stats, deps.Locks = n.proxy, n.proxy.Stats, n.proxy
 		deps.Cancel, deps.Blind = n.proxy.CancelHere, n.proxy.Blind
+	}
+	if n.agent != nil && n.cfg.Postgres.OnLockLoss == election.OnLockLossStop {
+		deps.Gate = election.LossGate{Gate: deps.Gate, Agent: n.agent}
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {
@@ -369,6 +372,20 @@ func (l *lateSource) State() (*election.State, <-chan struct{}) {
 		return n.State()
 	}
 	return &election.State{V: election.Version}, nil
+}
+
+// lease is the node's newest lease; none before there is a node.
+func (l *lateSource) lease() (epoch uint64, until int64) {
+	n := l.node.Load()
+	if n == nil {
+		return 0, 0
+	}
+	v := n.Lease()
+	epoch, until = v.Epoch(), v.Until()
+	if v.Epoch() != epoch {
+		return 0, 0 // it is just another one
+	}
+	return epoch, until
 }
 
 func (l *lateSource) set(n *election.Node) { l.node.Store(n) }
