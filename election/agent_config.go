@@ -78,6 +78,7 @@ type AgentConfig struct {
 
 // DefaultAgentConfig returns the defaults; Cluster, Name, Listen and SecretsDir have none.
 func DefaultAgentConfig() AgentConfig {
+	timing, _ := TimingOf(ProfileCloud)
 	return AgentConfig{
 		Cluster:        "main",
 		DataDir:        "/var/lib/holdfast/postgres/data",
@@ -94,6 +95,7 @@ func DefaultAgentConfig() AgentConfig {
 		Silence:        5 * time.Second,
 		ServerTLS:      pgwire.ServerTLS{Mode: pgwire.SSLPrefer},
 		OnLockLoss:     OnLockLossHold,
+		Timing:         timing,
 	}
 }
 

@@ -34,10 +34,10 @@ func lossReserve(t Timing) time.Duration {
 	return time.Duration(float64(t.Promise)*(1-clockRate) - float64(t.Lease)*(1+clockRate))
 }
 
-// end is when the right to serve under the epoch of the lock ends, seen at now; leaseEpoch and until
-// are the newest lease. Whoever has just seen the lock, or was not running, gets the time of a lease
-// to be granted one: a stop would come too late by then to keep anything from happening, and a
-// restarted node must not stop a server that is well.
+// end is when the right to serve under the epoch of the lock ends, seen at now; leaseEpoch and
+// until are the newest lease. Whoever has just seen the lock, or was not running, gets the time of a
+// lease to be granted one: a stop would come too late by then to keep anything from happening, and
+// a restarted node must not stop a server that is well.
 func (w *lossWatch) end(now int64, epoch, leaseEpoch uint64, until int64) int64 {
 	if epoch != w.epoch || now-w.last > int64(lossReserve(w.timing)) {
 		w.epoch, w.from = epoch, now
@@ -85,9 +85,9 @@ func (a *PostgresAgent) servedEpoch() uint64 {
 }
 
 // StopServed is part of a gate's Cut where clients bypass the proxies: it stops a primary that
-// serves under that epoch, or an older one, and returns when no client is left. Nothing of the epoch
-// may be released before. It does nothing unless AgentConfig.OnLockLoss says so, nor before Start
-// and after Close: PostgreSQL outlives the agent.
+// serves under that epoch, or an older one, and returns when no client is left. Nothing of the
+// epoch may be released before. It does nothing unless AgentConfig.OnLockLoss says so, nor before
+// Start and after Close: PostgreSQL outlives the agent.
 func (a *PostgresAgent) StopServed(epoch uint64) {
 	life := a.loss.life.Load()
 	if life == nil || (*life).Err() != nil {
