@@ -26,6 +26,10 @@ func (s *session) commitAnswered(cls class) {
 	case s.acked.xid == s.xid:
 		s.acked = acknowledged{} // what it had prepared is not to be there any more
 	}
+	if s.inDoubt && s.xid != 0 && !s.flow.rolledBack {
+		s.countUnprotected()
+	}
+	s.track.mark.ended = ""
 	s.inDoubt, s.noCancel = false, false
 }
 

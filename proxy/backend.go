@@ -23,7 +23,11 @@ type backend struct {
 	started string // backend_start in microseconds since 1970: with pid it names the process
 	role    string // which it began with: that of SET ROLE, by ALTER ROLE or the client's options
 	params  []pgwire.Param
-	born    int64          // CLOCK_BOOTTIME before it logged in
+	born    int64 // CLOCK_BOOTTIME before it logged in
+	// syncCommit is synchronous_commit as it began: of the server, the role, the database, or the
+	// client's options.
+	syncCommit string
+
 	status  byte           // transaction status, while it is not attached
 	streams bool           // it is one of replication, of which the flow knows nothing
 	reader  *pgwire.Reader // for exchanges while it is not attached; nil else
@@ -42,7 +46,8 @@ type backend struct {
 // text they depend on DateStyle and TimeZone, which the session may have other than who reads them.
 const checkSQL = "SELECT (extract(epoch FROM pg_catalog.pg_postmaster_start_time())" +
 	" OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, pg_catalog.pg_is_in_recovery(), (" +
-	startedSQL + "), pg_catalog.current_setting('role')"
+	startedSQL + "), pg_catalog.current_setting('role')," +
+	" pg_catalog.current_setting('synchronous_commit')"
 
 const startedSQL = "SELECT (extract(epoch FROM backend_start) OPERATOR(pg_catalog.*) 1000000)" +
 	"::pg_catalog.int8 FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())"
@@ -103,7 +108,7 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 	if err != nil {
 		return fmt.Errorf("check backend: %w", err)
 	}
-	if len(rows) != 1 || len(rows[0]) != 4 {
+	if len(rows) != 1 || len(rows[0]) < 4 {
 		return fmt.Errorf("check backend: %w", errWrongServer)
 	}
 	if string(rows[0][1]) != "f" {
@@ -114,6 +119,9 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 			b.primary.Incarnation, errWrongServer)
 	}
 	b.role = string(rows[0][3])
+	if len(rows[0]) > 4 {
+		b.syncCommit = string(rows[0][4])
+	}
 	started := rows[0][2]
 	if started == nil {
 		rows, err = pgwire.SimpleQuery(b.conn, b.reader, startedAsSelfSQL)

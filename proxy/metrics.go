@@ -30,6 +30,7 @@ type metrics struct {
 	spare            prometheus.Gauge
 	lostCommits      prometheus.Counter
 	carries          *prometheus.CounterVec
+	unprotected      prometheus.Counter
 	limits           *prometheus.CounterVec
 }
 
@@ -140,6 +141,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		carries: newVec("temporary_tables_total", "Sessions with temporary tables in a planned "+
 			"change: packed, or refused for what they are or have, then restored, or failed.",
 			"what", "packed", "refused", "restored", "failed"),
+		unprotected: newCounter("unprotected_commits_total", "Guarded commits that a client was told "+
+			"of and that waited for no standby, by its own synchronous_commit, where the group's do."),
 		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
 	if reg != nil {
@@ -147,7 +150,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
-			m.lostCommits, m.carries, m.limits)
+			m.lostCommits, m.carries, m.unprotected, m.limits)
 	}
 	return m
 }

@@ -70,7 +70,7 @@ func (s *session) leaveBehind() bool {
 	// The pool gets a backend of its own: whoever still has this one finds it closed.
 	next := &backend{
 		primary: b.primary, conn: b.conn, pid: b.pid, key: b.key, started: b.started,
-		role: b.role, status: pgwire.TxIdle, born: b.born,
+		role: b.role, status: pgwire.TxIdle, born: b.born, syncCommit: b.syncCommit,
 	}
 	params := paramSet{list: s.params.list, shared: true}
 	// Under s.mu, so that Cut finds the connection here or there.

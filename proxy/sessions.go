@@ -24,6 +24,9 @@ type SessionInfo struct {
 	Survives bool `json:"survives"`
 	// Planned tells that a planned change would keep it, as far as was asked, and a failure not.
 	Planned bool `json:"planned,omitempty"`
+	// Unprotected is the synchronous_commit by which the session's commits wait for no standby,
+	// though the group's do; empty if they wait.
+	Unprotected string `json:"unprotected,omitempty"`
 	// Why tells what would not be kept, or what the open transaction would end with, and Statement
 	// the beginning of the statement that made it so, if that is known. It may have constants in it.
 	Why       string `json:"why,omitempty"`
@@ -71,7 +74,7 @@ func (s *session) info() SessionInfo {
 	case s.lostTx:
 		i.Why = "the open transaction is lost: its next statement gets 40001"
 	}
-	i.Survives = i.Why == ""
+	i.Survives, i.Unprotected = i.Why == "", s.unprotected()
 	return i
 }
 

@@ -57,6 +57,8 @@ type tracker struct {
 	renamed map[string]*prepared
 	locks   lockTable
 
+	mark commitMark
+
 	blame string // the statement that made it unmovable, if it is
 	// temp is what was seen of temporary tables; nil is none.
 	temp *tempSeen
@@ -100,6 +102,7 @@ func (t *tracker) succeeded(e *effect) {
 }
 
 func (t *tracker) took(e *effect) {
+	t.noteSyncCommit(e)
 	switch e.kind {
 	case pgwire.KindSet, pgwire.KindReset, pgwire.KindSetRole,
 		pgwire.KindSetSessionAuthorization, pgwire.KindListen, pgwire.KindUnlisten:
@@ -273,6 +276,7 @@ func (t *tracker) committed() {
 
 // rolledBack forgets what the transaction did.
 func (t *tracker) rolledBack() {
+	t.markEnded()
 	t.txUnknown, t.txUnmovable = false, 0
 	if t.overlay != nil {
 		t.overlay.open, t.overlay.bytes = nil, 0

@@ -70,6 +70,9 @@ func (a *sessionsAnswer) print(out io.Writer) error {
 		if s.Statement != "" {
 			why += ": " + strconv.Quote(s.Statement)
 		}
+		if s.Unprotected != "" {
+			why = "commits are unprotected (synchronous_commit " + s.Unprotected + ")" + and(why)
+		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.ID, s.User, s.Database, s.Client,
 			s.State, s.Epoch, survives, why)
 	}
@@ -77,6 +80,13 @@ func (a *sessionsAnswer) print(out io.Writer) error {
 		return fmt.Errorf("print sessions: %w", err)
 	}
 	return nil
+}
+
+func and(why string) string {
+	if why == "" {
+		return ""
+	}
+	return "; " + why
 }
 
 func newSessionsCommand() *cobra.Command {
