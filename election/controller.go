@@ -64,7 +64,9 @@ func (c *Controller) RunLeader(ctx context.Context) {
 	ticker := time.NewTicker(c.policy.Tick)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		// The channels are taken before the input is read, so that no change is missed.
+		// The channels are taken before the input is read, so that no change is missed; what asked
+		// for a look before that is answered by this one.
+		c.forgetWakes(ticker.C)
 		state, stateChanged := c.co.State()
 		_, observed := c.co.Observations()
 		c.settleRequests(state)
@@ -93,6 +95,18 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		case <-c.wake:
 		case <-ticker.C:
 		}
+	}
+}
+
+// forgetWakes takes what is left of a tick and of a wake.
+func (c *Controller) forgetWakes(tick <-chan time.Time) {
+	select {
+	case <-tick:
+	default:
+	}
+	select {
+	case <-c.wake:
+	default:
 	}
 }
 

@@ -138,6 +138,11 @@ func (l *lessee) run(ctx context.Context) {
 	defer t.Stop()
 	looks := false
 	for {
+		select {
+		case <-t.C: // a tick that came while it gave up is answered by this pass
+			looks = false
+		default:
+		}
 		s, newer := l.source.State()
 		l.follow(s)
 		if end := l.mustEnd(s); end > 0 {

@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,13 +109,19 @@ func (t *transition) input() Input {
 // endorse waits until a majority of voters endorsed the epoch: from then on nobody may use an
 // older one. It asks again until ctx ends.
 func (t *transition) endorse(ctx context.Context, timeout time.Duration, recruits ...string) error {
+	var why error
 	for {
 		actx, cancel := context.WithTimeout(ctx, timeout)
 		err := t.c.co.EndorseAll(actx, t.it.Epoch, recruits...)
 		cancel()
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
+		switch {
+		case err == nil:
+			return ctx.Err()
+		case ctx.Err() != nil:
+			// What the voters said last, also if only the end of ctx came after it.
+			return errors.Join(cmp.Or(why, err), ctx.Err())
 		}
+		why = err
 		t.note("no majority endorses the epoch yet: %v", err)
 		t.c.pause(ctx, t.c.policy.RetryPause)
 	}
