@@ -20,7 +20,9 @@ var (
 	simSeed = flag.Uint64("sim.seed", 1, "seed of the first schedule")
 )
 
-const simTick = 50 * time.Millisecond
+// simTick is no multiple of a millisecond: what the product does every so often since a tick
+// never happens at another tick.
+const simTick = 50*time.Millisecond + 13*time.Microsecond
 
 // simLag is the longest time, in milliseconds, from a look at the clock to the effect: reachTime.
 const simLag = 99
@@ -39,7 +41,7 @@ func (w *simWorld) tick() {
 	}
 	for _, name := range w.names {
 		m := w.nodes[name]
-		if w.isStreamingLocked(m, false) {
+		if w.isStreamingLocked(m, false) && m.pg.disk.state == "" {
 			up := &w.nodes[m.pg.upstream].pg
 			upto := min(len(up.wal), len(m.pg.wal)+1+w.rng.IntN(6))
 			m.pg.wal = append(m.pg.wal, up.wal[len(m.pg.wal):upto]...)
@@ -49,8 +51,10 @@ func (w *simWorld) tick() {
 		w.tickClientLocked(w.nodes[name])
 		w.tickProbeLocked(w.nodes[name])
 	}
+	w.tickSlotsLocked()
 	w.checkLeasesLocked()
 	w.tickReportsLocked()
+	w.noteAllLocked()
 }
 
 // tickClientLocked writes through a node's proxy, and acknowledges what is durable.
@@ -70,7 +74,7 @@ func (w *simWorld) tickClientLocked(p *simNode) {
 	isRight := l.Incarnation == incarnation || w.bug == bugSameEpoch
 	if mayUse && isRight && holder.pg.phase == election.PhasePrimary && holder.pg.isOpen &&
 		w.areConnectedLocked(p.name, l.Holder) {
-		w.noteLocked("use", p.name, l.Epoch)
+		w.noteLocked(p.name, "uses", l.Epoch)
 		if was, ok := w.used[l.Epoch]; ok && was != incarnation {
 			w.violate("clients use %s and %s under epoch %d", was, incarnation, l.Epoch)
 		}
@@ -78,9 +82,11 @@ func (w *simWorld) tickClientLocked(p *simNode) {
 		if l.Epoch < w.ackedEpoch && !w.isFenceless && !w.waived[l.Epoch] {
 			w.violate("clients read under epoch %d after %d acknowledged", l.Epoch, w.ackedEpoch)
 		}
-		c := simCommit{entry: holder.writeLocked(), epoch: l.Epoch, proxy: p.name}
-		c.index, c.xid = len(holder.pg.wal), w.xids[c.entry]
-		holder.pg.pending = append(holder.pg.pending, c)
+		if holder.writesLocked() {
+			c := simCommit{entry: holder.writeLocked(), epoch: l.Epoch, proxy: p.name}
+			c.index, c.xid = len(holder.pg.wal), w.xids[c.entry]
+			holder.pg.pending = append(holder.pg.pending, c)
+		}
 	}
 	w.ackLocked(holder)
 }
@@ -99,10 +105,13 @@ func (w *simWorld) ackLocked(primary *simNode) {
 			w.doubtful = append(w.doubtful, c)
 			continue
 		}
-		w.noteLocked("acknowledge", c.proxy, c.epoch)
+		w.noteLocked(c.proxy, "acknowledges", c.epoch, c.entry)
 		w.checkLateLocked(c)
 		w.ackedEpoch = max(w.ackedEpoch, c.epoch)
 		w.acked[c.entry] = true
+		if w.isOff {
+			w.ackedWhole[c.entry] = c
+		}
 	}
 	primary.pg.pending = rest
 }
@@ -123,6 +132,7 @@ func (w *simWorld) tickProbeLocked(n *simNode) {
 		probe = election.ProbeOK
 	}
 	if probe != n.probe || n.probeEpoch != n.view.Lock.Epoch {
+		w.noteLocked(n.name, "probes "+string(probe), n.view.Lock.Epoch)
 		n.probe, n.probeEpoch, n.probeCount = probe, n.view.Lock.Epoch, 0
 	}
 	n.probeCount++
@@ -146,6 +156,7 @@ func (w *simWorld) tickReportsLocked() {
 			Streaming: w.isStreamingLocked(n, false), Upstream: n.pg.upstream + ":5432",
 		}
 		n.reportSyncLocked(&r)
+		n.reportDiskLocked(&r)
 		l.recv[name] = simReport{r, time.Now()}
 	}
 	close(l.observed)
@@ -182,11 +193,13 @@ func (r *simRun) lead(isOverlap bool) {
 	if oldCancel != nil && !isOverlap {
 		oldCancel()
 		<-oldDone
+		simSleep(0, classFaults)
 	}
 	if next != "" {
 		n := r.w.nodes[next]
 		r.w.mu.Lock()
 		n.recv, n.lateTarget = map[string]simReport{}, nil
+		n.forgetRecruitsLocked()
 		n.setViewLocked()
 		r.w.mu.Unlock()
 		ctx, cancel := context.WithCancel(context.Background())
@@ -200,9 +213,10 @@ func (r *simRun) lead(isOverlap bool) {
 		r.cancel, r.done = nil, nil
 	}
 	if oldCancel != nil && isOverlap {
-		time.Sleep(100 * time.Millisecond)
+		simSleep(100*time.Millisecond, classFaults)
 		oldCancel()
 		<-oldDone
+		simSleep(0, classFaults)
 	}
 }
 
@@ -240,13 +254,19 @@ func (r *simRun) isSettled(from int) bool {
 
 func newSimRun(seed uint64, bug simBug) *simRun {
 	r := &simRun{w: newSimWorld(seed, bug), controllers: map[string]*election.Controller{}}
-	for name, n := range r.w.nodes {
-		p := simPolicy(bug)
+	for _, name := range r.w.names {
+		n, p := r.w.nodes[name], simPolicy(bug)
 		if p.SyncMode != election.SyncOff {
 			p.SyncMode = simMode(seed)
 		}
 		p.Fence = r.w.fence
 		r.controllers[name] = election.NewController(n, p)
+	}
+	r.w.said = func() election.Decision {
+		if c := r.controllers[r.w.leader]; c != nil {
+			return c.LastDecision()
+		}
+		return election.Decision{}
 	}
 	return r
 }
@@ -272,8 +292,8 @@ func (r *simRun) start() (end func()) {
 		}
 		r.w.mu.Lock()
 		r.w.isOver = true
-		for _, n := range r.w.nodes {
-			n.endProcessLocked()
+		for _, name := range r.w.names {
+			r.w.nodes[name].endProcessLocked()
 		}
 		r.w.mu.Unlock()
 		r.w.late.Wait()
@@ -313,7 +333,11 @@ func (r *simRun) run() ([]string, string) {
 	w.mu.Unlock()
 	for range steps {
 		w.nap(1200)
-		fmt.Fprintf(&story, "%6dms %s\n", time.Since(start).Milliseconds(), r.fault())
+		what := r.fault()
+		w.mu.Lock()
+		w.noteLocked("fault", what)
+		w.mu.Unlock()
+		fmt.Fprintf(&story, "%6dms %s\n", time.Since(start).Milliseconds(), what)
 	}
 	w.mu.Lock()
 	if w.isMild && w.state.Lock != settled {
@@ -321,15 +345,23 @@ func (r *simRun) run() ([]string, string) {
 	}
 	w.isFaulty = false
 	w.mu.Unlock()
+	w.nap(40)
 	r.heal()
 	fmt.Fprintf(&story, "%6dms healed\n", time.Since(start).Milliseconds())
 	w.mu.Lock()
 	from := len(w.acked)
 	w.mu.Unlock()
 	isSettled := r.waitSettled(60*time.Second, from)
+	hung := ""
+	if isSettled && w.seed%6 == 4 {
+		hung = r.resigns()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	wrong := slices.Clone(w.violations)
+	if hung != "" {
+		wrong = append(wrong, hung, w.dumpLocked())
+	}
 	if !isSettled {
 		d := election.Decision{}
 		if c := r.controllers[w.leader]; c != nil {
@@ -367,12 +399,14 @@ func TestControllerSimulation(t *testing.T) {
 	defer oneThread()()
 	kinds := map[election.IntentKind]int{}
 	degraded, changedSync, lost, waived, asked := 0, 0, 0, 0, simAsked{}
+	lostOff, resigned := 0, 0
 	for i := range runs {
 		seed := *simSeed + uint64(i)
 		wrong, story, history, w := runSim(t, seed, bugNone)
 		degraded, changedSync = degraded+w.degraded, changedSync+w.changedSync
 		lost, waived = lost+w.lostAccepted, waived+len(w.waived)
 		asked.add(w.asked)
+		lostOff, resigned = lostOff+w.lost, resigned+w.resigned
 		for _, h := range history {
 			kinds[h.Kind]++
 		}
@@ -386,8 +420,13 @@ func TestControllerSimulation(t *testing.T) {
 		}
 	}
 	t.Logf("%d schedules, changes of the lock: %v, of the sync set: %d, degraded: %d; an operator "+
-		"got %v and accepted the loss of %d commits", runs, kinds, changedSync, degraded, asked, lost)
+		"got %v and accepted the loss of %d commits; lost without synchronous replication: %d; "+
+		"primaries replaced for their data disk at last: %d", runs, kinds, changedSync, degraded,
+		asked, lost, lostOff, resigned)
 	asked.check(t, runs)
+	if runs >= 1000 && (lostOff < runs/100 || resigned < runs/20) {
+		t.Error("the schedules hardly lose commits, or hardly spoil data disks at last")
+	}
 	if runs >= 100 && waived < runs/20 {
 		t.Error("the schedules hardly waive promises")
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strconv"
+	"time"
 
 	"holdfast/election"
 )
@@ -14,24 +15,39 @@ import (
 func (n *simNode) do(ctx context.Context, o election.Order) (election.OrderResult, error) {
 	n.pgBusy <- struct{}{}
 	defer func() { <-n.pgBusy }()
-	n.w.nap(30)
-	n.w.mu.Lock()
-	d := simDice{n.w.rng.Uint64()}
-	n.w.mu.Unlock()
+	d := n.dice(actAgent)
+	d.nap(30)
 	if !n.waitAwake(ctx, &d) {
 		return election.OrderResult{}, ctx.Err()
 	}
 	if o.WaitLSN != 0 {
-		n.waitFor(ctx, o)
+		n.waitFor(ctx, o, &d)
+	}
+	if !n.waitDisk(ctx, &d) {
+		return election.OrderResult{}, ctx.Err()
 	}
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
+	res, err := n.carryOutLocked(o)
+	n.w.noteLocked(n.name, "is ordered to "+string(o.Kind), o.Epoch, n.pg.pledged, uint64(res.LSN))
+	return res, err
+}
+
+// carryOutLocked is an order that has arrived.
+func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error) {
 	if !n.isAwakeLocked() {
 		return election.OrderResult{}, errSim
 	}
 	if o.Epoch < n.pg.pledged && n.w.bug != bugIgnoresPledge {
 		return election.OrderResult{}, fmt.Errorf("epoch %d is below the pledge %d", o.Epoch,
 			n.pg.pledged)
+	}
+	if n.isWitness() {
+		n.w.violate("%s has no PostgreSQL and is ordered to %s", n.name, o.Kind)
+		return election.OrderResult{}, errSim
+	}
+	if n.pg.disk.state != "" {
+		return election.OrderResult{}, errSim // no room for the pledge
 	}
 	isOld := o.Epoch < n.pg.pledged
 	n.pg.pledged = max(n.pg.pledged, o.Epoch)
@@ -67,7 +83,7 @@ func (n *simNode) do(ctx context.Context, o election.Order) (election.OrderResul
 }
 
 // waitFor waits until the server has the position of the order, or the order's end.
-func (n *simNode) waitFor(ctx context.Context, o election.Order) {
+func (n *simNode) waitFor(ctx context.Context, o election.Order, d *simDice) {
 	for range 40 {
 		n.w.mu.Lock()
 		isThere := n.pg.lsn() >= o.WaitLSN || n.pg.phase != election.PhaseStandby
@@ -75,7 +91,7 @@ func (n *simNode) waitFor(ctx context.Context, o election.Order) {
 		if isThere || ctx.Err() != nil {
 			return
 		}
-		n.w.nap(100)
+		d.nap(100)
 	}
 }
 
@@ -93,6 +109,9 @@ func (n *simNode) bootstrapLocked(o election.Order) (election.OrderResult, error
 		n.pg.wal, n.pg.nextXid = []uint64{n.w.entryLocked(1)}, 3
 		n.pg.lo, n.pg.hi = 3, 3
 		n.pg.incarnation++
+		n.resetSlotsLocked(0)
+		n.ensureSlotsLocked()
+		n.pg.startedAt = time.Now()
 	}
 	if n.pg.phase != election.PhasePrimary {
 		return election.OrderResult{}, errSim
@@ -129,6 +148,10 @@ func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) 
 		n.pg.promotesBadly--
 		return election.OrderResult{}, errSim
 	}
+	n.pg.startedAt = time.Now()
+	if len(o.Members) > 0 && n.w.bug != bugSimNoSlots {
+		n.ensureSlotsLocked()
+	}
 	switch n.pg.phase {
 	case election.PhaseStandby:
 		n.pg.phase, n.pg.upstream = election.PhasePrimary, ""
@@ -136,7 +159,7 @@ func (n *simNode) promoteLocked(o election.Order) (election.OrderResult, error) 
 		n.pg.promotedAt = o.Epoch
 		n.pg.isClean, n.pg.isOpen = false, false
 		n.boundLocked()
-		if n.w.rng.Float64() < n.w.lossy/2 { // dies in the middle
+		if d := n.dice(actAgent); d.chance(n.w.lossy / 2) { // dies in the middle
 			n.pg.phase = election.PhaseStopped
 			return election.OrderResult{}, errSim
 		}
@@ -168,9 +191,10 @@ func (n *simNode) stopLocked() (election.OrderResult, error) {
 		n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhaseStopped, true, false
 		n.dropLocked()
 		n.pg.wal = append(n.pg.wal, n.w.entryLocked(n.pg.timeline()))
+		d := n.dice(actAgent)
 		for _, name := range n.w.names {
-			m, isSent := n.w.nodes[name], n.w.lossy == 0 || n.w.rng.IntN(8) > 0
-			if isSent && n.w.isStreamingLocked(m, true) {
+			m, isSent := n.w.nodes[name], n.w.lossy == 0 || d.upto(8) > 0
+			if isSent && m.pg.disk.state == "" && n.w.isStreamingLocked(m, true) {
 				m.pg.wal = slices.Clone(n.pg.wal)
 			}
 		}
@@ -209,14 +233,17 @@ func (n *simNode) startLocked(o election.Order) (election.OrderResult, error) {
 	default:
 		return election.OrderResult{}, errSim
 	}
-	n.pg.promotedAt = o.Epoch
+	if len(o.Members) > 0 {
+		n.ensureSlotsLocked()
+	}
+	n.pg.promotedAt, n.pg.startedAt = o.Epoch, time.Now()
 	n.pg.lo, n.pg.hi = n.pg.nextXid, n.pg.nextXid
 	return n.resultLocked(), nil
 }
 
 // tickAgentLocked is what an agent does by itself: it acts on committed locks only.
 func (n *simNode) tickAgentLocked() {
-	if !n.isAwakeLocked() || n.view.Lock == nil {
+	if !n.isAwakeLocked() || n.view.Lock == nil || n.isWitness() || n.pg.disk.state != "" {
 		return
 	}
 	l := n.view.Lock
@@ -243,7 +270,7 @@ func (n *simNode) tickAgentLocked() {
 	}
 	up := n.w.nodes[l.Holder]
 	if n.pg.upstream == l.Holder && n.pg.phase == election.PhaseStandby &&
-		isPrefix(n.pg.wal, up.pg.wal) {
+		isPrefix(n.pg.wal, up.pg.wal) && len(n.pg.wal) >= up.pg.slots.oldest {
 		return
 	}
 	if up.pg.phase != election.PhasePrimary || up.pg.timeline() != l.Timeline ||
@@ -252,6 +279,11 @@ func (n *simNode) tickAgentLocked() {
 	}
 	if !isPrefix(n.pg.wal, up.pg.wal) || n.pg.promotedAt != 0 {
 		n.pg.wal = commonPrefix(n.pg.wal, up.pg.wal) // pg_rewind
+		n.resetSlotsLocked(up.pg.slots.oldest)
+	}
+	if len(n.pg.wal) < up.pg.slots.oldest {
+		n.pg.wal = slices.Clone(up.pg.wal) // pg_basebackup
+		n.resetSlotsLocked(len(n.pg.wal))
 	}
 	if n.pg.phase != election.PhaseStandby {
 		n.pg.incarnation++
@@ -265,7 +297,9 @@ func (w *simWorld) isStreamingLocked(m *simNode, isStopping bool) bool {
 		return false
 	}
 	up := w.nodes[m.pg.upstream]
-	return (isStopping || up.pg.phase == election.PhasePrimary) && !m.isSlow &&
+	_, hasSlot := up.pg.slots.at[m.name]
+	return (isStopping || up.pg.phase == election.PhasePrimary) && !m.isSlow && hasSlot &&
+		len(m.pg.wal) >= up.pg.slots.oldest && m.pg.disk.state != "is full" &&
 		w.areConnectedLocked(m.name, up.name) && isPrefix(m.pg.wal, up.pg.wal)
 }
 

@@ -2,7 +2,6 @@ package election_test
 
 import (
 	"fmt"
-	"time"
 
 	"holdfast/election"
 )
@@ -68,9 +67,7 @@ func (w *simWorld) aimLocked(before, after *election.State) {
 
 // endLater ends a fault after up to that many milliseconds.
 func (w *simWorld) endLater(ms int, end func()) {
-	after := w.jitterLocked(ms)
-	w.late.Go(func() {
-		time.Sleep(after)
+	w.laterLocked(w.jitterLocked(ms), func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		end()
@@ -93,7 +90,7 @@ func (r *simRun) fault() string {
 	w.mu.Lock()
 	name := w.names[w.rng.IntN(len(w.names))]
 	n := w.nodes[name]
-	kind := w.rng.IntN(22)
+	kind := w.rng.IntN(25)
 	if w.isMild {
 		kind = 12 + w.rng.IntN(7)
 	}
@@ -128,16 +125,20 @@ func (r *simRun) fault() string {
 		what = w.maintainLocked()
 	case 12, 13:
 		what = "new leader"
+	case 22, 23:
+		what = w.faultOfDiskLocked(w.nodes[w.servers[w.rng.IntN(len(w.servers))]])
+	case 24:
+		what = w.dropSlotLocked(w.nodes[w.servers[w.rng.IntN(len(w.servers))]])
 	default:
 		what = w.faultOfProcessLocked(n, kind)
 	}
-	isLost := w.leader != "" && !w.majorityLocked(w.leader) || w.leader == ""
-	leader := w.leader
-	w.mu.Unlock()
-	if q.Kind != "" && leader != "" {
-		r.askLater(leader, q)
+	if leader := w.leader; q.Kind != "" && leader != "" {
+		r.askLaterLocked(leader, q)
 	}
+	isLost := w.leader != "" && !w.majorityLocked(w.leader) || w.leader == ""
+	w.mu.Unlock()
 	if kind == 12 || kind == 13 || isLost {
+		simSleep(0, classFaults)
 		r.lead(kind == 12)
 	}
 	return what
@@ -155,16 +156,20 @@ func (n *simNode) killLocked() {
 func (r *simRun) heal() {
 	r.w.mu.Lock()
 	r.w.lossy = 0
-	for _, n := range r.w.nodes {
+	for _, name := range r.w.names {
+		n := r.w.nodes[name]
 		n.isUp, n.isCut, n.isSlow, n.lease.isStalled = true, false, false, false
 		n.resumeLocked()
 		clear(r.w.oneWay[n.name])
+		r.w.mendDiskLocked(n)
 		if n.pg.phase == election.PhaseStopped && n.pg.promotedAt == 0 {
 			n.pg.phase = election.PhaseStandby // agents start standbys
 			n.pg.incarnation++
 		}
 	}
 	r.w.mu.Unlock()
+	simSleep(0, classFaults)
 	r.lead(false)
+	simSleep(0, classFaults)
 	r.endMaintenance()
 }

@@ -2,6 +2,7 @@ package election_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,7 @@ func (n *simNode) startProcess() {
 	l.life++
 	l.isRunning, l.isPaused, l.newest = true, false, map[string]uint64{}
 	life, d := l.life, l.disk
+	w.noteLocked(n.name, "starts", d.Endorsed, d.Floor)
 	if w.bug == bugSimForgets {
 		d.Endorsed = 0
 	}
@@ -106,25 +108,25 @@ func (n *simNode) startProcess() {
 		l.voter.ForgetSilence(w.voterTiming(), n.voterNow())
 	}
 	links := make([]election.SimLink, 0, len(w.names))
-	for i, name := range w.names {
-		links = append(links, &simLink{n: n, to: w.nodes[name], life: life, index: uint64(i)})
+	for _, name := range w.names {
+		links = append(links, &simLink{n: n, to: w.nodes[name], life: life})
 	}
 	l.lessee = election.NewSimLessee(n.name, simTiming(), simDrain, links, n,
 		&simGate{n, life}, n.lesseeNow)
 	l.lessee.Incarnate(rand.New(rand.NewPCG(w.rng.Uint64(), 1)))
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
-	voter, lessee, pause := l.voter, l.lessee, w.jitterLocked(40)
+	voter, lessee, pause := l.voter, l.lessee, n.dice(actStart)
 	if d.IsBlank {
-		early := w.jitterLocked(20)
+		early := n.dice(actAdmit)
 		w.late.Go(func() {
-			time.Sleep(early) // as below
+			early.nap(20) // as below
 			n.admit(ctx, voter)
 		})
 	}
 	w.mu.Unlock()
 	w.late.Go(func() {
-		time.Sleep(pause) // so that no two hosts do everything at the same moments
+		pause.nap(40) // so that no two hosts do everything at the same moments
 		lessee.Run(ctx)
 	})
 }
@@ -142,6 +144,7 @@ func (n *simNode) endProcessLocked() {
 	}
 	l.stop()
 	l.isRunning, l.cheat = false, 0
+	n.w.noteLocked(n.name, "ends")
 	l.life++
 	n.resumeLocked()
 }
@@ -165,14 +168,14 @@ func (n *simNode) admit(ctx context.Context, voter election.SimVoter) {
 		if voter.Admit(ctx, len(n.w.names), others) {
 			return
 		}
-		n.w.nap(100)
+		n.nap(actAdmit, 100)
 	}
 }
 
 // save makes an endorsement durable, unless the process ends first or the disk hangs.
 func (n *simNode) save(life int, endorsed, floor uint64) error {
 	for {
-		n.w.nap(10)
+		n.nap(actSave, 10)
 		n.w.mu.Lock()
 		l := &n.lease
 		if l.life != life || n.w.isOver {
@@ -181,6 +184,7 @@ func (n *simNode) save(life int, endorsed, floor uint64) error {
 		}
 		if !l.isStalled {
 			l.disk.Endorsed, l.disk.Floor, l.disk.IsBlank = endorsed, floor, false
+			n.w.noteEndorsedLocked(n.name, endorsed)
 			n.w.mu.Unlock()
 			return nil
 		}
@@ -194,12 +198,14 @@ func (n *simNode) isAwakeLocked() bool { return n.isUp && n.lease.isRunning && !
 func (n *simNode) pauseLocked() {
 	if n.lease.isRunning && !n.lease.isPaused {
 		n.lease.isPaused, n.lease.resumed = true, make(chan struct{})
+		n.w.noteLocked(n.name, "is paused")
 	}
 }
 
 func (n *simNode) resumeLocked() {
 	if n.lease.isPaused {
 		n.lease.isPaused = false
+		n.w.noteLocked(n.name, "goes on")
 		close(n.lease.resumed)
 	}
 }
@@ -215,7 +221,7 @@ func (n *simNode) waitAwake(ctx context.Context, d *simDice) bool {
 		}
 		select {
 		case <-resumed:
-			time.Sleep(time.Duration(1 + d.upto(1e6)))
+			d.nap(1)
 		case <-ctx.Done():
 		}
 	}
@@ -230,9 +236,11 @@ type simGate struct {
 
 // Drain implements election.Gate.
 func (g *simGate) Drain(ctx context.Context, epoch uint64) {
-	d := g.n.w.diceOf(g.n.name, epoch, 4)
+	d := g.n.dice(actDrain)
+	t := time.NewTimer(simPause(time.Duration(d.upto(100e6)), d.class))
+	defer t.Stop()
 	select {
-	case <-time.After(time.Duration(d.upto(100e6))):
+	case <-t.C:
 	case <-ctx.Done():
 	}
 }
@@ -244,6 +252,7 @@ func (g *simGate) Cut(epoch uint64) {
 	defer w.mu.Unlock()
 	if g.n.lease.life == g.life {
 		g.n.lease.cut = max(g.n.lease.cut, epoch)
+		w.noteLocked(g.n.name, "cuts", epoch)
 	}
 }
 
@@ -280,16 +289,16 @@ func (n *simNode) endorseAll(ctx context.Context, epoch uint64, recruits []strin
 	if n.w.bug == bugNoEndorsement {
 		return nil
 	}
-	n.w.mu.Lock()
-	n.w.asks++
-	asks := n.w.asks
-	n.w.mu.Unlock()
+	asked := n.dice(actAsk)
+	if err := asked.begin(ctx); err != nil {
+		return err
+	}
 	return election.AskMajority(ctx, n.w.names, func(ctx context.Context, name string) error {
 		v := n.w.nodes[name]
-		k := &simLink{n: n, to: v, life: asks, index: uint64(name[len(name)-1])}
+		k := &simLink{n: n, to: v, life: int(asked.state & 0xffff)}
 		d := k.dice(epoch, 3)
 		for v != n && !n.w.carry(n, v, &d) {
-			n.w.nap(100)
+			d.nap(100)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -320,15 +329,14 @@ func (n *simNode) endorse(ctx context.Context, epoch uint64, recruits []string) 
 	if n.w.bug == bugWaives && n.w.fence == election.FenceRecruit {
 		voter.ForgetPromises()
 	}
-	if err := voter.Endorse(ctx, epoch, recruits); err != nil {
-		return err
+	if err := voter.Endorse(ctx, epoch, recruits); err != nil || ctx.Err() != nil {
+		return errors.Join(err, ctx.Err())
 	}
 	n.w.mu.Lock()
 	defer n.w.mu.Unlock()
 	if n.lease.life != life {
 		return errSim
 	}
-	n.w.noteEndorsedLocked(n.name, epoch)
 	return nil
 }
 
@@ -338,7 +346,7 @@ func (w *simWorld) noteEndorsedLocked(voter string, epoch uint64) {
 		w.yes[epoch] = map[string]bool{}
 	}
 	w.yes[epoch][voter] = true
-	w.noteLocked("endorsed", voter, epoch)
+	w.noteLocked(voter, "endorsed", epoch)
 	if len(w.yes[epoch]) > len(w.names)/2 && epoch > w.endorsed {
 		w.endorsed = epoch
 		w.checkLeasesLocked()
@@ -373,11 +381,10 @@ func (w *simWorld) jitterLocked(ms int) time.Duration {
 	return time.Duration(w.rng.Int64N(int64(ms)*int64(time.Millisecond))) + 1
 }
 
-func (w *simWorld) randomTime(ms int) time.Duration {
+// nap lets up to that many milliseconds pass for whoever does bad things.
+func (w *simWorld) nap(ms int) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.jitterLocked(ms)
+	after := w.jitterLocked(ms)
+	w.mu.Unlock()
+	simSleep(after, classFaults)
 }
-
-// nap lets up to that many milliseconds of the world's time pass.
-func (w *simWorld) nap(ms int) { time.Sleep(w.randomTime(ms)) }

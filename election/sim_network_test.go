@@ -11,7 +11,6 @@ import (
 type simLink struct {
 	n, to *simNode
 	life  int
-	index uint64
 }
 
 // Name implements election.SimLink.
@@ -20,17 +19,18 @@ func (k *simLink) Name() string { return k.to.name }
 // Renew implements election.SimLink.
 func (k *simLink) Renew(ctx context.Context, r election.Renewal) (election.RenewalAnswer, error) {
 	d := k.dice(r.Seq, 1)
-	if k.n == k.to {
-		return k.take(ctx, r, time.Now(), &d), nil
-	}
 	sent := time.Now()
+	if k.n == k.to {
+		d.sleep(0)
+		return k.take(ctx, r, sent, &d), nil
+	}
 	if !k.n.waitAwake(ctx, &d) || !k.n.w.carry(k.n, k.to, &d) {
 		return k.lost(ctx)
 	}
 	if d.chance(0.05) && k.n.w.isLossy() { // it comes a second time, perhaps much later
-		again := simDice{d.next()}
+		again := simDice{d.next(), d.class + 2}
 		k.n.w.late.Go(func() {
-			time.Sleep(time.Duration(again.upto(4e9)))
+			again.sleep(time.Duration(again.upto(4e9)))
 			k.take(context.Background(), r, sent, &again)
 		})
 	}
@@ -63,7 +63,6 @@ func (k *simLink) take(
 		return election.RenewalAnswer{Seq: r.Seq}
 	}
 	voter := l.voter
-	w.noteLocked("renewal", r.Lessee, r.Seq)
 	l.newest[r.Lessee] = max(l.newest[r.Lessee], r.Seq)
 	if w.bug == bugSimFromSend {
 		// It believes the lessee, whose clock is another one.
@@ -72,6 +71,9 @@ func (k *simLink) take(
 	w.mu.Unlock()
 	a := voter.Renew(r)
 	l.shift.Store(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noteLocked(k.to.name, "renewal of "+r.Lessee, r.Seq, r.Epoch, oneIf(a.Granted))
 	return a
 }
 
@@ -97,8 +99,10 @@ func (k *simLink) Release(
 	ctx context.Context, r election.Renewal,
 ) (election.RenewalAnswer, error) {
 	w := k.n.w
-	d := k.dice(r.Seq, 2)
-	if k.n != k.to && !w.carry(k.n, k.to, &d) {
+	d := k.dice(r.Seq^uint64(time.Now().UnixNano()), 2)
+	if k.n == k.to {
+		d.sleep(0)
+	} else if !w.carry(k.n, k.to, &d) {
 		return k.lost(ctx)
 	}
 	if !k.to.waitAwake(ctx, &d) {
@@ -116,6 +120,9 @@ func (k *simLink) Release(
 	}
 	w.mu.Unlock()
 	a := voter.Release(r)
+	w.mu.Lock()
+	w.noteLocked(k.to.name, "release of "+r.Lessee, r.Seq, r.Epoch)
+	w.mu.Unlock()
 	if k.n != k.to && !w.carry(k.to, k.n, &d) {
 		return k.lost(ctx)
 	}
@@ -134,7 +141,7 @@ func (w *simWorld) carry(a, b *simNode, d *simDice) bool {
 	if !isThere || d.chance(lossy/2) {
 		return false
 	}
-	time.Sleep(late)
+	d.sleep(late)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return b.isUp && b.lease.isRunning && w.reachLocked(a.name, b.name)
@@ -142,18 +149,22 @@ func (w *simWorld) carry(a, b *simNode, d *simDice) bool {
 
 // simDice are the chances of one message: a function of the seed and of which message it is, so
 // that a schedule does not depend on which goroutine of a moment runs first.
-type simDice struct{ state uint64 }
+type simDice struct {
+	state uint64
+	class int
+}
 
 func (w *simWorld) diceOf(node string, number, what uint64) simDice {
-	d := simDice{w.seed*0x9e3779b97f4a7c15 ^ what<<56 ^ uint64(node[len(node)-1])<<40 ^ number}
+	d := simDice{state: w.seed*0x9e3779b97f4a7c15 ^ what<<56 ^ uint64(node[len(node)-1])<<40 ^ number}
 	d.next()
 	return d
 }
 
 func (k *simLink) dice(seq, what uint64) simDice {
 	d := k.n.w.diceOf(k.n.name, seq, what)
-	d.state ^= k.index<<32 ^ uint64(k.life)<<16
+	d.state ^= uint64(k.to.index)<<32 ^ uint64(k.life)<<16
 	d.next()
+	d.class = classLink + 30*(4*k.n.index+k.to.index) + 10*int(what-1) + d.block()
 	return d
 }
 
@@ -168,4 +179,13 @@ func (d *simDice) next() uint64 {
 
 func (d *simDice) upto(n uint64) uint64 { return d.next() % n }
 
-func (d *simDice) chance(p float64) bool { return float64(d.next()>>11)/(1<<53) < p }
+func (d *simDice) float() float64 { return float64(d.next()>>11) / (1 << 53) }
+
+func (d *simDice) chance(p float64) bool { return d.float() < p }
+
+func oneIf(is bool) uint64 {
+	if is {
+		return 1
+	}
+	return 0
+}

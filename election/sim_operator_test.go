@@ -56,10 +56,10 @@ func (w *simWorld) requestLocked(name string) election.Request {
 	return q
 }
 
-// askLater asks a node and, if it says that it is done, looks whether that is so.
-func (r *simRun) askLater(leader string, q election.Request) {
+// askLaterLocked asks a node and, if it says that it is done, looks whether that is so.
+func (r *simRun) askLaterLocked(leader string, q election.Request) {
 	w := r.w
-	w.late.Go(func() {
+	w.laterLocked(w.jitterLocked(20), func() {
 		w.mu.Lock()
 		before, incarnation := uint64(0), 0
 		if w.state.Lock != nil {
@@ -104,7 +104,8 @@ func (w *simWorld) maintainLocked() string {
 	l, leader := w.state.Lock, w.nodes[w.leader]
 	if w.state.Maintenance != nil && l != nil && w.rng.IntN(2) == 0 {
 		n := w.nodes[l.Holder]
-		if n.pg.phase == election.PhaseStopped && n.pg.promotedAt != 0 {
+		if n.pg.phase == election.PhaseStopped && n.pg.promotedAt != 0 &&
+			n.pg.disk.state == "" {
 			n.pg.phase, n.pg.isClean, n.pg.isOpen = election.PhasePrimary, false, false
 			n.pg.incarnation++
 			return "server of the primary " + n.name + " started by hand"

@@ -19,12 +19,6 @@ type simSync struct {
 	barrier    int
 }
 
-// simMode is the mode of a schedule.
-func simMode(seed uint64) string {
-	return []string{election.SyncStrict, election.SyncQuorum, election.SyncOn,
-		election.SyncQuorum}[seed%4]
-}
-
 // takeSyncLocked is the setting of an order.
 func (n *simNode) takeSyncLocked(o election.Order) {
 	rule, ok := election.ParseSyncSetting(o.SyncNames)

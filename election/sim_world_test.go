@@ -43,6 +43,15 @@ type simWorld struct {
 	state *election.State
 	nodes map[string]*simNode
 	names []string
+	// servers are the names of those that have a PostgreSQL.
+	servers    []string
+	hasWitness bool
+	// isOff: commits wait for nobody, and some are lost; ackedWhole has the others.
+	isOff      bool
+	ackedWhole map[uint64]simCommit
+	// lost and resigned count what was lost then, and primaries whose disk was spoiled at last.
+	lost, resigned int
+	recruits       map[simRecruit]election.OrderResult
 	// leader leads the group; "" while nobody does.
 	leader string
 	// lossy is the share of messages that are lost, late or answered in vain.
@@ -78,18 +87,20 @@ type simWorld struct {
 	xids     map[uint64]uint64
 	doubtful []simCommit
 	// isMild allows only faults below the thresholds: roles must not change.
-	isMild   bool
-	history  *history // nil: it is not recorded
-	isFaulty bool
-	trace    uint64                     // of what happened when, to tell two runs apart
-	asks     int                        // endorsements asked for
-	oneWay   map[string]map[string]bool // messages from one to another are lost
+	isMild     bool
+	history    *history // nil: it is not recorded
+	isFaulty   bool
+	trace      simTrace
+	said       func() election.Decision // the newest
+	laterCount int
+	oneWay     map[string]map[string]bool // messages from one to another are lost
 }
 
 // simNode is one node: voter, agent, PostgreSQL and proxy; it is the Coordinator of its controller.
 type simNode struct {
-	w    *simWorld
-	name string
+	w     *simWorld
+	name  string
+	index int // its place among the names
 	// isUp: the node's process runs. isCut: its host is cut off from all others.
 	isUp, isCut, isSlow bool
 	view                *election.State
@@ -129,6 +140,10 @@ type simServer struct {
 	// nextXid is the next transaction id; lo and hi bound those that a promotion is certain of.
 	nextXid, lo, hi uint64
 	sync            simSync
+	disk            simDataDisk
+	slots           simSlots
+	// startedAt is when it became a primary, or was started as one.
+	startedAt time.Time
 }
 
 type simCommit struct {
@@ -145,20 +160,18 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 		acked: map[uint64]bool{}, used: map[uint64]string{}, targets: map[uint64]string{},
 		names: []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
 		consent: map[uint64]string{}, yes: map[uint64]map[string]bool{},
-		oneWay: map[string]map[string]bool{}, xids: map[uint64]uint64{},
+		oneWay: map[string]map[string]bool{}, xids: map[uint64]uint64{}, trace: newSimTrace(),
+		ackedWhole: map[uint64]simCommit{}, recruits: map[simRecruit]election.OrderResult{},
 	}
-	w.isFenceless, w.isMild = seed%3 == 0, seed%8 == 7
-	w.fence, w.waived = simFence(seed, bug), map[uint64]bool{}
-	w.state = &election.State{V: 1}
-	for _, n := range w.names {
-		w.state.Members = append(w.state.Members, election.Member{Name: n, Postgres: n + ":5432"})
-	}
-	for _, n := range w.names {
+	w.configure(seed, bug)
+	for i, n := range w.names {
 		w.nodes[n] = &simNode{
-			w: w, name: n, isUp: true, view: w.state, changed: make(chan struct{}),
+			w: w, name: n, index: i, isUp: true, view: w.state, changed: make(chan struct{}),
 			observed: make(chan struct{}), recv: map[string]simReport{},
-			pg:     simServer{phase: election.PhaseEmpty},
 			pgBusy: make(chan struct{}, 1), lease: w.newSimLease(),
+		}
+		if !w.nodes[n].isWitness() {
+			w.nodes[n].pg.phase = election.PhaseEmpty
 		}
 		w.oneWay[n] = map[string]bool{}
 	}
@@ -167,13 +180,6 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 
 func (w *simWorld) violate(format string, args ...any) {
 	w.violations = append(w.violations, fmt.Sprintf(format, args...))
-}
-
-// noteLocked adds what happens now to the trace; what happens at one moment has no order.
-func (w *simWorld) noteLocked(what, by string, number uint64) {
-	d := simDice{uint64(time.Now().UnixNano()) ^ number<<40 ^ uint64(what[0])<<16 ^
-		uint64(len(what))<<8 ^ uint64(by[len(by)-1])}
-	w.trace += d.next()
 }
 
 // reachLocked tells that a's messages get to b's host.
@@ -210,6 +216,7 @@ func (n *simNode) setViewLocked() {
 			n.w.violate("%s saw epoch %d before %d", n.name, n.view.LastEpoch, n.w.state.LastEpoch)
 		}
 		n.view = n.w.state
+		n.w.noteLocked(n.name, "sees", n.view.LastEpoch, uint64(len(n.view.History)))
 		close(n.changed)
 		n.changed = make(chan struct{})
 	}
@@ -229,6 +236,8 @@ func (n *simNode) State() (*election.State, <-chan struct{}) {
 	switch n.w.bug {
 	case bugNoRecord:
 		return n.withoutSyncLocked(), n.changed
+	case bugSimWitness:
+		return n.withWitnessLocked(), n.changed
 	case bugMaintenance, bugAnyone:
 		return n.withoutOperatorLocked(), n.changed
 	}
@@ -238,9 +247,15 @@ func (n *simNode) State() (*election.State, <-chan struct{}) {
 var errSim = errors.New("simulated fault")
 
 // apply writes to the replicated state; the write may be lost, or land without an answer.
-func (n *simNode) apply(_ context.Context, cmd election.Command) (election.Result, error) {
-	w := n.w
-	w.nap(20)
+func (n *simNode) apply(ctx context.Context, cmd election.Command) (election.Result, error) {
+	w, d := n.w, n.dice(actApply)
+	if cmd.Target != nil {
+		n.checkTarget(cmd.Target)
+	}
+	if err := d.begin(ctx); err != nil {
+		return election.Result{}, err
+	}
+	d.nap(20)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if cmd.Target != nil && w.bug == bugTargetLate {
@@ -251,20 +266,21 @@ func (n *simNode) apply(_ context.Context, cmd election.Command) (election.Resul
 }
 
 func (n *simNode) applyLocked(cmd election.Command) (election.Result, error) {
-	w := n.w
-	if w.leader != n.name || !w.majorityLocked(n.name) || w.rng.Float64() < w.lossy/2 {
+	w, d := n.w, n.dice(actApply)
+	if w.leader != n.name || !w.majorityLocked(n.name) || d.chance(w.lossy/2) {
+		w.noteLocked(n.name, "writes in vain "+string(cmd.Kind))
 		return election.Result{}, errSim
 	}
 	before := w.state
 	after, res := election.ApplyCommand(before, cmd)
-	if w.bug != bugLostUpdate || cmd.Begin == nil || w.rng.IntN(10) > 0 {
+	if w.bug != bugLostUpdate || cmd.Begin == nil || d.upto(10) > 0 {
 		w.state = after
 	}
-	w.noteLocked(string(cmd.Kind), n.name, res.Epoch)
+	w.noteLocked(n.name, "writes "+string(cmd.Kind), res.Epoch, uint64(len(res.Refused)))
 	w.checkStateLocked(before, after)
 	w.aimLocked(before, after)
 	n.setViewLocked()
-	if w.rng.Float64() < w.lossy/2 {
+	if d.chance(w.lossy / 2) {
 		return election.Result{}, errSim
 	}
 	return res, nil
@@ -288,6 +304,11 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 		w.violate("the lock went from epoch %d to %d", before.Lock.Epoch, l.Epoch)
 	}
 	w.resolveLocked(after)
+	w.checkSlotsOfLockLocked(l)
+	if w.isOff {
+		w.checkLossLocked(after)
+		return
+	}
 	wal, lost := w.nodes[l.Holder].pg.wal, 0
 	isAccepted := w.isAcceptedLocked(before, after)
 	for e := range w.acked {
@@ -350,12 +371,18 @@ func (n *simNode) Call(
 	ctx context.Context, member string, o election.Order,
 ) (election.OrderResult, error) {
 	w := n.w
-	w.nap(20)
-	w.mu.Lock()
 	m := w.nodes[member]
+	d := w.diceOf(n.name, uint64(time.Now().UnixNano()), 90+uint64(m.index))
+	d.class = classCall + 2*(4*n.index+m.index) + d.block()
+	if err := d.begin(ctx); err != nil {
+		return election.OrderResult{}, err
+	}
+	d.nap(20)
+	w.mu.Lock()
 	isThere, isUp := w.areConnectedLocked(n.name, member), m.isUp
-	fate, delay := w.rng.Float64(), w.jitterLocked(4000)
+	fate, delay := d.float(), time.Duration(d.upto(4e9))
 	lossy := w.lossy
+	w.noteLocked(n.name, "orders "+string(o.Kind)+" of "+member, o.Epoch)
 	w.mu.Unlock()
 	switch {
 	case !isThere || fate < lossy/3:
@@ -364,10 +391,9 @@ func (n *simNode) Call(
 	case !isUp:
 		return election.OrderResult{}, errSim
 	case fate < 2*lossy/3: // late: after the coordinator has given up, perhaps
-		w.late.Go(func() {
-			time.Sleep(delay)
-			_, _ = m.do(context.Background(), o)
-		})
+		w.mu.Lock()
+		w.laterLocked(delay, func() { _, _ = m.do(context.Background(), o) })
+		w.mu.Unlock()
 		<-ctx.Done()
 		return election.OrderResult{}, ctx.Err()
 	}
@@ -381,6 +407,9 @@ func (n *simNode) Call(
 	if n.lateTarget != nil && o.Kind == election.OrderPromote {
 		_, _ = n.applyLocked(*n.lateTarget)
 		n.lateTarget = nil
+	}
+	if err == nil {
+		n.noteRecruitLocked(member, o, &res)
 	}
 	return res, err
 }

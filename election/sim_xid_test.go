@@ -10,6 +10,7 @@ import (
 const (
 	bugSimLateXid simBug = "next xid read too late"
 	bugSimWidened simBug = "sync set widened before the record"
+	bugSimNoBound simBug = "a promotion tells no boundary of transaction ids"
 )
 
 // writeLocked writes a transaction on the server.
@@ -32,12 +33,16 @@ func (n *simNode) boundLocked() {
 		}
 	}
 	n.pg.nextXid, n.pg.lo = next, next
-	for range n.w.rng.IntN(3) {
+	d := n.dice(actAgent)
+	for range d.upto(3) {
 		n.writeLocked()
 	}
 	n.pg.hi = n.pg.nextXid
-	if n.w.bug == bugSimLateXid {
+	switch n.w.bug {
+	case bugSimLateXid:
 		n.pg.lo = n.pg.hi
+	case bugSimNoBound:
+		n.pg.lo, n.pg.hi = 1<<62, 1<<62
 	}
 }
 
@@ -56,26 +61,9 @@ func (w *simWorld) resolveLocked(s *election.State) {
 		return // boundaries are promised to proxies that keep to their leases
 	}
 	for _, c := range doubtful {
-		isAsked, isKnown := true, true
-		for _, h := range s.History {
-			switch {
-			case h.Lock.Epoch <= c.epoch:
-			case c.xid >= h.Lock.XidHi:
-				isAsked = false // it never arrived
-			case c.xid >= h.Lock.XidLo:
-				isKnown = false
-			}
-		}
-		if isAsked && !isKnown {
-			continue // told that nobody can know
-		}
-		told := uint64(0)
-		for _, e := range wal {
-			if isAsked && w.xids[e] == c.xid {
-				told = e
-			}
-		}
+		told, isKnown := w.fateLocked(s, c)
 		switch {
+		case !isKnown: // told that nobody can know
 		case told != 0 && told != c.entry:
 			w.violate("xid %d of epoch %d is told committed under %d and was another's", c.xid,
 				c.epoch, s.Lock.Epoch)
@@ -84,4 +72,28 @@ func (w *simWorld) resolveLocked(s *election.State) {
 				s.Lock.Epoch)
 		}
 	}
+}
+
+// fateLocked is what whoever asks is told about a commit: the entry that has its id in the new
+// primary's WAL, 0 if none has; or that nobody can know.
+func (w *simWorld) fateLocked(s *election.State, c simCommit) (told uint64, isKnown bool) {
+	isAsked, isKnown := true, true
+	for _, h := range s.History {
+		switch {
+		case h.Lock.Epoch <= c.epoch:
+		case c.xid >= h.Lock.XidHi:
+			isAsked = false // it never arrived
+		case c.xid >= h.Lock.XidLo:
+			isKnown = false
+		}
+	}
+	if !isAsked {
+		return 0, true
+	}
+	for _, e := range w.nodes[s.Lock.Holder].pg.wal {
+		if w.xids[e] == c.xid {
+			told = e
+		}
+	}
+	return told, isKnown
 }
