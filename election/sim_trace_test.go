@@ -11,8 +11,8 @@ import (
 // happens by chance to a message, an order or a disk is a function of the seed, of what it happens
 // to and of when, and not of who asks first. Each who sleeps has a class of its own: the
 // nanoseconds below a tenth of a millisecond at which it wakes, which the product's own times,
-// multiples of that, keep; so two that have nothing to do with each other never run at the same moment. And
-// those who do, since one woke them, take nothing from each other.
+// multiples of that, keep; so two that have nothing to do with each other never run at the same
+// moment. And those who do, since one woke them, take nothing from each other.
 
 // Classes of those who sleep; below simClasses, each one's own.
 const (
