@@ -107,7 +107,7 @@ MATRIX := ^TestE2E$$
 # Those of the proxy that depend most on what a server says and does.
 MATRIX_PROXY := ^Test(CutAnywhere|AsDirectly|Acknowledged|HeldSync|OldBackend|XID|Question|$\
     Carried|Protocol|Negotiat|Cancel|Replication|BaseBackup|Auth|Unknown|Users|Groups|$\
-    Databases|Rules|Server|TLS|GSS|SearchPath|Reset|Reuse|Hostile|Lying|Changed|$\
+    Databases|Rules|Server|TLS|GSS|SearchPath|Reset|Reuse|Hostile|Lying|ChangedRoles|$\
     TemporaryTables|RandomTemporary|OnCommit)
 
 .PHONY: matrix
