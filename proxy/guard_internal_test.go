@@ -244,3 +244,30 @@ func TestQuestionWaitsForRoom(t *testing.T) {
 		})
 	}
 }
+
+// What guarded work costs: how often something is sent to the server that could not go before its
+// answer to what was sent last.
+func TestRoundTripsOfGuardedWork(t *testing.T) {
+	for name, tc := range map[string]struct {
+		turns func(r *steady) []turn
+		want  int
+	}{
+		"a transaction":                {(*steady).guardedPipeline, 3},
+		"a transaction, extended":      {(*steady).guardedAheadExtended, 3},
+		"a transaction by a function":  {(*steady).guardedCommit, 4},
+		"two writes, Sync and Query":   {(*steady).guardedWrites, 4},
+		"a transaction without an xid": {(*steady).guardedNone, 6},
+	} {
+		r := newSteady(t, GuardAll)
+		turns, n := tc.turns(r), 0
+		for _, x := range turns {
+			if x.to == r.server && len(x.comes) > 0 {
+				n++
+			}
+		}
+		r.play(turns)
+		if n != tc.want {
+			t.Errorf("%s: %d round trips, want %d", name, n, tc.want)
+		}
+	}
+}
