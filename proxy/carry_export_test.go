@@ -2,3 +2,9 @@ package proxy
 
 // CarriedBytes is what temporary tables between two primaries take.
 func CarriedBytes(p *Proxy) int64 { return p.carried.Load() }
+
+// KnowsMaker tells that a function of that name is known to make temporary tables, or cursors WITH
+// HOLD.
+func KnowsMaker(p *Proxy, database, function string) bool {
+	return p.settersOf(database).makesIn([]byte(function))
+}

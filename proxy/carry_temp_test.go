@@ -423,3 +423,27 @@ func TestRestoringTablesIsRepeated(t *testing.T) {
 		t.Errorf("%d cuts", cuts)
 	}
 }
+
+// Tables that a function makes, which a SELECT calls, are noticed by the function's body.
+func TestTablesThatFunctionsMake(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("application_name=maker")
+	exec(t, c, tempSetup[len(tempSetup)-1])
+	r.until(func() bool {
+		_, _ = tryExec(c, "SELECT 1 + 1") // a use for it
+		return proxy.KnowsMaker(r.proxy, "app", "make_temp")
+	})
+	exec(t, c, "SELECT make_temp()")
+	if s := r.sessionOf("maker"); !s.Planned || s.Statement != "SELECT make_temp()" {
+		t.Errorf("%+v", s)
+	}
+	exec(t, c, "INSERT INTO kept VALUES (7)")
+	r.planned()
+	if v, err := tryExec(c, "SELECT a FROM kept"); v != "7" {
+		t.Errorf("%q %v", v, err)
+	}
+	r.change()
+	if _, err := tryExec(c, "SELECT 1"); code(err) != "57P01" {
+		t.Errorf("told %v", err)
+	}
+}

@@ -19,12 +19,18 @@ const (
 	settingNamesMax = 256
 )
 
-// settingBodiesSQL finds the bodies in which a custom setting may be set. It runs on 13 to 18.
+// makesSQL matches bodies that may make a temporary table or a cursor WITH HOLD.
+const makesSQL = `'(create|into)\s+((local|global)\s+)?temp(orary)?\M|pg_temp|with\s+hold'`
+
+// settingBodiesSQL finds the bodies in which a custom setting may be set, or something made that
+// only its backend has. It runs on 13 to 18.
 var settingBodiesSQL = `SELECT p.proname, left(CASE WHEN p.prosrc <> '' THEN p.prosrc
-  ELSE pg_get_functiondef(p.oid) END, ` + strconv.Itoa(settingBodyMax) + `)
+  ELSE pg_get_functiondef(p.oid) END, ` + strconv.Itoa(settingBodyMax) + `),
+  p.prosrc ~* ` + makesSQL + `
  FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
  WHERE p.oid >= 16384 AND p.prokind IN ('f', 'p') AND l.lanname NOT IN ('c', 'internal')
-  AND (p.prosrc ~* 'set_config|\mset\s+(local\s+|session\s+)?["a-z_][^\s=]*\.' OR p.prosrc = '')
+  AND (p.prosrc ~* 'set_config|\mset\s+(local\s+|session\s+)?["a-z_][^\s=]*\.' OR p.prosrc = ''
+   OR p.prosrc ~* ` + makesSQL + `)
  ORDER BY p.oid LIMIT ` + strconv.Itoa(settingBodiesMax)
 
 // settingNamesIn are the custom settings that a function's body may set (DESIGN.md I23).
@@ -49,8 +55,11 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	found := &setters{at: time.Now()}
 	seen := make(map[string]bool)
 	for _, row := range rows {
-		if len(row) != 2 {
+		if len(row) != 3 {
 			continue
+		}
+		if string(row[2]) == "t" {
+			found.makers = append(found.makers, bytes.ToLower(row[0]))
 		}
 		names := settingNamesIn(string(row[1]))
 		if len(names) > 0 {

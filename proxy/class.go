@@ -113,6 +113,8 @@ type effect struct {
 	// or nothing if that is empty. It is no matter then if the server could not be asked.
 	isKnown bool
 	again   string
+	// makes tells that it may make what only its backend has.
+	makes bool
 	// calls are those of a SELECT of nothing but set_config with parameters, which Bind tells.
 	calls pgwire.SetConfigCalls
 }

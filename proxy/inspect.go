@@ -57,6 +57,14 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	if p.cls.has(clsState) {
 		return
 	}
+	if s.setters.makesIn(sql) {
+		// What it sets is known to be nothing, what it makes is asked for.
+		p.cls |= clsState
+		p.effects = append(p.effects, effect{
+			kind: pgwire.KindExecute, cls: clsState, isKnown: true, makes: true,
+			at: max(0, len(s.scratch)-1), text: shortText(sql),
+		})
+	}
 	called := s.setters.calledIn(sql)
 	if called == nil {
 		return
@@ -225,6 +233,7 @@ func (s *session) statementNamed(name string) parsed {
 			e := effect{kind: pgwire.KindExecute, cls: clsState}
 			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) &&
 				s.setters.calledIn([]byte(ps.sql)) == nil
+			e.makes = s.setters.makesIn([]byte(ps.sql))
 			p.cls |= clsMayWrite | clsState
 			if mentionsAdvisory(ps.sql) {
 				e.cls |= clsAdvisory

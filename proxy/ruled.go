@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"strconv"
 
 	"holdfast/pgwire"
@@ -54,14 +53,5 @@ func (s *session) mayAnswer(sql []byte) bool {
 
 // mayAnswer tells that a text names one of the relations, wherever it does.
 func (s *setters) mayAnswer(sql []byte) bool {
-	if len(s.answering) > answeringMax {
-		return true
-	}
-	sql = bytes.ToLower(sql)
-	for _, name := range s.answering {
-		if bytes.Contains(sql, name) {
-			return true
-		}
-	}
-	return false
+	return len(s.answering) > answeringMax || names(sql, s.answering)
 }

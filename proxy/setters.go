@@ -23,6 +23,7 @@ const (
 // is published.
 type setters struct {
 	functions [][]byte // in lower case
+	makers    [][]byte // those that may make a temporary table or a cursor WITH HOLD
 	settings  []string
 	answering [][]byte // in lower case (ruled.go)
 	at        time.Time
@@ -106,14 +107,28 @@ func (at *settersAt) calledIn(sql []byte) *setters {
 	return nil
 }
 
+// makesIn tells that a text names a function that may make what only its backend has.
+func (at *settersAt) makesIn(sql []byte) bool {
+	if at == nil {
+		return false
+	}
+	s := at.now.Load()
+	return s != nil && names(sql, s.makers)
+}
+
 // isCalledIn tells that a text names one of the functions. One that is called by another function,
 // or by a trigger, is not seen; what that sets is asked for with the next snapshot all the same.
 func (s *setters) isCalledIn(sql []byte) bool {
-	if s == nil || len(s.functions) == 0 {
+	return s != nil && names(sql, s.functions)
+}
+
+// names tells that a text has one of the names in it.
+func names(sql []byte, of [][]byte) bool {
+	if len(of) == 0 {
 		return false
 	}
 	sql = bytes.ToLower(sql)
-	for _, name := range s.functions {
+	for _, name := range of {
 		if bytes.Contains(sql, name) {
 			return true
 		}

@@ -94,9 +94,10 @@ func (t *tracker) loggedIn(role string) {
 
 // succeeded takes a statement that the server completed.
 func (t *tracker) succeeded(e *effect) {
-	before, vague := t.unmovable|t.txUnmovable, t.locks.vague
+	before, vague, suspect := t.unmovable|t.txUnmovable, t.locks.vague, t.suspect
 	t.took(e)
-	if (t.unmovable|t.txUnmovable)&^before != 0 || t.locks.vague && !vague {
+	if (t.unmovable|t.txUnmovable)&^before != 0 || t.locks.vague && !vague ||
+		t.suspect&^suspect != 0 && before == 0 {
 		t.blame = e.text
 	}
 }
@@ -156,7 +157,7 @@ func (t *tracker) called(e *effect) {
 	for _, name := range e.names {
 		t.learn(name)
 	}
-	if e.isKnown && e.again == "" {
+	if e.isKnown && e.again == "" && !e.makes {
 		return // it ends with its transaction, or there is nothing
 	}
 	t.dirty = true
