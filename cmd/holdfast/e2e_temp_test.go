@@ -9,8 +9,8 @@ import (
 	holdfast "holdfast/cmd/holdfast"
 )
 
-// TestE2ETemporaryTables: sessions of all proxies keep their temporary tables over switchovers and a
-// restart of the primary, of real members, and are told when it is killed.
+// TestE2ETemporaryTables: sessions of all proxies keep their temporary tables over switchovers and
+// a restart of the primary, of real members, and are told when it is killed.
 func TestE2ETemporaryTables(t *testing.T) {
 	needCluster(t)
 	t.Cleanup(func() { goleak.VerifyNone(t) })
