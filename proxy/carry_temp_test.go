@@ -194,7 +194,7 @@ var carriedTemps = map[string]struct {
 		"SET extra_float_digits = 0", "SET bytea_output = escape", "SET IntervalStyle = iso_8601",
 		"SET default_transaction_read_only = on", "SET transform_null_equals = on",
 		"SET quote_all_identifiers = on", "SET search_path = nowhere, pg_catalog",
-		"SET default_transaction_isolation = serializable", "SET default_toast_compression = pglz",
+		"SET default_transaction_isolation = serializable",
 		"BEGIN READ WRITE",
 		"CREATE TEMP TABLE \"t\xe9\" (a float8, b timestamptz, c bytea, d text DEFAULT '\xe9'''," +
 			" e float8 DEFAULT '0.30000000000000004' CHECK (e = '0.30000000000000004')," +
