@@ -35,9 +35,9 @@ func lossReserve(t Timing) time.Duration {
 }
 
 // end is when the right to serve under the epoch of the lock ends, seen at now; leaseEpoch and
-// until are the newest lease. Whoever has just seen the lock, or was not running, gets the time of a
-// lease to be granted one: a stop would come too late by then to keep anything from happening, and
-// a restarted node must not stop a server that is well.
+// until are the newest lease. Whoever has just seen the lock, or was not running, gets the time of
+// a lease to be granted one: a stop would come too late by then to keep anything from happening,
+// and a restarted node must not stop a server that is well.
 func (w *lossWatch) end(now int64, epoch, leaseEpoch uint64, until int64) int64 {
 	if epoch != w.epoch || now-w.last > int64(lossReserve(w.timing)) {
 		w.epoch, w.from = epoch, now

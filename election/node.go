@@ -278,6 +278,11 @@ func (n *Node) obey(ctx context.Context, o Order) (OrderResult, error) {
 // Call implements Coordinator.
 func (n *Node) Call(ctx context.Context, member string, o Order) (OrderResult, error) {
 	o.V = Version
+	if o.Kind == OrderReinit || o.Kind == OrderRestart {
+		if err := n.verifyLeader(ctx); err != nil {
+			return OrderResult{}, fmt.Errorf("order %s: %w", o.Kind, err)
+		}
+	}
 	if member == n.cfg.Name {
 		return n.obey(ctx, o)
 	}
@@ -298,12 +303,16 @@ func (n *Node) EndorseAll(ctx context.Context, epoch uint64, recruits ...string)
 		return fmt.Errorf("endorse epoch %d: %w: the intent is of epoch %d", epoch, ErrConflict,
 			have)
 	}
+	verified := n.verifyingLeader(ctx)
 	err := n.askMajority(ctx, voterNames(s), func(ctx context.Context, name string) error {
 		if name == n.cfg.Name {
 			return n.voter.endorse(ctx, epoch, recruits...)
 		}
 		return n.ask(ctx, name, "/v1/endorse", endorseRequest{Version, epoch, recruits})
 	})
+	if err == nil {
+		err = <-verified
+	}
 	if err != nil {
 		return fmt.Errorf("endorse epoch %d: %w", epoch, err)
 	}

@@ -1,0 +1,36 @@
+package election
+
+import (
+	"context"
+	"fmt"
+)
+
+// verifyLeader asks a majority of the voters whether this node leads the group still. A leader that
+// was deposed does not know it for up to a Raft lease. What goes through the log needs no such
+// question, and endorsements rest on the voters' own logs; orders that are given under the lock's
+// own epoch rest on nothing else (DESIGN 4). An answer that was on its way when it is asked counts.
+func (n *Node) verifyLeader(ctx context.Context) error { return <-n.verifyingLeader(ctx) }
+
+// verifyingLeader is verifyLeader beside something else; the channel has room for its answer.
+func (n *Node) verifyingLeader(ctx context.Context) <-chan error {
+	out := make(chan error, 1)
+	r := n.raft.Load()
+	if r == nil {
+		out <- errNotLeader
+		return out
+	}
+	asked := make(chan error, 1)
+	go func() { asked <- r.VerifyLeader().Error() }() // ends with Raft at the latest
+	go func() {
+		select {
+		case err := <-asked:
+			if err != nil {
+				err = fmt.Errorf("%w: %w", errNotLeader, err)
+			}
+			out <- err
+		case <-ctx.Done():
+			out <- fmt.Errorf("%w: no majority says so: %w", errNotLeader, ctx.Err())
+		}
+	}()
+	return out
+}
