@@ -16,7 +16,7 @@ import (
 )
 
 // carry is the temporary tables of a session between two primaries, in a planned change: all of
-// them, exactly as they were, or none (DESIGN.md I28). The session's lock guards it until it is
+// them, exactly as they were, or none (DESIGN.md I29). The session's lock guards it until it is
 // packed; then it does not change any more. nil is none, and that nobody has asked for it.
 type carry struct {
 	tables   []carriedTable

@@ -223,7 +223,7 @@ var carriedTemps = map[string]struct {
 }
 
 // Temporary tables that a planned change carries are as they were, in all that their session can
-// ask for (DESIGN.md I28).
+// ask for (DESIGN.md I29).
 func TestTemporaryTablesAreCarried(t *testing.T) {
 	r := newRig(t, nil)
 	for _, sql := range tempSetup {
