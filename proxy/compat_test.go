@@ -382,22 +382,3 @@ CREATE SCHEMA holdfast; CREATE FUNCTION holdfast.user_secret(text) RETURNS text 
 		}
 	}
 }
-
-// The known difference of a guarded Query: rows of a rule's own SELECT are told in the simple
-// protocol only (pquery.c, PortalRunMulti). Without the guard there is none.
-func TestRuleThatSelects(t *testing.T) {
-	for name, c := range map[string]struct {
-		change func(*proxy.Config)
-		rows   string
-	}{"guarded": {nil, ""}, "not guarded": {guardExplicit, "42"}} {
-		t.Run(name, func(t *testing.T) {
-			r := newRig(t, c.change)
-			s := r.connect("")
-			exec(t, s, "CREATE TABLE t (a int)")
-			exec(t, s, "CREATE RULE also AS ON INSERT TO t DO ALSO SELECT 42 AS x")
-			if got := exec(t, s, "INSERT INTO t VALUES (1)"); got != c.rows {
-				t.Errorf("got %q, want %q", got, c.rows)
-			}
-		})
-	}
-}
