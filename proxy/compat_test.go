@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/pgwire"
-	"holdfast/proxy"
 )
 
 // compatSetup makes what the conversations use; it is run again before each of them, and leaves the
