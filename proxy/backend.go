@@ -34,6 +34,7 @@ type backend struct {
 
 	// innerFailed tells that a question of our own failed, which may have left its statement behind.
 	innerFailed bool
+	isOld       bool // a server before 14 (oldcopy.go)
 
 	session  *session // to which it is attached, or was
 	delivery          // of what it sends

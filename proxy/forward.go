@@ -18,6 +18,7 @@ const (
 	forwardIt      forwarding = iota
 	forwardGuard              // the message may commit; learn the xid first
 	forwardPrepare            // the message needs a statement that is away
+	forwardCopy               // the message waits for what the server makes of a COPY
 	forwardStop               // Terminate
 )
 
@@ -152,6 +153,9 @@ func (s *session) step(now int64) step {
 		return s.guardHere(b)
 	case act == forwardPrepare && s.unsent == 0:
 		return s.asked(s.prepareAway(b, false))
+	case act == forwardCopy:
+		s.serverFull.Store(true)
+		return stepWait
 	}
 	return s.sent(nil)
 }
@@ -339,6 +343,8 @@ func (s *session) forward(ctx context.Context) error {
 		return s.guard(ctx, b)
 	case act == forwardPrepare && s.unsent == 0:
 		return s.prepareAway(b, true)
+	case act == forwardCopy && s.unsent == 0:
+		return s.awaitBackend(ctx, func() bool { return !s.awaitsCopy() })
 	}
 	return nil
 }
@@ -439,7 +445,12 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 			s.proxy.metrics.limit(limitInspect)
 		}
 	}
-	act, err = s.inspect(typ, body, size <= len(p), s.unit.end()+off)
+	if s.backend != nil && s.backend.isOld {
+		act, err = s.inCopy(typ)
+	}
+	if err == nil && act == forwardIt {
+		act, err = s.inspect(typ, body, size <= len(p), s.unit.end()+off)
+	}
 	if err != nil {
 		return 0, act, fatalProtocol(err)
 	}

@@ -311,6 +311,7 @@ func (s *session) attach(b *backend, begin func()) error {
 	}
 	b.session = s
 	s.track.loggedIn(b.role)
+	b.isOld = isOldServer(s.params.value("server_version"))
 	b.relayFromHere()
 	b.filled = len(b.in.bytes()) > 0
 	begin()
