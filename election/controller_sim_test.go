@@ -437,7 +437,7 @@ func TestControllerSimulation(t *testing.T) {
 		election.IntentBootstrap, election.IntentFailover, election.IntentSwitchover,
 		election.IntentRestart,
 	} {
-		if runs >= 100 && kinds[k] < runs/20 {
+		if runs >= 200 && kinds[k] < runs/50 {
 			t.Errorf("the schedules hardly reach kind %s", k)
 		}
 	}

@@ -288,6 +288,7 @@ func (n *simNode) tickAgentLocked() {
 	if n.pg.phase != election.PhaseStandby {
 		n.pg.incarnation++
 	}
+	n.wentBackLocked(up)
 	n.pg.phase, n.pg.upstream, n.pg.promotedAt = election.PhaseStandby, l.Holder, 0
 }
 
@@ -315,7 +316,8 @@ func isPrefix(a, b []uint64) bool {
 	return len(a) <= len(b) && (len(a) == 0 || a[len(a)-1] == b[len(a)-1])
 }
 
-func commonPrefix(a, b []uint64) []uint64 {
-	n := sort.Search(min(len(a), len(b)), func(i int) bool { return a[i] != b[i] })
-	return slices.Clone(a[:n])
+func commonPrefix(a, b []uint64) []uint64 { return slices.Clone(a[:commonLen(a, b)]) }
+
+func commonLen(a, b []uint64) int {
+	return sort.Search(min(len(a), len(b)), func(i int) bool { return a[i] != b[i] })
 }

@@ -16,8 +16,8 @@ const (
 // simSlots are the physical slots of a server, and the WAL that it keeps: entries from oldest on.
 type simSlots struct {
 	at map[string]int // the first entry that is kept for that member
-	// late are the slots that were made when what the member needs was gone already: after a
-	// rewind or a clone, which take no slots along.
+	// late are the slots that begin after what the member needs: made after a rewind or a clone,
+	// which take no slots along, or moved to where such a one of the primary is.
 	late         map[string]bool
 	oldest, redo int
 	// since is when slots may first have been missing, zero if none is; dropped, when somebody
@@ -42,10 +42,26 @@ func (n *simNode) ensureSlotsLocked() {
 	for _, name := range n.w.servers {
 		if _, ok := s.at[name]; !ok && name != n.name {
 			s.at[name] = max(s.redo, s.oldest)
-			s.late[name] = len(n.w.nodes[name].pg.wal) < s.at[name]
+			s.late[name] = n.w.nodes[name].neededOfLocked(n) < s.at[name]
 		}
 	}
 	s.since = time.Time{}
+}
+
+// neededOfLocked is the first entry that a member needs if it follows up: what is past that in its
+// own WAL is of another history, and is rewound.
+func (n *simNode) neededOfLocked(up *simNode) int { return commonLen(n.pg.wal, up.pg.wal) }
+
+// wentBackLocked is a member that was rewound to up's history, or cloned: servers in another
+// history keep for it what it needed of that one, and it needs more of it now.
+func (n *simNode) wentBackLocked(up *simNode) {
+	for _, name := range n.w.servers {
+		o := n.w.nodes[name]
+		at, isThere := o.pg.slots.at[n.name]
+		if isThere && !isPrefix(o.pg.wal, up.pg.wal) && n.neededOfLocked(o) < at {
+			o.pg.slots.late[n.name] = true
+		}
+	}
 }
 
 // missesSlotLocked tells a member for which there is no slot.
@@ -97,6 +113,7 @@ func (w *simWorld) tickSlotsLocked() {
 		if w.rng.IntN(40) == 0 {
 			n.checkpointLocked(isPrimary)
 		}
+		n.catchUpLocked()
 		w.checkSlotsLocked(n)
 	}
 }
@@ -122,16 +139,25 @@ func (n *simNode) tendSlotsLocked(isPrimary bool) {
 	}
 	up := n.w.nodes[n.pg.upstream]
 	for _, name := range n.w.servers {
-		at, isThere := up.pg.slots.at[name]
+		to, isThere := up.pg.slots.at[name]
 		switch {
 		case name == up.name:
-			at, isThere = n.pg.slots.redo, true
+			to, isThere = n.pg.slots.redo, true
 		case n.w.bug == bugSimSlotPast:
-			at = len(n.pg.wal)
+			to = len(n.pg.wal)
 		}
-		if _, has := n.pg.slots.at[name]; has && isThere {
-			n.pg.slots.at[name] = max(n.pg.slots.at[name], min(at, len(n.pg.wal)))
-			n.pg.slots.late[name] = n.pg.slots.late[name] || up.pg.slots.late[name]
+		to = min(to, len(n.pg.wal))
+		if at, has := n.pg.slots.at[name]; has && isThere && at < to {
+			n.pg.slots.at[name], n.pg.slots.late[name] = to, up.pg.slots.late[name]
+		}
+	}
+}
+
+// catchUpLocked: a slot is late until the member has got to where it begins.
+func (n *simNode) catchUpLocked() {
+	for name, isLate := range n.pg.slots.late {
+		if isLate && n.w.nodes[name].neededOfLocked(n) >= n.pg.slots.at[name] {
+			n.pg.slots.late[name] = false
 		}
 	}
 }
