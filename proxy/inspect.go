@@ -54,26 +54,47 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
 		s.setters.stale.Store(true) // it is asked for when the next statement comes
 	}
-	if p.cls.has(clsState) {
-		return
+	if isAlone(s.scratch) && p.isSetConfig() {
+		return // it calls nothing else
 	}
+	if !s.setters.makesIn(sql) && s.setters.calledIn(sql) == nil {
+		return // as nearly always
+	}
+	at := 0
+	for i := range s.scratch {
+		st := &s.scratch[i]
+		if st.Kind == pgwire.KindEmpty {
+			continue
+		}
+		s.noteCalls(p, sql[st.Start:st.End], at)
+		at++
+	}
+	if len(p.effects) > effectsMax {
+		*p = opaque
+	}
+}
+
+// noteCalls is noteSetters for one of the statements of a string.
+func (s *session) noteCalls(p *parsed, sql []byte, at int) {
 	if s.setters.makesIn(sql) {
 		// What it sets is known to be nothing, what it makes is asked for.
 		p.cls |= clsState
 		p.effects = append(p.effects, effect{
-			kind: pgwire.KindExecute, cls: clsState, isKnown: true, makes: true,
-			at: max(0, len(s.scratch)-1), text: shortText(sql),
+			kind: pgwire.KindExecute, cls: clsState, isKnown: true, makes: true, at: at,
+			text: shortText(sql),
 		})
 	}
-	called := s.setters.calledIn(sql)
-	if called == nil {
-		return
+	if called := s.setters.calledIn(sql); called != nil {
+		p.cls |= clsState
+		p.effects = append(p.effects, effect{
+			kind: pgwire.KindSelect, cls: clsState, names: called.settings, at: at,
+		})
 	}
-	p.cls |= clsState
-	p.effects = append(p.effects, effect{
-		kind: pgwire.KindSelect, cls: clsState, names: called.settings,
-		at: max(0, len(s.scratch)-1),
-	})
+}
+
+// isSetConfig tells of a single statement that it does nothing but call set_config.
+func (p *parsed) isSetConfig() bool {
+	return len(p.effects) == 1 && (p.effects[0].isKnown || p.effects[0].calls != nil)
 }
 
 func hasHighByte(sql []byte) bool {
@@ -231,8 +252,11 @@ func (s *session) statementNamed(name string) parsed {
 			// It was not read in depth. What it sets is known to be nothing if its text names
 			// neither set_config nor a function that sets settings.
 			e := effect{kind: pgwire.KindExecute, cls: clsState}
-			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) &&
-				s.setters.calledIn([]byte(ps.sql)) == nil
+			called := s.setters.calledIn([]byte(ps.sql))
+			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) && called == nil
+			if called != nil {
+				e.names = called.settings
+			}
 			e.makes = s.setters.makesIn([]byte(ps.sql))
 			p.cls |= clsMayWrite | clsState
 			if mentionsAdvisory(ps.sql) {

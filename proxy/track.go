@@ -157,7 +157,7 @@ func (t *tracker) called(e *effect) {
 	for _, name := range e.names {
 		t.learn(name)
 	}
-	if e.isKnown && e.again == "" && !e.makes {
+	if e.isKnown && e.again == "" && !e.makes && !e.other {
 		return // it ends with its transaction, or there is nothing
 	}
 	t.dirty = true
