@@ -94,9 +94,7 @@ func (s *session) pack(ctx context.Context) error {
 	}
 	s.noCancel, s.planned = true, true
 	s.mu.Unlock()
-	if err := b.takeOver(s); err != nil {
-		return err
-	}
+	b.takeOver()
 	stop := context.AfterFunc(ctx, func() { b.close(false) })
 	defer stop()
 	p := packer{s: s, b: b, c: c}
@@ -172,8 +170,9 @@ func (s *session) carriedOver() {
 }
 
 // takeOver ends the delivery of an idle backend, as detach does, and leaves it to the owner for
-// exchanges.
-func (b *backend) takeOver(s *session) error {
+// exchanges. What the client has not read yet waits for detach: a client that is slow must not keep
+// its place from others that pack.
+func (b *backend) takeOver() {
 	b.conn.handle(nil)
 	b.mu.Lock()
 	b.stopped = true
@@ -182,13 +181,10 @@ func (b *backend) takeOver(s *session) error {
 		ahead = ahead[b.taken:]
 	}
 	ahead = slices.Clone(ahead)
-	out := slices.Clone(b.out)
-	b.out = nil
+	b.out = slices.Clone(b.out) // a part of b.in
 	b.in.release()
 	b.mu.Unlock()
-	s.clientFull.Store(false)
 	b.reader = pgwire.NewReader(io.MultiReader(bytes.NewReader(ahead), b.conn), loginBodyMax)
-	return s.writeClient(out)
 }
 
 // cannotCarry tells why tables cannot be carried, in words for the client.
