@@ -285,3 +285,30 @@ func TestOrderWhileTablesAreRead(t *testing.T) {
 		t.Errorf("%v, ordered %v", told(err), ordered)
 	}
 }
+
+// The server is lost before it could be asked what a function has made, which a SELECT calls: the
+// session is told, as it is of CREATE TEMP TABLE.
+func TestTablesThatFunctionsMakeInFlight(t *testing.T) {
+	r := newRig(t, nil)
+	r.server.ExecIn("app", tempSetup[len(tempSetup)-1])
+	first := r.connect("")
+	r.until(func() bool {
+		_, _ = tryExec(first, "SELECT 1 + 1") // a use for it
+		return proxy.KnowsMaker(r.proxy, "app", "make_temp")
+	})
+	for _, sql := range []string{"SELECT make_temp()", "EXECUTE p"} {
+		c := r.connect("")
+		exec(t, c, "PREPARE p AS SELECT make_temp()")
+		exec(t, c, "BEGIN")
+		exec(t, c, sql)
+		r.line.Watch(func(_ byte, body []byte) bool { return !isSnapshot(body) }, nil)
+		_, err := tryExec(c, "COMMIT")
+		r.line.Watch(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tryExec(c, "SELECT count(*) FROM kept"); code(err) != "57P01" {
+			t.Errorf("%s: %q %v", sql, got, err)
+		}
+	}
+}

@@ -168,6 +168,9 @@ func (t *tracker) called(e *effect) {
 	if e.other {
 		t.txUnmovable |= reasonSettings // it may be a custom one, which no view lists
 	}
+	if e.makes {
+		t.txUnmovable |= reasonTemp | reasonHold // until it was asked for
+	}
 	switch e.kind {
 	case pgwire.KindCall, pgwire.KindDo, pgwire.KindExecute:
 		t.suspect |= reasonsAsked
