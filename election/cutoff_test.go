@@ -2,6 +2,7 @@ package election_test
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -67,11 +68,14 @@ func TestBlindNodesTellWhomTheyReach(t *testing.T) {
 	})
 
 	old := g.Change
-	var blind atomic.Int64
+	var blind, under atomic.Int64
+	under.Store(int64(epoch))
 	g.Change = func(cfg *election.Config, deps *election.Deps) {
 		old(cfg, deps)
 		cfg.Voter = false
-		deps.Blind = func() time.Duration { return time.Duration(blind.Load()) }
+		deps.Blind = func() (uint64, time.Duration) {
+			return uint64(under.Load()), time.Duration(blind.Load())
+		}
 	}
 	for _, name := range []string{"sidecar1", "sidecar2", "sidecar3"} {
 		g.Start(name)
@@ -95,6 +99,25 @@ func TestBlindNodesTellWhomTheyReach(t *testing.T) {
 		total, cut, _, _ := sumOfSidecars(g, leader)
 		return total == 3 && cut == 0
 	})
+	under.Store(int64(epoch) - 1) // nobody has tried under this one
+	blind.Store(int64(23 * time.Second))
+	time.Sleep(2 * time.Second)
+	if _, cut, _, _ := sumOfSidecars(g, leader); cut != 0 {
+		t.Errorf("%d sidecars count for the primary before", cut)
+	}
+	blind.Store(0)
+	time.Sleep(time.Second)
+	answerAt(t, g.Nodes[0].Postgres) // logins alone run out of time: it is slow
+	under.Store(int64(epoch))
+	blind.Store(int64(23 * time.Second))
+	electiontest.Wait(t, "nodes that see the primary", 20*time.Second, func() bool {
+		obs, _ := g.Running[leader].Observations()
+		return !slices.ContainsFunc(obs, func(o election.Observation) bool { return o.BlindFor > 0 })
+	})
+	time.Sleep(2 * time.Second)
+	if total, cut, _, _ := sumOfSidecars(g, leader); total != 3 || cut != 0 {
+		t.Errorf("%d of %d sidecars are cut off from a primary that answers them", cut, total)
+	}
 	g.Stop("sidecar2") // gives its loan back
 	electiontest.Wait(t, "a sidecar less", 20*time.Second, func() bool {
 		total, _, _, _ := sumOfSidecars(g, leader)

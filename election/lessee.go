@@ -282,6 +282,9 @@ func (l *lessee) runRelease(ctx context.Context, v voterClient, r Renewal) {
 func (l *lessee) renewAll(ctx context.Context, epoch uint64, looks bool) {
 	holds, behind := l.locksBehind(epoch+1), l.locksBehind(epoch)
 	sight := l.sight.load()
+	if sight.epoch != epoch {
+		sight = sidecarView{} // it is of another primary
+	}
 	l.mu.Lock()
 	if l.tally.epoch != epoch {
 		l.tally.Begin(epoch)

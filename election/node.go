@@ -30,9 +30,9 @@ type Deps struct {
 	// Cancel carries out a client's cancel request that another node has passed on; nil if there is
 	// no proxy.
 	Cancel func(ctx context.Context, pid uint32, key []byte)
-	// Blind tells how long the proxy has had no connection to the primary though it tried; asked on
-	// a sidecar, nil if there is no proxy.
-	Blind func() time.Duration
+	// Blind tells how long the proxy has got no connection to the primary of that epoch though it
+	// tried; asked on a sidecar, nil if there is no proxy.
+	Blind func() (epoch uint64, d time.Duration)
 	// Loop makes what runs on the Raft leader; nil is the controller.
 	Loop func(c Coordinator) LeaderLoop
 	// Registerer gets the metrics; nil keeps them to the node.

@@ -17,6 +17,11 @@ import (
 // probeRepeats is how many failed probes in a row make a node blind.
 const probeRepeats = 3
 
+// reachRepeats is how many looks in a row a member has to answer in before a blind node reaches it.
+// It is more than what makes a node blind: a minute in which the network is slow all around has
+// many looks, and three that are in time by chance are too likely.
+const reachRepeats = 5
+
 // probeLimit bounds one probe: the probes that make a node blind fit into the time in which a
 // standby notices the same silence, so that neither waits for the other.
 func probeLimit(t Timing) time.Duration { return min(2*t.Interval, t.Silence/probeRepeats) }
@@ -60,12 +65,12 @@ func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) probe
 // isBlind tells that the newest probe failed.
 func (p *prober) isBlind() bool { return p.blindAt != 0 }
 
-// reaches are the members that answered as often in a row as makes a node blind: where the network
-// is slow all around, one look that was in time by chance must not move the primary.
-func (p *prober) reaches() []string {
+// reaches are the members that answered in so many looks in a row: where the network is slow all
+// around, looks that were in time by chance must not move the primary.
+func (p *prober) reaches(repeats int) []string {
 	var out []string
 	for name, n := range p.reached {
-		if n >= probeRepeats {
+		if n >= repeats {
 			out = append(out, name)
 		}
 	}
@@ -83,7 +88,7 @@ func (p *prober) note(r probed, now int64) {
 	}
 	reached := map[string]int{}
 	for _, name := range r.reaches {
-		reached[name] = min(p.reached[name]+1, probeRepeats)
+		reached[name] = min(p.reached[name]+1, reachRepeats)
 	}
 	p.reached = reached
 	if r.epoch != p.epoch || r.result != p.result {
@@ -191,7 +196,8 @@ func (r *reporter) start(ctx context.Context, s *State) bool {
 	ctx, r.cancel = context.WithCancel(ctx)
 	r.under = lockEpoch(s)
 	p := prober{dialer: r.dialer} // the goroutine's own
-	self, isBlind := r.n.cfg.Name, r.isBlind()
+	// Nothing is known of a new lock's primary yet, and its first answer waits for nobody.
+	self, isBlind := r.n.cfg.Name, r.isBlind() && r.epoch == r.under
 	r.work.Go(func() {
 		var others sync.WaitGroup
 		var reaches []string

@@ -35,19 +35,20 @@ func (b *blindness) note(epoch uint64, err error, now int64) {
 	b.last = now
 }
 
-// lasts is how long no attempt has succeeded; 0 if the newest did, or was longer than fresh ago:
-// who does not try does not know.
-func (b *blindness) lasts(now int64, fresh time.Duration) time.Duration {
+// lasts is how long no attempt has succeeded, and under which epoch; 0 if the newest did, or was
+// longer than fresh ago: who does not try does not know.
+func (b *blindness) lasts(now int64, fresh time.Duration) (epoch uint64, d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.first == 0 || now-b.last > int64(fresh) {
-		return 0
+		return b.epoch, 0
 	}
-	return time.Duration(now - b.first)
+	return b.epoch, time.Duration(now - b.first)
 }
 
-// Blind is how long the proxy has had no connection to the primary of the newest epoch though it
-// tried; 0 if its newest attempt succeeded, or none was made of late.
-func (p *Proxy) Blind() time.Duration {
+// Blind is how long the proxy has got no connection to the primary of that epoch, the newest that it
+// tried; 0 if its newest attempt succeeded, or none was made of late. It says nothing of a later
+// epoch's primary.
+func (p *Proxy) Blind() (epoch uint64, d time.Duration) {
 	return p.blind.lasts(bootNow(), 2*p.cfg.DialTimeout)
 }

@@ -37,11 +37,14 @@ func TestBlindnessCounts(t *testing.T) {
 		"nobody tries longer": {[]try{{1, io.EOF, 1}}, 12, 0},
 	} {
 		var b blindness
+		newest := uint64(0)
 		for _, x := range c.tries {
+			newest = max(newest, x.epoch)
 			b.note(x.epoch, x.err, x.at*sec)
 		}
-		if got := b.lasts(c.now*sec, fresh); got != c.want {
-			t.Errorf("%s: %s, want %s", name, got, c.want)
+		epoch, got := b.lasts(c.now*sec, fresh)
+		if got != c.want || got > 0 && epoch != newest {
+			t.Errorf("%s: %s under epoch %d, want %s under %d", name, got, epoch, c.want, newest)
 		}
 	}
 }

@@ -9,11 +9,11 @@ import (
 // once it has a connection again; a proxy that does not try says nothing.
 func TestBlind(t *testing.T) {
 	r := newRig(t, nil)
-	if d := r.proxy.Blind(); d != 0 {
+	if _, d := r.proxy.Blind(); d != 0 {
 		t.Errorf("blind for %s before anybody tried", d)
 	}
 	c := r.connect("")
-	if d := r.proxy.Blind(); d != 0 {
+	if _, d := r.proxy.Blind(); d != 0 {
 		t.Errorf("blind for %s with a connection", d)
 	}
 	well, _ := r.topo.Current()
@@ -28,7 +28,7 @@ func TestBlind(t *testing.T) {
 	}()
 	last := time.Duration(0)
 	for last < 300*time.Millisecond {
-		d := r.proxy.Blind()
+		_, d := r.proxy.Blind()
 		if d < last {
 			t.Fatalf("blind for %s after %s", d, last)
 		}
@@ -39,7 +39,7 @@ func TestBlind(t *testing.T) {
 	if err := <-answer; err != nil {
 		t.Errorf("held statement: %v", err)
 	}
-	if d := r.proxy.Blind(); d != 0 {
+	if _, d := r.proxy.Blind(); d != 0 {
 		t.Errorf("blind for %s with a connection again", d)
 	}
 }
