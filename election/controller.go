@@ -134,6 +134,9 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 			c.notBegun(ctx, d.RequestID, err)
 			return err
 		}
+		if it.Auto && !c.isStillDue(it) {
+			return nil // it decides anew
+		}
 	}
 	start := time.Now()
 	epoch, err := c.beginIntent(ctx, it, 0)

@@ -179,6 +179,15 @@ func cutSwitchover(in Input, p Policy, v verdict) (to, why string) {
 	return to, why
 }
 
+// isStillDue tells that a switchover for a cut would be begun now, too: its checkpoint has taken
+// up to Policy.CheckpointTimeout, in which the primary may have been reached again.
+func (c *Controller) isStillDue(it Intent) bool {
+	s, _ := c.co.State()
+	d := Decide(c.input(s), c.policy)
+	return d.Do == ActBegin && d.Intent.Auto && d.Intent.FromEpoch == it.FromEpoch &&
+		d.Intent.To == it.To
+}
+
 // cutUnreached tells that those who are cut off from the primary cannot use that member either;
 // empty if most can.
 func cutUnreached(in Input, p Policy, c cutOff, name string) string {

@@ -124,9 +124,9 @@ func TestReachNeedsRepetition(t *testing.T) {
 	}
 }
 
-// TestSlowNetworkReachesNobody: 400 +/- 300 ms on each way between all nodes is more than a probe has
-// time for with cloud: most fail, some are in time by chance. In 3000 minutes of it no two nodes are
-// without the primary for as long as makes a change due and reach another member.
+// TestSlowNetworkReachesNobody: 400 +/- 300 ms on each way between all nodes is more than a probe
+// has time for with cloud: most fail, some are in time by chance. In 3000 minutes of it no two
+// nodes are without the primary for as long as makes a change due, and reach another member.
 func TestSlowNetworkReachesNobody(t *testing.T) {
 	timing, err := TimingOf(ProfileCloud)
 	if err != nil {

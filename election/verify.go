@@ -8,8 +8,8 @@ import (
 // verifyLeader asks a majority of the voters whether this node leads the group still. A leader that
 // was deposed does not know it for up to a Raft lease. What goes through the log needs no such
 // question, and endorsements rest on the voters' own logs; orders that are given under the lock's
-// own epoch rest on nothing else (DESIGN 4). An answer that was on its way when it is asked counts, and
-// so does a learner's: what is not safe without this is not safe with it.
+// own epoch rest on nothing else (DESIGN 4). An answer that was on its way when it is asked counts,
+// and so does a learner's: what is not safe without this is not safe with it.
 func (n *Node) verifyLeader(ctx context.Context) error { return <-n.verifyingLeader(ctx) }
 
 // verifyingLeader is verifyLeader beside something else; the channel has room for its answer.

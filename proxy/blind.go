@@ -46,8 +46,8 @@ func (b *blindness) lasts(now int64, fresh time.Duration) (epoch uint64, d time.
 	return b.epoch, time.Duration(now - b.first)
 }
 
-// Blind is how long the proxy has got no connection to the primary of that epoch, the newest that it
-// tried; 0 if its newest attempt succeeded, or none was made of late. It says nothing of a later
+// Blind is how long the proxy has got no connection to the primary of that epoch, the newest that
+// it tried; 0 if its newest attempt succeeded, or none was made of late. It says nothing of a later
 // epoch's primary.
 func (p *Proxy) Blind() (epoch uint64, d time.Duration) {
 	return p.blind.lasts(bootNow(), 2*p.cfg.DialTimeout)
