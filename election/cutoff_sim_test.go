@@ -170,8 +170,8 @@ func TestCutOffPrimaryIsSwitched(t *testing.T) {
 	})
 }
 
-// TestCutOffPrimaryIsReachedAgain: the checkpoint before the change takes longer than the fault. The
-// primary is not moved for what is over.
+// TestCutOffPrimaryIsReachedAgain: the checkpoint before the change takes longer than the fault.
+// The primary is not moved for what is over.
 func TestCutOffPrimaryIsReachedAgain(t *testing.T) {
 	cutGroup(t, election.SyncQuorum, func(r *simRun, c *simCut, old election.Lock) {
 		c.heals = true
