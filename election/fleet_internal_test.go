@@ -124,6 +124,28 @@ func TestReachNeedsRepetition(t *testing.T) {
 	}
 }
 
+// TestBlindnessOverAPause: what a node saw before it was paused, and the probe that the pause made
+// fail, are no sign that the primary was out of reach all the time.
+func TestBlindnessOverAPause(t *testing.T) {
+	p := prober{gap: probeGap}
+	sec := int64(time.Second)
+	failed := probed{7, ProbeTimeout, []string{"pg2"}}
+	for i := range int64(8) {
+		p.note(failed, 100*sec+i*sec)
+	}
+	if p.blindFor() != 7*time.Second || len(p.reaches(reachRepeats)) != 1 {
+		t.Errorf("blind for %s, reaches %q", p.blindFor(), p.reaches(reachRepeats))
+	}
+	p.note(failed, 130*sec)
+	if p.blindFor() != 0 || len(p.reaches(1)) != 0 {
+		t.Errorf("after a pause: blind for %s, reaches %q", p.blindFor(), p.reaches(1))
+	}
+	p.note(failed, 131*sec)
+	if p.blindFor() != time.Second || len(p.reaches(1)) != 1 {
+		t.Errorf("and then: blind for %s, reaches %q", p.blindFor(), p.reaches(1))
+	}
+}
+
 // TestSlowNetworkReachesNobody: 400 +/- 300 ms on each way between all nodes is more than a probe
 // has time for with cloud: most fail, some are in time by chance. In 3000 minutes of it no two
 // nodes are without the primary for as long as makes a change due, and reach another member.

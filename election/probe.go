@@ -34,10 +34,13 @@ type prober struct {
 	result ProbeResult
 	count  int
 	// blindAt is when, since the newest success under the epoch, the first probe failed; 0: none
-	// has. reached counts for each other member in how many of the newest looks in a row, made with
+	// has. notedAt is when the newest result came: of a pause since then nothing is known. reached
+	// counts for each other member in how many of the newest looks in a row, made with
 	// the probes that failed, its server answered.
-	blindAt int64
-	reached map[string]int
+	blindAt, notedAt int64
+	reached          map[string]int
+	// gap is how long this process may have been paused for what it saw before to count; 0: any.
+	gap time.Duration
 }
 
 // probed is what one probe found, and under which epoch.
@@ -78,8 +81,19 @@ func (p *prober) reaches(repeats int) []string {
 	return out
 }
 
+// blindFor is how long no probe has succeeded, as far as this process was there to see it.
+func (p *prober) blindFor() time.Duration { return time.Duration(p.notedAt - p.blindAt) }
+
+// probeGap is prober.gap of a node; no profile probes less often. A probe that was under way in a
+// pause fails whatever there is to see.
+const probeGap = 5 * time.Second
+
 // note counts equal results in a row.
 func (p *prober) note(r probed, now int64) {
+	if p.gap > 0 && now-p.notedAt > int64(p.gap) {
+		p.blindAt, p.reached, r.reaches = 0, nil, nil
+	}
+	p.notedAt = now
 	switch {
 	case r.result == ProbeOK || r.result == ProbeNone:
 		p.blindAt = 0
@@ -151,7 +165,7 @@ func (n *Node) runReports(ctx context.Context) {
 	defer r.work.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.dialer.LocalAddr = n.sourceAddr()
+	r.dialer.LocalAddr, r.gap = n.sourceAddr(), probeGap
 	r.work.Go(func() { n.sendReports(ctx, r.mail) })
 	t := time.NewTicker(n.timing.Interval)
 	defer t.Stop()
