@@ -96,6 +96,12 @@ func (l *lessee) outstanding(epoch uint64) (time.Duration, <-chan struct{}) {
 	return l.relay.Outstanding(l.now(), epoch), l.free
 }
 
+// isAllBack tells that nothing that was lent of the epoch is waited for any more.
+func (l *lessee) isAllBack(ctx context.Context, epoch uint64) bool {
+	wait, _ := l.outstanding(epoch)
+	return wait == 0 || ctx.Err() != nil
+}
+
 // returnsTogether is how long a return waits for others to be looked at with it: to go through all
 // that was lent for each of thousands would take longer than they do.
 const returnsTogether = 2 * time.Millisecond

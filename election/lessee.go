@@ -238,11 +238,14 @@ func (l *lessee) drainGate(ctx context.Context, intent, epoch uint64) {
 		} else {
 			cancel()
 		}
+		if isDone && l.isAllBack(ctx, epoch) {
+			return // the release follows: a renewal now would be called off while it is sent
+		}
 		l.renewAll(ctx, epoch, false)
 		if !isDone {
 			select {
 			case <-done:
-				done, isDone = nil, true
+				isDone = true
 			case <-newer:
 			case <-t.C:
 			}

@@ -325,6 +325,9 @@ func TestLesseeDrainsUnderItsLease(t *testing.T) {
 		if drained < 0 || cut < drained || release < cut || l.holds() {
 			t.Errorf("order: %v", l.lines)
 		}
+		if l.last("renew 1") > drained {
+			t.Errorf("a renewal is begun that nobody waits for: %v", l.lines)
+		}
 	})
 }
 

@@ -20,8 +20,10 @@ func (k *simLink) Name() string { return k.to.name }
 func (k *simLink) Renew(ctx context.Context, r election.Renewal) (election.RenewalAnswer, error) {
 	d := k.dice(r.Seq, 1)
 	sent := time.Now()
+	if err := d.begin(ctx); err != nil {
+		return election.RenewalAnswer{}, err
+	}
 	if k.n == k.to {
-		d.sleep(0)
 		return k.take(ctx, r, sent, &d), nil
 	}
 	if !k.n.waitAwake(ctx, &d) || !k.n.w.carry(k.n, k.to, &d) {
