@@ -122,18 +122,40 @@ func (s *setters) isCalledIn(sql []byte) bool {
 	return s != nil && names(sql, s.functions)
 }
 
-// names tells that a text has one of the names in it.
+// names tells that a text has one of the names in it, as a whole word.
 func names(sql []byte, of [][]byte) bool {
 	if len(of) == 0 {
 		return false
 	}
 	sql = bytes.ToLower(sql)
 	for _, name := range of {
-		if bytes.Contains(sql, name) {
-			return true
+		for at := 0; len(name) > 0; at++ {
+			i := bytes.Index(sql[at:], name)
+			if i < 0 {
+				break
+			}
+			at += i
+			if !joinsWord(sql, at-1) && !isWord(sql, at+len(name)) {
+				return true
+			}
 		}
 	}
 	return false
+}
+
+// isWord tells that there is a character of a word.
+func isWord(sql []byte, at int) bool {
+	if at < 0 || at >= len(sql) {
+		return false
+	}
+	c := sql[at]
+	return c == '_' || c >= 0x80 || c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
+}
+
+// joinsWord tells that there is one which belongs to what follows: not that of an escape, as in
+// E'\nf()'.
+func joinsWord(sql []byte, at int) bool {
+	return isWord(sql, at) && (at == 0 || sql[at-1] != '\\')
 }
 
 // mentionsRoutine tells that a text has the word FUNCTION, PROCEDURE, ROUTINE or RULE, or one for

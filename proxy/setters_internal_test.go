@@ -72,3 +72,18 @@ func TestLocalSettingOfAnUnknownName(t *testing.T) {
 		t.Errorf("unmovable for %v, asked %v", tr.unmovable, tr.dirty)
 	}
 }
+
+// A name is a whole word: else a short one would stand in most texts, and cost a look at the
+// session behind each, or the guard of their commits.
+func TestNamesAreWords(t *testing.T) {
+	for text, want := range map[string]bool{
+		"SELECT log()": true, "select pg_temp.LOG ()": true, `INSERT INTO "log" VALUES (1)`: true,
+		"log": true, "SELECT catalog(), log(1)": true, "DO $$log()$$": true, `DO E'\nlog()'`: true,
+		"SELECT 1 FROM catalog": false, "SELECT logs()": false, "SELECT log_it()": false,
+		"SELECT a_log()": false, "SELECT log2()": false, "SELECT élog()": false, "": false,
+	} {
+		if got := names([]byte(text), [][]byte{{}, []byte("log")}); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}
