@@ -207,6 +207,7 @@ func (r *simRun) lead(isOverlap bool) {
 		r.cancel, r.done = cancel, done
 		go func() {
 			defer close(done)
+			simSleep(0, classLead+n.index) // its ticks come at no moment of a fault
 			r.controllers[next].RunLeader(ctx)
 		}()
 	} else {

@@ -102,9 +102,10 @@ func (k *simLink) Release(
 ) (election.RenewalAnswer, error) {
 	w := k.n.w
 	d := k.dice(r.Seq^uint64(time.Now().UnixNano()), 2)
-	if k.n == k.to {
-		d.sleep(0)
-	} else if !w.carry(k.n, k.to, &d) {
+	if err := d.begin(ctx); err != nil {
+		return election.RenewalAnswer{}, err
+	}
+	if k.n != k.to && !w.carry(k.n, k.to, &d) {
 		return k.lost(ctx)
 	}
 	if !k.to.waitAwake(ctx, &d) {

@@ -18,6 +18,7 @@ import (
 const (
 	classWorld  = 0 // the world's clock: whole milliseconds
 	classFaults = 1
+	classLead   = 2   // of a leader that begins, 1 for each node
 	classNode   = 20  // of what a node does, 24 for each node
 	classCall   = 120 // of orders from one node to another, 2 for each pair
 	classLink   = 160 // of messages from one node to another, 30 for each pair

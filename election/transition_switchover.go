@@ -78,7 +78,7 @@ func (t *transition) gatherAfterStop(ctx context.Context, shutdown pgwire.LSN) e
 	g.sel.ShutdownLSN = shutdown
 	// It may have been promoted under this very intent by an earlier coordinator.
 	g.sel.Tried = append(g.sel.Tried[:len(g.sel.Tried):len(g.sel.Tried)], t.it.To)
-	ctx, cancel := context.WithTimeout(ctx, t.c.policy.RecruitTimeout)
+	bounded, cancel := context.WithTimeout(ctx, t.c.policy.RecruitTimeout)
 	var workers sync.WaitGroup
 	defer workers.Wait()
 	defer cancel()
@@ -88,7 +88,7 @@ func (t *transition) gatherAfterStop(ctx context.Context, shutdown pgwire.LSN) e
 		if m.Name == t.it.To {
 			wait = shutdown
 		}
-		workers.Go(func() { t.runRecruit(ctx, m, wait, answers) })
+		workers.Go(func() { t.runRecruit(bounded, m, wait, answers) })
 	}
 	var grace <-chan time.Time
 	for {
@@ -104,8 +104,11 @@ func (t *transition) gatherAfterStop(ctx context.Context, shutdown pgwire.LSN) e
 		select {
 		case <-grace:
 			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("%s (%w)", choice.Missing, ctx.Err())
+		case <-bounded.Done():
+			if choice.To != "" && ctx.Err() == nil {
+				return nil // it came late, and the others are not waited for any longer
+			}
+			return fmt.Errorf("%s (%w)", choice.Missing, bounded.Err())
 		case a := <-answers:
 			g.take(a)
 		}
