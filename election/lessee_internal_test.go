@@ -308,7 +308,7 @@ func TestLesseeThatMissedAChange(t *testing.T) {
 // TestLesseeDrainsUnderItsLease: what is open may finish, and the lease holds meanwhile.
 func TestLesseeDrainsUnderItsLease(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lesseeTest) {
-		l.gate.takes = 4 * time.Second // longer than a lease
+		l.gate.takes = 4*time.Second + time.Millisecond // longer than a lease; no renewal is due then
 		l.start(t)
 		l.set(locked(1))
 		l.set(intended(1, 2, IntentSwitchover))
