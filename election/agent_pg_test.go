@@ -213,7 +213,8 @@ func signalProcess(pid int, sig os.Signal) error {
 	return p.Signal(sig)
 }
 
-// crash kills a postmaster as a lack of memory would, and returns its pid.
+// crash kills a postmaster as a lack of memory would, and returns its pid once it has ended: an
+// agent that begins meanwhile refuses what is asked of it, and is asked again by a group only.
 func (c *agentCluster) crash(name string) int {
 	c.t.Helper()
 	c.noteSegment(name)
@@ -221,7 +222,22 @@ func (c *agentCluster) crash(name string) int {
 	if err := signalProcess(pid, syscall.SIGKILL); err != nil {
 		c.t.Fatal(err)
 	}
+	for end := time.Now().Add(30 * time.Second); isRunning(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			c.t.Fatalf("the postmaster %d of %s outlives SIGKILL", pid, name)
+		}
+	}
 	return pid
+}
+
+// isRunning tells of a process that has not ended; a zombie has.
+func isRunning(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
 }
 
 func (c *agentCluster) do(name string, o election.Order) election.OrderResult {
