@@ -59,11 +59,11 @@ func (a *PostgresAgent) runLockLoss(ctx context.Context) {
 		if epoch := a.servedEpoch(); epoch != 0 {
 			leaseEpoch, until := a.deps.Lease()
 			now := bootNow()
-			end := w.end(now, epoch, leaseEpoch, until)
-			if now >= end {
-				a.stopUnleased(ctx, epoch, end)
+			if end := w.end(now, epoch, leaseEpoch, until); now >= end {
+				a.stopUnleased(ctx, epoch, end) // mostly it is down: a group may be away for long
+			} else {
+				wait = min(wait, time.Duration(end-now))
 			}
-			wait = min(wait, max(time.Millisecond, time.Duration(end-now)))
 		}
 		if pgSleep(ctx, wait) != nil {
 			return

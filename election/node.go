@@ -303,7 +303,7 @@ func (n *Node) EndorseAll(ctx context.Context, epoch uint64, recruits ...string)
 		return fmt.Errorf("endorse epoch %d: %w: the intent is of epoch %d", epoch, ErrConflict,
 			have)
 	}
-	verified := n.verifyingLeader(ctx)
+	verified := n.verifyingLeader()
 	err := n.askMajority(ctx, voterNames(s), func(ctx context.Context, name string) error {
 		if name == n.cfg.Name {
 			return n.voter.endorse(ctx, epoch, recruits...)
@@ -311,7 +311,7 @@ func (n *Node) EndorseAll(ctx context.Context, epoch uint64, recruits ...string)
 		return n.ask(ctx, name, "/v1/endorse", endorseRequest{Version, epoch, recruits})
 	})
 	if err == nil {
-		err = <-verified
+		err = awaitVerified(ctx, verified)
 	}
 	if err != nil {
 		return fmt.Errorf("endorse epoch %d: %w", epoch, err)

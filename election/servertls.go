@@ -2,15 +2,12 @@ package election
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -55,8 +52,11 @@ func (a *PostgresAgent) connectMember(ctx context.Context, cfg *pgconn.Config,
 	}
 	conf.ServerName = cfg.Host
 	secure := cfg.Copy()
+	// A tls.Conn as what was dialed is what pgconn binds SCRAM to.
 	secure.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		return dialTLS(ctx, network, addr, conf, a.cfg.ServerTLS.Mode == pgwire.SSLPrefer)
+		var d net.Dialer
+		return pgwire.DialTLS(ctx, network, addr, conf,
+			a.cfg.ServerTLS.Mode == pgwire.SSLPrefer, d.DialContext)
 	}
 	if a.cfg.ServerTLS.Mode != pgwire.SSLAllow {
 		return pgconn.ConnectConfig(ctx, secure)
@@ -69,34 +69,6 @@ func (a *PostgresAgent) connectMember(ctx context.Context, cfg *pgconn.Config,
 		return c, nil
 	}
 	return nil, err // of the first attempt: it says more than that there is no TLS
-}
-
-// dialTLS is a connection with TLS. With prefer it is one without, where there is no TLS to be had
-// (libpq-ssl). A tls.Conn as what was dialed is what pgconn binds SCRAM to.
-func dialTLS(ctx context.Context, network, addr string, conf *tls.Config, prefer bool,
-) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err = pgwire.AskTLS(c)
-	if err == nil {
-		t := tls.Client(c, conf)
-		if err = t.HandshakeContext(ctx); err == nil {
-			return t, nil
-		}
-	}
-	if prefer && errors.Is(err, pgwire.ErrNoTLS) {
-		return c, nil
-	}
-	_ = c.Close()
-	if prefer && ctx.Err() == nil { // as libpq: a second attempt without
-		return d.DialContext(ctx, network, addr)
-	}
-	return nil, fmt.Errorf("make a secure connection (postgres.server_tls): %w", err)
 }
 
 // hbaType is that of the lines by which members' servers reach one another.

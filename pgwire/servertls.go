@@ -1,6 +1,7 @@
 package pgwire
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Modes of TLS to PostgreSQL, which mean what libpq's sslmode does (libpq-ssl).
@@ -178,4 +180,32 @@ func AskTLS(c net.Conn) error {
 		return ErrNoTLS
 	}
 	return fmt.Errorf("ask for tls: the server answers %q", b[0])
+}
+
+// DialTLS connects by dial and encrypts; nil encrypts nothing. With prefer it is a connection
+// without TLS where there is none to be had, as of libpq. It returns a tls.Conn where there is.
+func DialTLS(ctx context.Context, network, addr string, cfg *tls.Config, prefer bool,
+	dial func(ctx context.Context, network, addr string) (net.Conn, error),
+) (net.Conn, error) {
+	c, err := dial(ctx, network, addr)
+	if err != nil || cfg == nil {
+		return c, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = AskTLS(c)
+	if err == nil {
+		t := tls.Client(c, cfg)
+		if err = t.HandshakeContext(ctx); err == nil {
+			return t, nil
+		}
+	}
+	if prefer && errors.Is(err, ErrNoTLS) {
+		return c, nil
+	}
+	_ = c.Close()
+	if prefer && ctx.Err() == nil { // as libpq: a second attempt without
+		return dial(ctx, network, addr)
+	}
+	return nil, fmt.Errorf("make a secure connection: %w", err)
 }

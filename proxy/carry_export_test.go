@@ -6,5 +6,7 @@ func CarriedBytes(p *Proxy) int64 { return p.carried.Load() }
 // KnowsMaker tells that a function of that name is known to make temporary tables, or cursors WITH
 // HOLD.
 func KnowsMaker(p *Proxy, database, function string) bool {
-	return p.settersOf(database).makesIn([]byte(function))
+	var e effect
+	p.settersOf(database).calledIn(function, &e)
+	return e.makes
 }

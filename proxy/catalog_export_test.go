@@ -52,5 +52,5 @@ func SettingNames(ctx context.Context, p *Proxy, pr *Primary, database string) (
 
 // KnowsSetter tells that a proxy knows of a function that sets settings.
 func KnowsSetter(p *Proxy, database, function string) bool {
-	return p.settersOf(database).calledIn([]byte(function)) != nil
+	return p.settersOf(database).calledIn(function, &effect{})
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strconv"
@@ -59,11 +58,11 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 			continue
 		}
 		if string(row[2]) == "t" {
-			found.makers = append(found.makers, bytes.ToLower(row[0]))
+			found.makers = append(found.makers, lowered(row[0]))
 		}
 		names := settingNamesIn(string(row[1]))
 		if len(names) > 0 {
-			found.functions = append(found.functions, bytes.ToLower(row[0]))
+			found.functions = append(found.functions, lowered(row[0]))
 		}
 		for _, name := range names {
 			if !seen[name] && len(found.settings) < settingNamesMax {
@@ -74,7 +73,7 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	}
 	for _, row := range ruled {
 		if len(row) == 1 {
-			found.answering = append(found.answering, bytes.ToLower(row[0]))
+			found.answering = append(found.answering, lowered(row[0]))
 		}
 	}
 	return found, nil

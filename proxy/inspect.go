@@ -57,8 +57,13 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	if isAlone(s.scratch) && p.isSetConfig() {
 		return // it calls nothing else
 	}
-	if !s.setters.makesIn(sql) && s.setters.calledIn(sql) == nil {
+	known := s.setters.known()
+	if known == nil || len(known.makers)+len(known.functions) == 0 {
 		return // as nearly always
+	}
+	lower := lowered(sql)
+	if !names(lower, known.makers) && !names(lower, known.functions) {
+		return
 	}
 	at := 0
 	for i := range s.scratch {
@@ -66,7 +71,7 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 		if st.Kind == pgwire.KindEmpty {
 			continue
 		}
-		s.noteCalls(p, sql[st.Start:st.End], at)
+		noteCalls(p, known, sql[st.Start:st.End], lower[st.Start:st.End], at)
 		at++
 	}
 	if len(p.effects) > effectsMax {
@@ -74,9 +79,9 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	}
 }
 
-// noteCalls is noteSetters for one of the statements of a string.
-func (s *session) noteCalls(p *parsed, sql []byte, at int) {
-	if s.setters.makesIn(sql) {
+// noteCalls is noteSetters for one of the statements of a string; lower is the same in lower case.
+func noteCalls(p *parsed, known *setters, sql, lower []byte, at int) {
+	if names(lower, known.makers) {
 		// What it sets is known to be nothing, what it makes is asked for.
 		p.cls |= clsState
 		p.effects = append(p.effects, effect{
@@ -84,10 +89,10 @@ func (s *session) noteCalls(p *parsed, sql []byte, at int) {
 			text: shortText(sql),
 		})
 	}
-	if called := s.setters.calledIn(sql); called != nil {
+	if names(lower, known.functions) {
 		p.cls |= clsState
 		p.effects = append(p.effects, effect{
-			kind: pgwire.KindSelect, cls: clsState, names: called.settings, at: at,
+			kind: pgwire.KindSelect, cls: clsState, names: known.settings, at: at,
 		})
 	}
 }
@@ -252,12 +257,8 @@ func (s *session) statementNamed(name string) parsed {
 			// It was not read in depth. What it sets is known to be nothing if its text names
 			// neither set_config nor a function that sets settings.
 			e := effect{kind: pgwire.KindExecute, cls: clsState}
-			called := s.setters.calledIn([]byte(ps.sql))
-			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) && called == nil
-			if called != nil {
-				e.names = called.settings
-			}
-			e.makes = s.setters.makesIn([]byte(ps.sql))
+			called := s.setters.calledIn(ps.sql, &e)
+			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) && !called
 			p.cls |= clsMayWrite | clsState
 			if mentionsAdvisory(ps.sql) {
 				e.cls |= clsAdvisory

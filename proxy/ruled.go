@@ -28,10 +28,7 @@ var answeringSQL = `WITH RECURSIVE a(class) AS (
 
 // mayAnswer tells that a Query which writes may meet a rule that answers it with rows.
 func (s *session) mayAnswer(sql []byte) bool {
-	if s.setters == nil {
-		return false
-	}
-	known := s.setters.now.Load()
+	known := s.setters.known()
 	if known == nil || len(known.answering) == 0 {
 		return false
 	}
@@ -53,5 +50,5 @@ func (s *session) mayAnswer(sql []byte) bool {
 
 // mayAnswer tells that a text names one of the relations, wherever it does.
 func (s *setters) mayAnswer(sql []byte) bool {
-	return len(s.answering) > answeringMax || names(sql, s.answering)
+	return len(s.answering) > answeringMax || names(lowered(sql), s.answering)
 }

@@ -112,27 +112,12 @@ func serverTLSError(err error) error {
 
 // dialCancel is a connection for a cancel request, encrypted where sessions are.
 func (p *Proxy) dialCancel(ctx context.Context, network, addr string) (net.Conn, error) {
-	c, err := p.dialer.DialContext(ctx, network, addr)
-	cfg := p.tls.get().server
-	if err != nil || cfg == nil || p.cfg.ServerTLS.Mode == SSLAllow { // no door is in its way
-		return c, err
+	mode, cfg := p.cfg.ServerTLS.Mode, p.tls.get().server
+	switch {
+	case mode == SSLAllow: // no door is in its way
+		cfg = nil
+	case cfg != nil:
+		cfg = serverConfig(cfg, addr)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err = pgwire.AskTLS(c)
-	if err == nil {
-		t := tls.Client(c, serverConfig(cfg, addr))
-		if err = t.HandshakeContext(ctx); err == nil {
-			return t, nil
-		}
-	}
-	prefer := p.cfg.ServerTLS.Mode == SSLPrefer
-	if prefer && errors.Is(err, pgwire.ErrNoTLS) {
-		return c, nil
-	}
-	_ = c.Close()
-	if prefer && ctx.Err() == nil { // as dialServer
-		return p.dialer.DialContext(ctx, network, addr)
-	}
-	return nil, err
+	return pgwire.DialTLS(ctx, network, addr, cfg, mode == SSLPrefer, p.dialer.DialContext)
 }

@@ -96,38 +96,46 @@ func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
 	at.now.Store(found)
 }
 
-// calledIn are the setters if a text names one of them, else nil.
-func (at *settersAt) calledIn(sql []byte) *setters {
+// known is what the database has answered; nil before that.
+func (at *settersAt) known() *setters {
 	if at == nil {
 		return nil
 	}
-	if s := at.now.Load(); s.isCalledIn(sql) {
-		return s
-	}
-	return nil
+	return at.now.Load()
 }
 
-// makesIn tells that a text names a function that may make what only its backend has.
-func (at *settersAt) makesIn(sql []byte) bool {
-	if at == nil {
+// calledIn tells that a text names one of the setters, and notes in e what they set, and what the
+// functions that it names may make. One that is called by another function, or by a trigger, is not
+// seen; what that sets is asked for with the next snapshot all the same.
+func (at *settersAt) calledIn(sql string, e *effect) bool {
+	known := at.known()
+	if known == nil || len(known.makers)+len(known.functions) == 0 {
 		return false
 	}
-	s := at.now.Load()
-	return s != nil && names(sql, s.makers)
+	lower := lowered([]byte(sql))
+	e.makes = names(lower, known.makers)
+	if !names(lower, known.functions) {
+		return false
+	}
+	e.names = known.settings
+	return true
 }
 
-// isCalledIn tells that a text names one of the functions. One that is called by another function,
-// or by a trigger, is not seen; what that sets is asked for with the next snapshot all the same.
-func (s *setters) isCalledIn(sql []byte) bool {
-	return s != nil && names(sql, s.functions)
+// lowered is a text in lower case as the server makes names of it: bytes beyond ASCII stay, and so
+// does the place of each.
+func lowered(sql []byte) []byte {
+	out := make([]byte, len(sql))
+	for i, c := range sql {
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		out[i] = c
+	}
+	return out
 }
 
-// names tells that a text has one of the names in it, as a whole word.
+// names tells that a text, in lower case, has one of the names in it, as a whole word.
 func names(sql []byte, of [][]byte) bool {
-	if len(of) == 0 {
-		return false
-	}
-	sql = bytes.ToLower(sql)
 	for _, name := range of {
 		for at := 0; len(name) > 0; at++ {
 			i := bytes.Index(sql[at:], name)
