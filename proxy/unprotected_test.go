@@ -1,6 +1,11 @@
 package proxy_test
 
-import "testing"
+import (
+	"slices"
+	"testing"
+
+	"holdfast/proxy"
+)
 
 // TestUnprotectedCommits: where commits wait for standbys, a session that asks for less is marked,
 // whoever asked, and its guarded commits are counted; no other is.
@@ -76,9 +81,9 @@ func TestUnprotectedByTheRole(t *testing.T) {
 	r.topo.Set(&quorum)
 	r.proxy.Cut(pr.Epoch)
 	r.connect("application_name=later")
-	for _, s := range r.proxy.Sessions() {
-		if s.Application == "later" && s.Unprotected != "remote_write" {
-			t.Errorf("%+v", s)
-		}
+	all := r.proxy.Sessions()
+	at := slices.IndexFunc(all, func(s proxy.SessionInfo) bool { return s.Application == "later" })
+	if at < 0 || all[at].Unprotected != "remote_write" {
+		t.Errorf("%+v", all)
 	}
 }
