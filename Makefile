@@ -58,11 +58,19 @@ demo: setup-demo build ## three nodes with PostgreSQL, a load, and failovers to 
 	@bin/holdfast demo $(DEMO)
 
 .PHONY: test
-test: setup-test lint unit fuzz-short race e2e e2e-18 ## all that CI runs (as root)
+test: setup-test lint race unit-rest fuzz-short e2e e2e-18 ## all that CI runs (as root)
 
 .PHONY: unit
 unit: ## tests without the end-to-end ones
 	$(NEED_ALL) $(GOTEST) $(TEST_FLAGS) -skip '^TestE2E' ./...
+
+# What `make race` leaves out: the rest of `make unit` would only run a second time.
+.PHONY: unit-rest
+unit-rest:
+	$(NEED_ALL) $(GOTEST) $(TEST_FLAGS) ./bench/...
+	@for p in election proxy; do \
+	    tests=$$(scripts/slow-tests.sh $$p); \
+	    $(NEED_ALL) $(GOTEST) $(TEST_FLAGS) -run "$$tests" ./$$p; done
 
 # Schedules of `make simulate` and the seed of the first: RUNS=1000000 takes an hour or more.
 RUNS := 20000
@@ -75,8 +83,8 @@ simulate: ## RUNS seeded schedules of lease, decision and changes under faults, 
 
 .PHONY: race
 race: ## the same under the race detector, without the slow ones
-	$(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... ./config/... \
-	    ./cmd/holdfast
+	$(NEED_ALL) $(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... \
+	    ./config/... ./cmd/holdfast
 
 .PHONY: fuzz
 fuzz: ## each fuzz target with INPUTS inputs
