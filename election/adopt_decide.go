@@ -18,7 +18,8 @@ func decideAdopt(in Input, p Policy) (Decision, bool) {
 		st := o.Member
 		isAdoption = isAdoption || ok && st.Adopted != ""
 		switch {
-		case !ok || st.Phase == "" || st.Phase == PhaseUnknown || st.Phase == PhaseStarting:
+		case !ok || st.Phase == "" || st.Phase == PhaseUnknown || st.Phase == PhaseStarting ||
+			st.Phase == PhaseRecovering:
 			wait = append(wait, m.Name+" has not reported")
 		case st.Phase == PhaseForeign:
 			wait = append(wait, m.Name+" has data that was not adopted: run `holdfast adopt` there")

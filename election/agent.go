@@ -12,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/zap"
+
+	"holdfast/pgwire"
 )
 
 // The errors of an agent that a caller tells apart.
@@ -63,6 +65,17 @@ type PostgresAgent struct {
 	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
 	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
 	syncProof   syncProof
+	// What follows is of a standby that lets nobody in, and belongs to the holder of ops, too. The
+	// server has run without an upstream only since it was last seen to be down (isQuiet); the
+	// configuration that the postmaster toldPid was told to read; when it was last looked at for
+	// WAL that its primary does not have.
+	isQuiet    bool
+	toldSeq    string
+	toldPid    int
+	divergedAt time.Time
+	// unproved is not 0 if the server was stopped while it let nobody in: its data are known to be
+	// consistent only if they need WAL past that, which moves on by what is replayed after.
+	unproved pgwire.LSN
 	// What follows is about logical slots, and belongs to the holder of ops, too: whether the
 	// running server has wal_level logical, whether its slots let it copy the primary's, and whose
 	// slots logical decoding waits for on it as a primary.
@@ -90,9 +103,13 @@ type PostgresAgent struct {
 	problem    string // of the last reconcile step
 	// slotProblem is what keeps this standby from copying logical slots.
 	slotProblem string
-	watched     int    // pid that watchPostmaster looks at
-	waiters     int    // orders that wait for ops
-	yield       func() // ends what the holder of ops asks another member
+	// recoverPid is the postmaster of a standby that lets nobody in, whose data needed WAL up to
+	// recoverMin when it was seen first.
+	recoverPid int
+	recoverMin pgwire.LSN
+	watched    int    // pid that watchPostmaster looks at
+	waiters    int    // orders that wait for ops
+	yield      func() // ends what the holder of ops asks another member
 }
 
 var _ Agent = (*PostgresAgent)(nil)

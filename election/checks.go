@@ -268,7 +268,8 @@ func (c *checker) restart(name string) {
 	o, ok := freshReport(c.in, c.p, name)
 	c.when(!ok, "the agent of "+name+" answers", "the agent of "+name+" is silent")
 	if ok {
-		c.when(o.Member.Phase != PhaseStandby && o.Member.Phase != PhaseStopped,
+		c.when(o.Member.Phase != PhaseStandby && o.Member.Phase != PhaseStopped &&
+			o.Member.Phase != PhaseRecovering,
 			name+" is a standby", fmt.Sprintf("%s is %s", name, phaseText(o.Member.Phase)))
 	}
 }
@@ -316,7 +317,8 @@ func (c *checker) failover(r Request) {
 		return
 	}
 	st := o.Member
-	c.when(st.Phase != PhaseStandby, r.Member+" is a running standby",
+	c.when(st.Phase != PhaseStandby && st.Phase != PhaseRecovering,
+		r.Member+" is a running standby",
 		fmt.Sprintf("%s is %s", r.Member, phaseText(st.Phase)))
 	c.when(st.DiskBad != "", "the data disk of "+r.Member+" takes writes",
 		fmt.Sprintf("the data disk of %s takes no writes: %s", r.Member, st.DiskBad))

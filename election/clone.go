@@ -18,6 +18,7 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	reason string,
 ) error {
 	defer a.rebuilding(PhaseCloning)()
+	a.unproved = 0 // nothing of the old data stays
 	tmp := a.cfg.DataDir + ".holdfast-clone"
 	if err := os.RemoveAll(tmp); err != nil {
 		return fmt.Errorf("remove the rest of an earlier clone: %w", err)

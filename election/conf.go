@@ -207,6 +207,9 @@ func (a *PostgresAgent) writeConf(dir string, c pgConf) (seq string, changed boo
 	if err != nil {
 		return "", false, err
 	}
+	if c.upstream != nil {
+		a.isQuiet = false // before the file is there
+	}
 	path := filepath.Join(dir, pgConfName)
 	old, _ := os.ReadFile(path)
 	if i := strings.LastIndex(string(old), confSeqPrefix); i >= 0 {

@@ -155,6 +155,10 @@ func (w *simWorld) tickReportsLocked() {
 			Timeline: n.pg.timeline(), LSN: n.pg.lsn(), Pledged: n.pg.pledged,
 			Streaming: w.isStreamingLocked(n, false), Upstream: n.pg.upstream + ":5432",
 		}
+		if n.letsNobodyInLocked() {
+			// Nobody can ask it whether it streams.
+			r.Member.Phase, r.Member.Streaming = election.PhaseRecovering, false
+		}
 		n.reportSyncLocked(&r)
 		n.reportDiskLocked(&r)
 		l.recv[name] = simReport{r, time.Now()}

@@ -265,7 +265,8 @@ func failoverMissing(in Input, p Policy) string {
 			sel.Silent[m.Name] = "its agent is silent"
 		case st.DiskBad != "":
 			sel.Silent[m.Name] = "its data disk takes no writes: " + st.DiskBad
-		case st.Phase == PhaseStandby, st.Phase == PhasePrimary && isTried:
+		case st.Phase == PhaseStandby, st.Phase == PhaseRecovering,
+			st.Phase == PhasePrimary && isTried:
 			sel.Recruits = append(sel.Recruits, Recruit{Member: m, Timeline: st.Timeline})
 		default:
 			sel.Silent[m.Name] = "it is " + phaseText(st.Phase)

@@ -93,6 +93,8 @@ func (a *PostgresAgent) exec(ctx context.Context, sql string) ([][]string, error
 			return nil, err
 		}
 		a.conn = c
+		// It is consistent, and from now on others can log in, and ALTER SYSTEM.
+		a.isQuiet, a.unproved = false, 0
 	}
 	return pgQuery(ctx, a.conn, sql)
 }
@@ -142,6 +144,12 @@ type pgControl struct {
 	timeline   uint32
 	minLSN     pgwire.LSN // minimum recovery ending location
 	minTL      uint32
+	// What follows is of the last checkpoint, and the form of the WAL files. isBackup tells of a
+	// copy whose recovery has not come to the end of that backup.
+	redo           pgwire.LSN
+	nextXid        uint64
+	block, segment uint64
+	isBackup       bool
 }
 
 func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
@@ -169,6 +177,7 @@ func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
 		if !ok {
 			continue
 		}
+		c.readWALKey(key, value)
 		switch key {
 		case "Database system identifier":
 			c.systemID = value
@@ -190,14 +199,38 @@ func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
 	return c, nil
 }
 
+// readWALKey takes what a scan of the WAL files starts from; what is not understood stays 0.
+func (c *pgControl) readWALKey(key, value string) {
+	switch key {
+	case "Latest checkpoint's REDO location":
+		c.redo, _ = pgwire.ParseLSN(value)
+	case "Latest checkpoint's NextXID":
+		epoch, xid, _ := strings.Cut(value, ":")
+		e, err1 := strconv.ParseUint(epoch, 10, 32)
+		x, err2 := strconv.ParseUint(xid, 10, 32)
+		if err1 == nil && err2 == nil {
+			c.nextXid = e<<32 | x
+		}
+	case "WAL block size":
+		c.block, _ = strconv.ParseUint(value, 10, 32)
+	case "Bytes per WAL segment":
+		c.segment, _ = strconv.ParseUint(value, 10, 32)
+	case "Backup start location":
+		c.isBackup = c.isBackup || value != "0/0" && value != "0/00000000"
+	case "End-of-backup record required":
+		c.isBackup = c.isBackup || value != "no"
+	}
+}
+
 func (a *PostgresAgent) logFile() string { return filepath.Join(a.state, "postgresql.log") }
 
 // logBytesMax is the size at which a start moves the server's log to .1.
 const logBytesMax = 32 << 20
 
 // startServer starts the postmaster through pg_ctl, which puts it into a session of its own, and
-// waits until it answers. The caller has written the configuration and ended the orphans. A
-// server that still recovers when ctx ends or StartTimeout has passed is left to go on.
+// waits until it answers, or lets nobody in (errNoLogins). The caller has written the configuration
+// and ended the orphans. A server that still recovers when ctx ends or StartTimeout has passed is
+// left to go on.
 func (a *PostgresAgent) startServer(ctx context.Context) error {
 	if pid, _, err := a.postmaster(); err != nil {
 		return fmt.Errorf("start: %w", err)
@@ -216,10 +249,12 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 	}
 	a.log.Info("postgres starting", zap.String("data_dir", a.cfg.DataDir))
 	failed := make(chan error, 1)
+	pgCtl, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
 	a.wg.Add(1)
 	go func() { // ends with pg_ctl, at the latest when its own bound has passed
 		defer a.wg.Done()
-		_, err := a.run(context.WithoutCancel(ctx), "pg_ctl", "start", "-s", "-w",
+		defer stopWaiting()
+		_, err := a.run(pgCtl, "pg_ctl", "start", "-s", "-w",
 			"-t", "30", "-D", a.cfg.DataDir, "-l", a.logFile(),
 			"-o", "-c restart_after_crash=off -c logging_collector=off")
 		if pid, _, _ := a.postmaster(); err != nil && pid == 0 {
@@ -227,19 +262,29 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 		}
 		close(failed)
 	}()
-	if err := a.waitReady(ctx, failed); err != nil {
+	err := a.waitReady(ctx, failed)
+	if errors.Is(err, errNoLogins) {
+		stopWaiting() // pg_ctl waits for logins; the postmaster is in a session of its own
+		a.hurry()
+		return err
+	}
+	if err != nil {
 		return fmt.Errorf("start: %w%s", err, pgWithRemedy(a.logSince(offset)))
 	}
 	a.hurry()
 	return nil
 }
 
-// waitReady waits until a control connection works.
+// waitReady waits until a control connection works, or a standby is known to let nobody in
+// (errNoLogins).
 func (a *PostgresAgent) waitReady(ctx context.Context, failed <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.StartTimeout)
 	defer cancel()
 	for {
-		_, word, _ := a.postmaster()
+		now, word, _ := a.postmaster()
+		if a.letsNobodyIn(now, word) {
+			return errNoLogins
+		}
 		if word == "ready" || word == "standby" {
 			if _, err := a.exec(ctx, "SELECT 1"); err == nil {
 				return nil

@@ -21,6 +21,9 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 		return OrderResult{}, err
 	}
 	running, err := a.isRunning(ctx)
+	if errors.Is(err, errNoLogins) {
+		return a.promoteByFiles(ctx, o)
+	}
 	if err != nil {
 		return OrderResult{}, err
 	}
@@ -44,6 +47,9 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	// The fence of the recruit step is repeated: it costs a few ms if it stands already, and
 	// makes an order without one safe.
 	pos, err := a.fence(ctx, running, o.SyncNames, 0)
+	if errors.Is(err, errNoLogins) {
+		return a.promoteByFiles(ctx, o)
+	}
 	if err != nil {
 		return OrderResult{}, err
 	}
@@ -65,6 +71,13 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if err := a.awaitPromoted(ctx); err != nil {
 		return OrderResult{}, err
 	}
+	return a.finishPromotion(ctx, o, pos)
+}
+
+// finishPromotion reads the boundary of a server that was just promoted, and proves that its
+// commits wait for standbys. pos is where it was before.
+func (a *PostgresAgent) finishPromotion(ctx context.Context, o Order, pos OrderResult,
+) (OrderResult, error) {
 	res, err := a.readPrimary(ctx)
 	if err != nil {
 		return res, err
@@ -259,11 +272,12 @@ func (a *PostgresAgent) orderFollow(ctx context.Context, o Order) (OrderResult, 
 		return OrderResult{}, err
 	}
 	running, err := a.isRunning(ctx)
-	if err != nil {
+	letsNobodyIn := errors.Is(err, errNoLogins)
+	if err != nil && !letsNobodyIn {
 		return OrderResult{}, err
 	}
 	standby := a.hasStandbySignal()
-	if running {
+	if running && !letsNobodyIn {
 		if standby, err = a.inRecovery(ctx); err != nil {
 			return OrderResult{}, err
 		}
@@ -281,8 +295,15 @@ func (a *PostgresAgent) orderFollow(ctx context.Context, o Order) (OrderResult, 
 		return OrderResult{}, err
 	}
 	conf := pgConf{upstream: &up, syncNames: a.standbySync()}
+	if letsNobodyIn {
+		return OrderResult{}, a.tellConf(conf)
+	}
 	if !running {
-		if err := a.startStandby(ctx, conf); err != nil {
+		err := a.launchStandby(ctx, conf)
+		if errors.Is(err, errNoLogins) {
+			return OrderResult{}, nil // it has read the configuration at its start
+		}
+		if err != nil {
 			return OrderResult{}, err
 		}
 	}

@@ -114,6 +114,9 @@ func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *t
 	} else if pid == 0 {
 		return a.reconcileStopped(ctx, step)
 	} else if word != "ready" && word != "standby" {
+		if a.letsNobodyIn(pid, word) {
+			return a.reconcileRecovering(ctx, step)
+		}
 		return nil // starting or stopping
 	}
 	return a.reconcileRunning(ctx, step, lastSlots)

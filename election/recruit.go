@@ -24,6 +24,12 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 		return OrderResult{}, err
 	}
 	running, err := a.isRunning(ctx)
+	if errors.Is(err, errNoLogins) {
+		if err := a.pledge(o); err != nil {
+			return OrderResult{}, err
+		}
+		return a.fenceByFiles(ctx, a.standbySync(), o.WaitLSN)
+	}
 	if err != nil {
 		return OrderResult{}, err
 	}
@@ -42,7 +48,11 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 	if err := a.pledge(o); err != nil {
 		return OrderResult{}, err
 	}
-	return a.fence(ctx, running, a.standbySync(), o.WaitLSN)
+	res, err := a.fence(ctx, running, a.standbySync(), o.WaitLSN)
+	if errors.Is(err, errNoLogins) {
+		return a.fenceByFiles(ctx, a.standbySync(), o.WaitLSN)
+	}
+	return res, err
 }
 
 // recruitPromoted answers for a member that was promoted under an intent that never became the
@@ -73,7 +83,7 @@ func (a *PostgresAgent) fence(ctx context.Context, running bool, syncNames strin
 ) (OrderResult, error) {
 	conf := pgConf{syncNames: syncNames, recruited: true}
 	if !running {
-		if err := a.startStandby(ctx, conf); err != nil {
+		if err := a.launchStandby(ctx, conf); err != nil {
 			return OrderResult{}, err
 		}
 	}
@@ -294,7 +304,8 @@ func (a *PostgresAgent) needOurs() error {
 	return nil
 }
 
-// isRunning tells whether there is a postmaster, and waits until it answers if so.
+// isRunning tells whether there is a postmaster, and waits until it answers if so, or lets nobody
+// in (errNoLogins).
 func (a *PostgresAgent) isRunning(ctx context.Context) (bool, error) {
 	if pid, _, err := a.postmaster(); err != nil || pid == 0 {
 		return false, err
@@ -333,11 +344,27 @@ func (a *PostgresAgent) orderRestart(ctx context.Context) (OrderResult, error) {
 	return OrderResult{}, a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
 }
 
-// startStandby starts the stopped server as a standby.
+// startStandby starts the stopped server as a standby, also as one that lets nobody in for now.
 func (a *PostgresAgent) startStandby(ctx context.Context, conf pgConf) error {
+	if err := a.launchStandby(ctx, conf); !errors.Is(err, errNoLogins) {
+		return err
+	}
+	return nil
+}
+
+// launchStandby is startStandby with errNoLogins for a server that lets nobody in.
+func (a *PostgresAgent) launchStandby(ctx context.Context, conf pgConf) error {
 	if err := a.endOrphans(ctx); err != nil {
 		return err
 	}
+	if err := a.writeStandbyConf(conf); err != nil {
+		return err
+	}
+	return a.startServer(ctx)
+}
+
+// writeStandbyConf makes the stopped server one that starts as a standby with that configuration.
+func (a *PostgresAgent) writeStandbyConf(conf pgConf) error {
 	if !a.hasStandbySignal() {
 		if err := a.writeFile(a.standbySignal(), nil, 0o600); err != nil {
 			return fmt.Errorf("write standby.signal: %w", err)
@@ -346,8 +373,10 @@ func (a *PostgresAgent) startStandby(ctx context.Context, conf pgConf) error {
 	if _, _, err := a.writeConf(a.cfg.DataDir, conf); err != nil {
 		return err
 	}
-	if _, _, err := a.writeHBA(a.cfg.DataDir, pgDoorOpen); err != nil {
+	_, err := a.dropOverrides()
+	if err != nil {
 		return err
 	}
-	return a.startServer(ctx)
+	_, _, err = a.writeHBA(a.cfg.DataDir, pgDoorOpen)
+	return err
 }

@@ -156,12 +156,22 @@ func (a *PostgresAgent) rewindServer(ctx context.Context, holder Member, c pgCon
 	if c.state == "in archive recovery" && a.hasStandbySignal() {
 		// pg_rewind ends a crash by single-user mode, which no standby can enter.
 		conf := pgConf{syncNames: a.standbySync(), recruited: true}
-		if err := a.startStandby(ctx, conf); err != nil {
+		err := a.launchStandby(ctx, conf)
+		// A server that lets nobody in may not be consistent yet.
+		for end := time.Now().Add(a.cfg.StartTimeout); errors.Is(err, errNoLogins) &&
+			time.Now().Before(end); err = a.waitReady(ctx, nil) {
+			if err := pgSleep(ctx, 100*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		if err != nil {
 			return err
 		}
 		if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
 			return err
 		}
+	} else if a.unproved != 0 && c.minLSN <= a.unproved {
+		return errors.New("it was stopped before its data were seen to be consistent")
 	}
 	info, err := a.conninfo(holder, pgRewindRole, "holdfast rewind "+a.cfg.Name)
 	if err != nil {

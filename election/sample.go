@@ -24,6 +24,9 @@ type agentSampler struct {
 	badFrom time.Time // since when the live server has not answered
 	// wasPrimary tells that the newest sample with a role was that of a primary.
 	wasPrimary bool
+	// recovering is what was last seen of a standby that takes no logins.
+	recovering   MemberStatus
+	recoveringAt time.Time
 }
 
 // runSample reads the server at every interval, quickly after events, and at once when its
@@ -127,6 +130,11 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 	old := a.Status()
 	if again, _, err2 := a.postmaster(); err2 == nil && again == 0 {
 		return s.lookStopped(ctx)
+	}
+	if word == "starting" && isNotYet(err) && time.Since(s.badFrom) > noLoginsAfter {
+		if st, ok := s.lookRecovering(ctx, pid); ok {
+			return st
+		}
 	}
 	phase := PhaseStarting
 	if old.Pid == pid && (old.Phase == PhasePrimary || old.Phase == PhaseStandby) {
@@ -269,6 +277,9 @@ func (a *PostgresAgent) publish(st MemberStatus) {
 	}
 	if st.Problem == "" {
 		st.Problem = a.slotProblem
+	}
+	if st.Problem == "" && st.Phase == PhaseRecovering {
+		st.Problem = recoveringText
 	}
 	old := a.status
 	a.status = st

@@ -304,6 +304,13 @@ func (w *simWorld) isStreamingLocked(m *simNode, isStopping bool) bool {
 		w.areConnectedLocked(m.name, up.name) && isPrefix(m.pg.wal, up.pg.wal)
 }
 
+// letsNobodyInLocked tells of a standby that takes no logins for as long as it runs: one start of
+// four, as if a transaction with many subtransactions were open each time. It streams, acknowledges
+// and takes orders as any other.
+func (n *simNode) letsNobodyInLocked() bool {
+	return n.pg.phase == election.PhaseStandby && (n.pg.incarnation+n.index)%4 == 0
+}
+
 // entryLocked makes an entry of the WAL: its number and the timeline that it was written on.
 func (w *simWorld) entryLocked(timeline uint32) uint64 {
 	w.nextEntry++

@@ -143,6 +143,9 @@ const (
 	PhaseStandby  MemberPhase = "standby"
 	PhaseCloning  MemberPhase = "cloning"
 	PhaseRewind   MemberPhase = "rewinding"
+	// PhaseRecovering is a standby that has let nobody in for a while: it replays, or cannot make
+	// a snapshot before a transaction of the primary ends. It may stream and acknowledge.
+	PhaseRecovering MemberPhase = "recovering"
 )
 
 // StandbyStatus is a standby as its primary sees it (pg_stat_replication and its slot).

@@ -1,0 +1,319 @@
+package election
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"holdfast/pgwire"
+)
+
+// The form of WAL files, the same in all releases from 9.5 to 18 (access/xlogrecord.h,
+// access/xlog_internal.h), in the byte order of the machine.
+const (
+	walRecordHeader = 24
+	walShortHeader  = 24 // of a page
+	walLongHeader   = 40 // of the first page of a file
+
+	walFirstIsContinued = 0x01 // flags of a page
+	walHasLongHeader    = 0x02
+	walOverwritesFirst  = 0x08
+
+	walRecordMax = 1 << 30 // PostgreSQL's own bound is a little lower
+	walSwitch    = 0x40    // xl_info of XLOG_SWITCH, of resource manager 0
+)
+
+var walCRC = crc32.MakeTable(crc32.Castagnoli)
+
+// walFound is how far whole records go.
+type walFound struct {
+	end      pgwire.LSN // 0: there is no record
+	timeline uint32
+	// nextXid is an id that is above none of those in use: all ids that were seen are below it.
+	nextXid uint64
+}
+
+// walReader reads WAL files as recovery does, in constant memory.
+type walReader struct {
+	dir            string
+	lines          []walLine // the newest first
+	block, segment uint64
+	systemID       uint64
+
+	file   *os.File
+	fileAt uint64  // where file begins
+	line   walLine // of file
+	magic  uint16
+	page   []byte
+	pageAt uint64 // where page begins, if isRead
+	isRead bool
+}
+
+// walLine is a timeline and where it begins.
+type walLine struct {
+	tl    uint32
+	begin pgwire.LSN
+}
+
+// errWALEnds ends a scan: what comes next is no record. That is where WAL ends, and no failure.
+var errWALEnds = errors.New("no whole record")
+
+// scan reads records from start, where one begins, to the last that is whole.
+func (r *walReader) scan(ctx context.Context, start pgwire.LSN, nextXid uint64,
+) (walFound, error) {
+	found := walFound{nextXid: nextXid}
+	r.page = make([]byte, r.block)
+	defer r.close()
+	at, prev := uint64(start), uint64(0)
+	for {
+		rec, err := r.record(ctx, at)
+		switch {
+		case errors.Is(err, errWALEnds):
+			return found, nil
+		case err != nil:
+			return found, fmt.Errorf("read WAL at %s: %w", pgwire.LSN(at), err)
+		case rec.overwritten != 0:
+			at = rec.overwritten // the record was given up by the server that wrote it
+			continue
+		case prev != 0 && rec.prev != prev:
+			return found, nil
+		}
+		prev, at = rec.at, rec.end
+		found.end, found.timeline = pgwire.LSN(rec.end), r.timelineAt(pgwire.LSN(rec.at))
+		// Ids are of 32 bits, and less than half of them from each other.
+		if d := int32(rec.xid - uint32(found.nextXid)); rec.xid != 0 && d >= 0 {
+			found.nextXid += uint64(d) + 1
+		}
+	}
+}
+
+// walRecord is a record that was read.
+type walRecord struct {
+	at, end, prev uint64
+	xid           uint32
+	// overwritten is not 0 if it ends in a page that begins anew.
+	overwritten uint64
+}
+
+// record reads the record at a position, which may be the begin of a page.
+func (r *walReader) record(ctx context.Context, at uint64) (walRecord, error) {
+	if at%8 != 0 {
+		return walRecord{}, errWALEnds
+	}
+	off := at % r.block
+	flags, _, err := r.read(ctx, at-off)
+	if err != nil {
+		return walRecord{}, err
+	}
+	if head := pageHeader(flags); off == 0 && flags&walFirstIsContinued == 0 {
+		off, at = head, at+head
+	} else if off < head {
+		return walRecord{}, errWALEnds
+	}
+	total := uint64(binary.NativeEndian.Uint32(r.page[off:]))
+	if total < walRecordHeader || total > walRecordMax {
+		return walRecord{}, errWALEnds
+	}
+	var head []byte
+	sum := uint32(0)
+	addr := at - off
+	for left := total; ; {
+		part := r.page[off:min(off+left, r.block)]
+		left -= uint64(len(part))
+		off += uint64(len(part))
+		n := min(walRecordHeader-len(head), len(part))
+		head = append(head, part[:n]...)
+		sum = crc32.Update(sum, walCRC, part[n:])
+		if left == 0 {
+			break
+		}
+		addr += r.block
+		flags, rest, err := r.read(ctx, addr)
+		switch {
+		case err != nil:
+			return walRecord{}, err
+		case flags&walOverwritesFirst != 0:
+			return walRecord{overwritten: addr}, nil
+		case flags&walFirstIsContinued == 0 || uint64(rest) != left:
+			return walRecord{}, errWALEnds
+		}
+		off = pageHeader(flags)
+	}
+	if crc32.Update(sum, walCRC, head[:20]) != binary.NativeEndian.Uint32(head[20:]) {
+		return walRecord{}, errWALEnds
+	}
+	rec := walRecord{at: at, end: addr + (off+7)&^7, xid: binary.NativeEndian.Uint32(head[4:]),
+		prev: binary.NativeEndian.Uint64(head[8:])}
+	if head[17] == 0 && head[16]&0xF0 == walSwitch {
+		rec.end += (r.segment - rec.end%r.segment) % r.segment // the rest of the file is empty
+	}
+	return rec, nil
+}
+
+func pageHeader(flags uint16) uint64 {
+	if flags&walHasLongHeader != 0 {
+		return walLongHeader
+	}
+	return walShortHeader
+}
+
+// read reads the page at a position, and returns its flags and how much of its first record, which
+// began before, is left.
+func (r *walReader) read(ctx context.Context, at uint64) (flags uint16, rest uint32, err error) {
+	order := binary.NativeEndian
+	if r.isRead && r.pageAt == at {
+		return order.Uint16(r.page[2:]), order.Uint32(r.page[16:]), nil
+	}
+	r.isRead = false
+	if r.file == nil || at < r.fileAt || at >= r.fileAt+r.segment {
+		if err := ctx.Err(); err != nil {
+			return 0, 0, err
+		}
+		if err := r.open(at); err != nil {
+			return 0, 0, err
+		}
+	}
+	if n, err := r.file.ReadAt(r.page, int64(at-r.fileAt)); n < len(r.page) {
+		return 0, 0, errors.Join(errWALEnds, err)
+	}
+	magic, flags := order.Uint16(r.page), order.Uint16(r.page[2:])
+	if r.magic == 0 {
+		r.magic = magic
+	}
+	isFirst := at%r.segment == 0
+	switch {
+	case magic == 0, magic != r.magic, order.Uint64(r.page[8:]) != at,
+		order.Uint32(r.page[4:]) > r.line.tl, isFirst != (flags&walHasLongHeader != 0),
+		isFirst && order.Uint64(r.page[24:]) != r.systemID:
+		return 0, 0, errWALEnds
+	}
+	r.pageAt, r.isRead = at, true
+	return flags, order.Uint32(r.page[16:]), nil
+}
+
+// open opens the file of the newest timeline that has begun by then and has one.
+func (r *walReader) open(at uint64) error {
+	r.close()
+	number := at / r.segment
+	for _, line := range r.lines {
+		if uint64(line.begin)/r.segment > number {
+			continue
+		}
+		f, err := os.Open(filepath.Join(r.dir, walFileName(line.tl, number, r.segment)))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.file, r.fileAt, r.line = f, number*r.segment, line
+		return nil
+	}
+	return errWALEnds
+}
+
+// timelineAt is the timeline of the record at a position of the open file: a file has what comes
+// before the begin of its timeline, too.
+func (r *walReader) timelineAt(at pgwire.LSN) uint32 {
+	for _, line := range r.lines {
+		if line.tl <= r.line.tl && line.begin <= at {
+			return line.tl
+		}
+	}
+	return 0
+}
+
+func (r *walReader) close() {
+	if r.file != nil {
+		_ = r.file.Close() // it was read only
+		r.file = nil
+	}
+}
+
+func walFileName(timeline uint32, number, segment uint64) string {
+	perID := (uint64(1) << 32) / segment
+	return fmt.Sprintf("%08X%08X%08X", timeline, number/perID, number%perID)
+}
+
+// readWALEnd reads how far the WAL of a standby goes, from its files: what is whole in them is what
+// its recovery will have replayed when it ends. The caller knows that nobody writes any more, or
+// takes an answer that is about to be overtaken.
+func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
+	c, err := a.controlData(ctx)
+	if err != nil {
+		return OrderResult{}, err
+	}
+	if c.state != "in archive recovery" && c.state != "shut down in recovery" {
+		return OrderResult{}, fmt.Errorf("%w: by pg_control it is %s", ErrAgentRole, c.state)
+	}
+	if c.isBackup || c.minLSN == 0 {
+		return OrderResult{}, errors.New("the copy that it was made from is not whole yet")
+	}
+	id, err := strconv.ParseUint(c.systemID, 10, 64)
+	if err != nil || c.segment == 0 || c.block < 1024 || c.redo == 0 {
+		return OrderResult{}, errors.New("pg_controldata: output not understood")
+	}
+	dir := filepath.Join(a.cfg.DataDir, "pg_wal")
+	r := &walReader{dir: dir, lines: walLines(dir, c), block: c.block, segment: c.segment,
+		systemID: id}
+	found, err := r.scan(ctx, c.redo, c.nextXid)
+	if err != nil {
+		return OrderResult{}, err
+	}
+	if found.end < c.minLSN {
+		return OrderResult{}, fmt.Errorf("pg_wal ends at %s, and the data need WAL up to %s",
+			found.end, c.minLSN)
+	}
+	return OrderResult{Timeline: max(found.timeline, c.minTL), LSN: found.end,
+		SystemID: c.systemID, XidLo: found.nextXid}, nil
+}
+
+// walLines is the newest timeline whose history comes from that of the last checkpoint, which is
+// the one that recovery goes to, and its ancestors down to that.
+func walLines(dir string, c pgControl) []walLine {
+	best := []walLine{{tl: c.timeline}}
+	names, _ := filepath.Glob(filepath.Join(dir, "????????.history"))
+	for _, name := range names {
+		tl, err := strconv.ParseUint(filepath.Base(name)[:8], 16, 32)
+		b, err2 := os.ReadFile(name)
+		if err != nil || err2 != nil || uint32(tl) <= best[0].tl {
+			continue
+		}
+		if lines := walLinesOf(uint32(tl), pgParseHistory(string(b)), c); lines != nil {
+			best = lines
+		}
+	}
+	return best
+}
+
+func walLinesOf(tl uint32, forks []pgFork, c pgControl) []walLine {
+	lines := []walLine{}
+	for _, f := range slices.Backward(forks) {
+		lines = append(lines, walLine{tl, f.at})
+		if tl = f.tl; tl == c.timeline {
+			if f.at < c.redo {
+				return nil // it went another way before
+			}
+			return append(lines, walLine{tl: tl})
+		}
+	}
+	return nil
+}
+
+// syncWAL makes durable what is in pg_wal from the last restart point on: a stop in a hurry leaves
+// WAL that was written and not flushed, and who answers for it must have it after a loss of power.
+func (a *PostgresAgent) syncWAL() error {
+	files, _ := filepath.Glob(filepath.Join(a.cfg.DataDir, "pg_wal", "????????????????????????"))
+	for _, path := range files {
+		if err := pgSyncDir(path); err != nil { // the same for a file
+			return fmt.Errorf("flush WAL: %w", err)
+		}
+	}
+	return pgSyncDir(filepath.Join(a.cfg.DataDir, "pg_wal"))
+}

@@ -1,0 +1,232 @@
+package election
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"holdfast/pgwire"
+)
+
+const (
+	walTestBlock   = 8192
+	walTestSegment = 1 << 20
+	walTestSystem  = 4711
+)
+
+// walWriter makes WAL of one timeline as a server does; its files begin at 2 MB.
+type walWriter struct {
+	tl   uint32
+	data []byte
+	prev uint64
+	flag uint16 // of the next page
+}
+
+const walTestBegin = 2 * walTestSegment
+
+func (w *walWriter) at() uint64 { return walTestBegin + uint64(len(w.data)) }
+
+// newPage begins a page, of whose first record so much is left.
+func (w *walWriter) newPage(rest int) {
+	var b [walLongHeader]byte
+	at, n, flags := w.at(), walShortHeader, w.flag
+	w.flag = 0
+	if at%walTestSegment == 0 {
+		flags |= walHasLongHeader
+		n = walLongHeader
+		binary.NativeEndian.PutUint64(b[24:], walTestSystem)
+	}
+	if rest > 0 {
+		flags |= walFirstIsContinued
+	}
+	binary.NativeEndian.PutUint16(b[:], 0xD110)
+	binary.NativeEndian.PutUint16(b[2:], flags)
+	binary.NativeEndian.PutUint32(b[4:], w.tl)
+	binary.NativeEndian.PutUint64(b[8:], at)
+	binary.NativeEndian.PutUint32(b[16:], uint32(rest))
+	w.data = append(w.data, b[:n]...)
+}
+
+// record appends one, and returns where it begins.
+func (w *walWriter) record(xid uint32, payload int, info byte) uint64 {
+	if len(w.data)%walTestBlock == 0 {
+		w.newPage(0)
+	}
+	begin := w.at()
+	rec := append(make([]byte, walRecordHeader), bytes.Repeat([]byte{byte(xid)}, payload)...)
+	binary.NativeEndian.PutUint32(rec, uint32(len(rec)))
+	binary.NativeEndian.PutUint32(rec[4:], xid)
+	binary.NativeEndian.PutUint64(rec[8:], w.prev)
+	rec[16] = info
+	sum := crc32.Update(crc32.Checksum(rec[24:], walCRC), walCRC, rec[:20])
+	binary.NativeEndian.PutUint32(rec[20:], sum)
+	for len(rec) > 0 {
+		if len(w.data)%walTestBlock == 0 {
+			w.newPage(len(rec))
+		}
+		n := min(len(rec), walTestBlock-len(w.data)%walTestBlock)
+		w.data, rec = append(w.data, rec[:n]...), rec[n:]
+	}
+	for len(w.data)%8 != 0 {
+		w.data = append(w.data, 0)
+	}
+	w.prev = begin
+	return begin
+}
+
+// fill goes on to the end of the page or file.
+func (w *walWriter) fill(size int) {
+	for len(w.data)%size != 0 {
+		w.data = append(w.data, 0)
+	}
+}
+
+// scan writes files for the servers' WAL and reads them from the first record on.
+func walScan(t *testing.T, lines []walLine, writers ...*walWriter) walFound {
+	t.Helper()
+	dir := t.TempDir()
+	for _, w := range writers {
+		data := append(bytes.Clone(w.data), make([]byte, walTestSegment)...)
+		for i := 0; (i+1)*walTestSegment <= len(data); i++ {
+			name := walFileName(w.tl, walTestBegin/walTestSegment+uint64(i), walTestSegment)
+			err := os.WriteFile(filepath.Join(dir, name),
+				data[i*walTestSegment:(i+1)*walTestSegment], 0o600)
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := &walReader{dir: dir, lines: lines, block: walTestBlock, segment: walTestSegment,
+		systemID: walTestSystem}
+	found, err := r.scan(context.Background(), walTestBegin, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// TestWALEnd: the end of WAL is that of the last whole record, as recovery finds it. To say more
+// would have a standby promoted that lacks a commit.
+func TestWALEnd(t *testing.T) {
+	line := []walLine{{tl: 1}}
+	for _, tc := range []struct {
+		name string
+		make func(w *walWriter) (end uint64)
+		xid  uint64
+	}{
+		{"nothing", func(*walWriter) uint64 { return 0 }, 100},
+		{"records of all sizes", func(w *walWriter) uint64 {
+			for i := range 200 {
+				w.record(100+uint32(i), i*37, 0)
+			}
+			return w.at()
+		}, 300},
+		{"a record over two files", func(w *walWriter) uint64 {
+			w.record(101, 2*walTestSegment, 0)
+			w.record(0, 8, 0)
+			return w.at()
+		}, 102},
+		{"a file that was left", func(w *walWriter) uint64 {
+			w.record(7, 0, walSwitch)
+			w.fill(walTestSegment)
+			w.record(105, 0, 0)
+			return w.at()
+		}, 106},
+		{"left, and nothing after it", func(w *walWriter) uint64 {
+			w.record(105, 0, walSwitch)
+			return walTestBegin + walTestSegment
+		}, 106},
+		{"a damaged record", func(w *walWriter) uint64 {
+			w.record(103, 8, 0)
+			end := w.at()
+			w.record(104, 20000, 0)
+			w.data[len(w.data)-10] ^= 1
+			w.record(105, 8, 0)
+			return end
+		}, 104},
+		{"half a record", func(w *walWriter) uint64 {
+			w.record(103, 8, 0)
+			end := w.at()
+			w.record(104, 20000, 0)
+			w.data = w.data[:len(w.data)-9000]
+			return end
+		}, 104},
+		{"an old record behind the end", func(w *walWriter) uint64 {
+			w.record(103, 8, 0)
+			end := w.at()
+			w.prev = walTestBegin - 1000
+			w.record(104, 8, 0)
+			return end
+		}, 104},
+		{"a record that was given up", func(w *walWriter) uint64 {
+			w.record(103, 8, 0)
+			was := w.prev
+			w.record(104, 20000, 0)
+			w.data = w.data[:walTestBlock]
+			w.prev, w.flag = was, walOverwritesFirst
+			w.record(0, 8, 0)
+			w.record(110, 8, 0)
+			return w.at()
+		}, 111},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := &walWriter{tl: 1}
+			want := tc.make(w)
+			got := walScan(t, line, w)
+			if uint64(got.end) != want || got.nextXid != tc.xid {
+				t.Errorf("ends at %v with next id %d, want %v and %d", got.end, got.nextXid,
+					pgwire.LSN(want), tc.xid)
+			}
+		})
+	}
+}
+
+// TestWALEndOfTimelines: a file of the newer timeline goes before that of the older, and what the
+// older one has past the fork does not count.
+func TestWALEndOfTimelines(t *testing.T) {
+	older := &walWriter{tl: 1}
+	older.record(101, 100, 0)
+	fork := older.at()
+	newer := &walWriter{tl: 2, data: bytes.Clone(older.data), prev: older.prev}
+	older.record(150, 5000, 0)
+	lines := []walLine{{2, pgwire.LSN(fork)}, {tl: 1}}
+	if got := walScan(t, lines, older); uint64(got.end) != older.at() || got.timeline != 1 {
+		t.Errorf("without a file of timeline 2: %+v", got)
+	}
+	if got := walScan(t, lines, older, newer); uint64(got.end) != fork || got.timeline != 1 {
+		t.Errorf("with nothing on timeline 2: %+v", got)
+	}
+	newer.record(120, 0, 0)
+	got := walScan(t, lines, older, newer)
+	if uint64(got.end) != newer.at() || got.timeline != 2 || got.nextXid != 121 {
+		t.Errorf("with a record of timeline 2: %+v", got)
+	}
+}
+
+// TestWALLines: recovery goes to the newest timeline that comes from where the server was.
+func TestWALLines(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"00000002.history": "1\t0/5000\tx\n",
+		"00000003.history": "1\t0/5000\tx\n2\t0/7000\tx\n",
+		"00000004.history": "1\t0/2000\tleft before the checkpoint\n",
+		"0000000A.history": "8\t0/9000\tof somebody else\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for from, want := range map[uint32]string{
+		1: "[{3 28672} {2 20480} {1 0}]", 2: "[{3 28672} {2 0}]", 3: "[{3 0}]",
+	} {
+		got := fmt.Sprint(walLines(dir, pgControl{timeline: from, redo: 0x4000}))
+		if got != want {
+			t.Errorf("from timeline %d: %s, want %s", from, got, want)
+		}
+	}
+}
