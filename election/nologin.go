@@ -57,10 +57,13 @@ func (s *agentSampler) lookRecovering(ctx context.Context, pid int) (MemberStatu
 		s.a.recoverPid, s.a.recoverMin = pid, c.minLSN
 		s.a.mu.Unlock()
 	}
-	newest := walLines(filepath.Join(s.a.cfg.DataDir, "pg_wal"), c)[0].tl
+	lines, err := walLines(filepath.Join(s.a.cfg.DataDir, "pg_wal"), c)
+	if err != nil {
+		return MemberStatus{}, false
+	}
 	s.recoveringAt = time.Now()
 	s.recovering = MemberStatus{Phase: PhaseRecovering, Pid: pid, SystemID: c.systemID,
-		CheckpointTimeline: c.timeline, Timeline: max(newest, c.minTL),
+		CheckpointTimeline: c.timeline, Timeline: max(lines[0].tl, c.minTL),
 		LSN: max(c.checkpoint, c.minLSN)}
 	return s.recovering, true
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -179,8 +180,11 @@ func (r *walReader) read(ctx context.Context, at uint64) (flags uint16, rest uin
 			return 0, 0, err
 		}
 	}
-	if n, err := r.file.ReadAt(r.page, int64(at-r.fileAt)); n < len(r.page) {
-		return 0, 0, errors.Join(errWALEnds, err)
+	// A disk that does not give what it has is no end of WAL.
+	if _, err := r.file.ReadAt(r.page, int64(at-r.fileAt)); errors.Is(err, io.EOF) {
+		return 0, 0, errWALEnds
+	} else if err != nil {
+		return 0, 0, err
 	}
 	magic, flags := order.Uint16(r.page), order.Uint16(r.page[2:])
 	if r.magic == 0 {
@@ -260,8 +264,11 @@ func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
 		return OrderResult{}, errors.New("pg_controldata: output not understood")
 	}
 	dir := filepath.Join(a.cfg.DataDir, "pg_wal")
-	r := &walReader{dir: dir, lines: walLines(dir, c), block: c.block, segment: c.segment,
-		systemID: id}
+	lines, err := walLines(dir, c)
+	if err != nil {
+		return OrderResult{}, err
+	}
+	r := &walReader{dir: dir, lines: lines, block: c.block, segment: c.segment, systemID: id}
 	found, err := r.scan(ctx, c.redo, c.nextXid)
 	if err != nil {
 		return OrderResult{}, err
@@ -276,20 +283,23 @@ func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
 
 // walLines is the newest timeline whose history comes from that of the last checkpoint, which is
 // the one that recovery goes to, and its ancestors down to that.
-func walLines(dir string, c pgControl) []walLine {
+func walLines(dir string, c pgControl) ([]walLine, error) {
 	best := []walLine{{tl: c.timeline}}
 	names, _ := filepath.Glob(filepath.Join(dir, "????????.history"))
 	for _, name := range names {
 		tl, err := strconv.ParseUint(filepath.Base(name)[:8], 16, 32)
-		b, err2 := os.ReadFile(name)
-		if err != nil || err2 != nil || uint32(tl) <= best[0].tl {
+		if err != nil || uint32(tl) <= best[0].tl {
 			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read history of timeline %d: %w", tl, err)
 		}
 		if lines := walLinesOf(uint32(tl), pgParseHistory(string(b)), c); lines != nil {
 			best = lines
 		}
 	}
-	return best
+	return best, nil
 }
 
 func walLinesOf(tl uint32, forks []pgFork, c pgControl) []walLine {

@@ -224,9 +224,31 @@ func TestWALLines(t *testing.T) {
 	for from, want := range map[uint32]string{
 		1: "[{3 28672} {2 20480} {1 0}]", 2: "[{3 28672} {2 0}]", 3: "[{3 0}]",
 	} {
-		got := fmt.Sprint(walLines(dir, pgControl{timeline: from, redo: 0x4000}))
-		if got != want {
-			t.Errorf("from timeline %d: %s, want %s", from, got, want)
+		lines, err := walLines(dir, pgControl{timeline: from, redo: 0x4000})
+		if got := fmt.Sprint(lines); got != want || err != nil {
+			t.Errorf("from timeline %d: %s, %v, want %s", from, got, err, want)
 		}
+	}
+}
+
+// TestWALEndOfABadDisk: what cannot be read may hold a commit, and is no end.
+func TestWALEndOfABadDisk(t *testing.T) {
+	dir := t.TempDir()
+	w := &walWriter{tl: 1}
+	w.record(101, walTestSegment-walTestBlock, 0)
+	w.record(102, 2*walTestBlock, 0) // goes on in the next file
+	first := walFileName(1, walTestBegin/walTestSegment, walTestSegment)
+	if err := os.WriteFile(filepath.Join(dir, first), w.data[:walTestSegment], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A directory opens, and fails to be read as a bad disk does.
+	next := walFileName(1, walTestBegin/walTestSegment+1, walTestSegment)
+	if err := os.Mkdir(filepath.Join(dir, next), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := &walReader{dir: dir, lines: []walLine{{tl: 1}}, block: walTestBlock,
+		segment: walTestSegment, systemID: walTestSystem}
+	if found, err := r.scan(context.Background(), walTestBegin, 100); err == nil {
+		t.Errorf("ends at %v without an error", found.end)
 	}
 }
