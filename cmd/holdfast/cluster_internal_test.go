@@ -12,11 +12,21 @@ import (
 
 func healthyStatus() Status {
 	slots := []string{"holdfast_node1", "holdfast_node2"}
-	return Status{Primary: "node1", Timeline: 2, Members: []MemberStatus{
+	st := Status{Primary: "node1", Timeline: 2, Members: []MemberStatus{
 		{Name: "node1", Role: "primary", Timeline: 2, Slots: slots},
 		{Name: "node2", Role: "standby", Timeline: 2, Slots: slots, Streaming: true, Sync: "quorum"},
 		{Name: "node3", Role: "standby", Timeline: 2, Slots: slots, Streaming: true, Sync: "quorum"},
 	}}
+	for i := range st.Members {
+		st.Members[i].Postgres = "10.0.0.1:5432"
+	}
+	return st
+}
+
+// withWitness makes node3 one, and the others have a slot for each other only.
+func withWitness(s *Status) {
+	s.Members[2] = MemberStatus{Name: "node3", Role: roleWitness}
+	s.Members[0].Slots, s.Members[1].Slots = s.Members[0].Slots[:1], s.Members[1].Slots[:1]
 }
 
 func TestUnhealthy(t *testing.T) {
@@ -39,6 +49,11 @@ func TestUnhealthy(t *testing.T) {
 		{"unseen", func(s *Status) { s.Members[2].Sync = "" }, "not seen"},
 		{"timeline", func(s *Status) { s.Members[2].Timeline = 1 }, "timeline 1 and not 2"},
 		{"slots", func(s *Status) { s.Members[2].Slots = nil }, "0 slots"},
+		{"witness", withWitness, ""},
+		{"silent witness", func(s *Status) { withWitness(s); s.Members[2].AgeMS = -1 },
+			"node3 does not report"},
+		{"slots beside a witness", func(s *Status) { withWitness(s); s.Members[1].Slots = nil },
+			"0 slots"},
 	} {
 		st := healthyStatus()
 		tt.edit(&st)

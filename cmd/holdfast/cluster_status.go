@@ -227,6 +227,17 @@ func unhealthy(st *Status, want int) string {
 	return strings.Join(missing, ", ")
 }
 
+// dataMembers counts the members with PostgreSQL.
+func (s *Status) dataMembers() int {
+	n := 0
+	for i := range s.Members {
+		if s.Members[i].Postgres != "" {
+			n++
+		}
+	}
+	return n
+}
+
 func memberUnhealthy(st *Status, m *MemberStatus) string {
 	isPrimary := m.Name == st.Primary
 	switch {
@@ -234,6 +245,8 @@ func memberUnhealthy(st *Status, m *MemberStatus) string {
 		return "does not report"
 	case m.Problem != "":
 		return "has a problem: " + m.Problem
+	case m.Role == roleWitness:
+		return ""
 	case isPrimary && m.Role != "primary", !isPrimary && m.Role != "standby":
 		return "is " + m.Role
 	case !isPrimary && !m.Streaming:
@@ -242,7 +255,7 @@ func memberUnhealthy(st *Status, m *MemberStatus) string {
 		return "is not seen by the primary"
 	case m.Timeline != st.Timeline:
 		return fmt.Sprintf("is on timeline %d and not %d", m.Timeline, st.Timeline)
-	case len(m.Slots) < len(st.Members)-1:
+	case len(m.Slots) < st.dataMembers()-1:
 		return fmt.Sprintf("has %d slots", len(m.Slots))
 	}
 	return ""

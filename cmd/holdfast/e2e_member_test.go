@@ -38,8 +38,8 @@ func (o operator) waitVoters(t *testing.T, n *holdfast.ClusterNode, names ...str
 // quick lets a standby that is away count no more after a short time.
 func quick(cfg *config.Config) { cfg.Synchronous.DegradeAfter = syncDelay }
 
-// TestE2EMembers: under load a fourth node joins, the first primary leaves after a switchover, a
-// witness comes and goes; then a majority is lost, and one node goes on.
+// TestE2EMembers: under load a fourth node joins, the first primary leaves, a node is
+// lost and replaced, a witness comes and goes; then a majority is lost, and one node goes on.
 func TestE2EMembers(t *testing.T) {
 	o := operator{t: t, binary: buildBinary(t)}
 	c := newCluster(t, holdfast.ClusterConfig{Binary: o.binary, Prefix: "holdfast-members"})
@@ -58,6 +58,7 @@ func TestE2EMembers(t *testing.T) {
 	load := startCounter(t, conn)
 	fourth := o.testAdd(t, through)
 	o.testLeave(t, first, fourth, through)
+	o.testReplace(t, fourth, through)
 	o.testWitness(t, through)
 	load.end(t, "members changed")
 	_ = conn.Close(t.Context())

@@ -92,6 +92,10 @@ type counter struct {
 }
 
 func startCounter(t *testing.T, conn *pgx.Conn) *counter {
+	return startCounterOf(t, conn, "BEGIN; INSERT INTO op VALUES (1); COMMIT")
+}
+
+func startCounterOf(t *testing.T, conn *pgx.Conn, sql string) *counter {
 	c := &counter{stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
@@ -102,8 +106,7 @@ func startCounter(t *testing.T, conn *pgx.Conn) *counter {
 			default:
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			_, c.err = conn.Exec(ctx, "BEGIN; INSERT INTO op VALUES (1); COMMIT",
-				pgx.QueryExecModeSimpleProtocol)
+			_, c.err = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 			cancel()
 			if c.err != nil {
 				return

@@ -173,6 +173,9 @@ func changeStatus(c *election.Change) *ChangeStatus {
 // reportLost is the age from which a member's report no longer says what it is.
 const reportLost = 5 * time.Second
 
+// roleWitness is the role of a member without PostgreSQL.
+const roleWitness = "witness"
+
 // memberStatus describes one member; head is the primary's report, if there is one.
 func memberStatus(m election.Member, o, head *election.Observation) MemberStatus {
 	out := MemberStatus{
@@ -184,7 +187,7 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 	s := &o.Member
 	out.AgeMS = o.Age.Milliseconds()
 	if out.Role = string(s.Phase); m.Postgres == "" {
-		out.Role = "witness"
+		out.Role = roleWitness
 	}
 	if o.Age > reportLost {
 		out.Problem = fmt.Sprintf("no report for %d s, it was %s", int(o.Age.Seconds()), out.Role)
