@@ -37,6 +37,9 @@ func (c *patroniCluster) asPostgres(program string, args ...string) string {
 	c.t.Helper()
 	cmd := exec.Command(c.Program(program), args...)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=/usr/bin:/bin", "LC_ALL=C"}
+	if program == "psql" { // a server would hand it to its walreceiver
+		cmd.Env = append(cmd.Env, "PGPASSWORD="+c.secret())
+	}
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
@@ -53,6 +56,16 @@ func (c *patroniCluster) asPostgres(program string, args ...string) string {
 		c.t.Fatalf("%s %v: %v\n%s", program, args, err, out)
 	}
 	return string(out)
+}
+
+// secret is the superuser's password from the adoption on.
+func (c *patroniCluster) secret() string {
+	c.t.Helper()
+	secret, err := c.Secret("superuser")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return secret
 }
 
 func (c *patroniCluster) psql(n *holdfast.ClusterNode, sql string) string {
@@ -216,8 +229,10 @@ func TestE2EAdoptPatroni(t *testing.T) {
 	c := startPatroniCluster(t)
 	first, second := c.Nodes[0], c.Nodes[1]
 	pids := []int{first.Postmaster(), second.Postmaster()}
+	before := c.snapshot(first)
 	load := startAdoptLoad(t, first.Postgres)
-	c.checkDryRun(first)
+	plan := c.checkDryRun(first)
+	c.checkListed("dry run", before, c.snapshot(first), election.AdoptPlan{})
 	_, err := c.adopt(second, "--yes")
 	if err == nil || !strings.Contains(err.Error(), "not adopted") {
 		t.Fatalf("the standby was adopted before its primary: %v", err)
@@ -229,6 +244,7 @@ func TestE2EAdoptPatroni(t *testing.T) {
 		}
 		t.Log(out)
 	}
+	c.checkListed("adopt", before, c.snapshot(first), plan, election.AdoptNow)
 	begin := time.Now()
 	for _, n := range c.Nodes {
 		if err := n.Start(); err != nil {
@@ -252,10 +268,12 @@ func TestE2EAdoptPatroni(t *testing.T) {
 	if load.err != nil || load.n.Load() < 50 {
 		t.Fatalf("the client's connection broke after %d commits: %v", load.n.Load(), load.err)
 	}
+	c.checkListed("take-over", before, c.snapshot(first), plan, election.AdoptNow,
+		election.AdoptTakeover)
 	c.checkFailover(load.n.Load())
 }
 
-func (c *patroniCluster) checkDryRun(n *holdfast.ClusterNode) {
+func (c *patroniCluster) checkDryRun(n *holdfast.ClusterNode) election.AdoptPlan {
 	c.t.Helper()
 	before := c.psql(n, "SELECT array_agg(rolname ORDER BY 1) FROM pg_roles")
 	out, err := c.adopt(n, "--dry-run", "--json")
@@ -275,6 +293,7 @@ func (c *patroniCluster) checkDryRun(n *holdfast.ClusterNode) {
 	if _, err := os.Stat(filepath.Join(n.DataDir, "holdfast.json")); err == nil {
 		c.t.Error("a dry run marked the data")
 	}
+	return p
 }
 
 // checkFailover kills the adopted primary under a session on another node's proxy.
