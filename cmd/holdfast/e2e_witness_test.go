@@ -87,7 +87,7 @@ func (o operator) testReturn(t *testing.T, lost, through *holdfast.ClusterNode,
 		t.Fatal(err)
 	}
 	// Longer than the promise of lan and several elections: the fact is that nothing happens.
-	time.Sleep(4 * time.Second)
+	time.Sleep(3 * time.Second)
 	st, err := lost.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func (o operator) loseWitness(t *testing.T, conn *pgx.Conn, witness *holdfast.Cl
 	if _, err := witness.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(4 * time.Second) // longer than every lease: a failover would have come
+	time.Sleep(3 * time.Second) // longer than every lease: a failover would have come
 	st, err := o.c.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)

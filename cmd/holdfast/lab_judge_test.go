@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -127,6 +128,17 @@ func TestLabPacket(t *testing.T) {
 	if !isControl(p) || isReplication(p) {
 		t.Error("a proxy's address is taken for a standby's, or 7400 for no voter's")
 	}
+	if p.isSyn {
+		t.Error("a packet without the flag opens a connection")
+	}
+	b[24+13] = tcpSyn
+	if p, _ := parseLabPacket(b); !p.isSyn {
+		t.Error("SYN opens no connection")
+	}
+	b[24+13] = tcpSyn | tcpAck
+	if p, _ := parseLabPacket(b); p.isSyn {
+		t.Error("the answer to SYN opens a connection")
+	}
 	b[18] = 0 // to 10.99.0.2
 	if p, _ := parseLabPacket(b); !isReplication(p) {
 		t.Error("not replication")
@@ -134,6 +146,22 @@ func TestLabPacket(t *testing.T) {
 	for _, bad := range [][]byte{nil, b[:19], append([]byte{0x60}, b[1:]...)} {
 		if _, ok := parseLabPacket(bad); ok {
 			t.Errorf("%x is taken for IPv4", bad)
+		}
+	}
+}
+
+// TestLabSocketOwner holds the word for who has opened a connection.
+func TestLabSocketOwner(t *testing.T) {
+	const table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   " +
+		"uid  timeout inode\n" +
+		"   0: 0200630A:A3F2 0100630A:1538 01 00000000:00000000 02:0000 00000000   104        0 7\n" +
+		"   1: 0200630A:A3F4 0100630A:1538 02 00000000:00000000 01:0000 00000000     0        0 8\n"
+	for socket, want := range map[string]string{
+		"10.99.0.2:41970": "104", "10.99.0.2:41972": "0", "10.99.0.2:1": "0",
+		"10.99.0.1:5432": "0",
+	} {
+		if got := socketOwner(table, netip.MustParseAddrPort(socket)); got != want {
+			t.Errorf("%s is owned by %s, want %s", socket, got, want)
 		}
 	}
 }

@@ -53,7 +53,14 @@ type labLink struct {
 type labPacket struct {
 	src, dst         netip.Addr
 	srcPort, dstPort uint16
+	isSyn            bool // opens a connection
 }
+
+// Flags of TCP.
+const (
+	tcpSyn = 0x02
+	tcpAck = 0x10
+)
 
 // labQueueMax bounds the packets on their way; more are lost, as in a real queue.
 const labQueueMax = 50000
@@ -264,6 +271,7 @@ func parseLabPacket(b []byte) (labPacket, bool) {
 	if b[9] == unix.IPPROTO_TCP && len(b) >= head+4 {
 		p.srcPort = uint16(b[head])<<8 | uint16(b[head+1])
 		p.dstPort = uint16(b[head+2])<<8 | uint16(b[head+3])
+		p.isSyn = len(b) > head+13 && b[head+13]&(tcpSyn|tcpAck) == tcpSyn
 	}
 	return p, true
 }

@@ -82,6 +82,9 @@ func runFaults(t *testing.T, binary string, kind labKind, faults []*labFault,
 	}
 	defer end()
 	for _, f := range faults {
+		if f.isFresh {
+			end()
+		}
 		if l == nil {
 			var err error
 			if l, err = startLab(t, binary, kind); err != nil {

@@ -30,6 +30,9 @@ type labFault struct {
 	line string // of the failure table
 	// isBounded puts it into `make test`.
 	isBounded bool
+	// isFresh wants a cluster without unplanned changes: those of the lines before would stand
+	// against one for a cut (I90).
+	isFresh bool
 	labKind
 	roles labRoles
 	// mayFail are SQLSTATEs that clients may be told: 40001 is safe to repeat, 08007 is the
@@ -38,6 +41,10 @@ type labFault struct {
 	// gapMax bounds the time without a commit through the proxies of serving; 0 is no bound.
 	gapMax  time.Duration
 	serving func(*labRun) []string
+	// feltFor is how long there must be no commit through the proxies of feltBy: a fault that
+	// nobody feels has not been done.
+	feltFor time.Duration
+	feltBy  func(*labRun) []string
 	// isUnheld tells that no proxy of serving may hold a session, however shortly.
 	isUnheld bool
 	// known says why the product does not do it yet; such a line is FAILED all the same.
@@ -335,6 +342,14 @@ func (r *labRun) judgeGaps(f *labFault, end time.Time) {
 		o.GapsMS[p.node.Name] = gap.Milliseconds()
 	}
 	o.PulseMS = r.pulse.Gap(r.start, end).Milliseconds()
+	if f.feltBy != nil {
+		for _, name := range f.feltBy(r) {
+			if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap < f.feltFor {
+				o.fail("the fault was not felt: %v without a commit through %s, %v are expected",
+					gap, name, f.feltFor)
+			}
+		}
+	}
 	if f.gapMax == 0 {
 		return
 	}

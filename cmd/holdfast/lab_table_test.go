@@ -10,6 +10,12 @@ const unheldGap = 400 * time.Millisecond
 // those of a bounded run come first.
 var labFaults = []labFault{
 	{
+		// Commits wait for standbys that are not there: everybody is held until it is given up.
+		name: "primary's PostgreSQL port cut off 25 s", line: lineCut, isBounded: true,
+		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 25 * time.Second,
+		run: cutServer(true, true, 25*time.Second),
+	},
+	{
 		name: "Raft disk of the leader frozen 10 s", line: lineRaftDisk, isBounded: true,
 		roles: rolesKept, gapMax: 3 * time.Second, run: onLeader(freezeRaft(10 * time.Second)),
 	},
@@ -21,7 +27,8 @@ var labFaults = []labFault{
 	{
 		name: "primary cut off from everyone 20 s", line: lineCut, isBounded: true,
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 15 * time.Second,
-		serving: notThePrimary, run: cutPrimary(true, true, everything, 20*time.Second),
+		serving: notThePrimary, feltFor: 10 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(true, true, everything, 20*time.Second),
 	},
 	{
 		name: "three node processes killed at once, primary's node last", line: lineAll,
@@ -57,11 +64,13 @@ var labFaults = []labFault{
 	{
 		name: "Raft leader cut away 15 s", line: lineLeader, roles: rolesKept,
 		gapMax: unheldGap, serving: notTheLeader, isUnheld: true,
+		feltFor: 5 * time.Second, feltBy: theLeader,
 		run: onLeader(cutNode(15 * time.Second)),
 	},
 	{
 		name: "Raft leader cut away from the voters only 15 s", line: lineLeader,
 		roles: rolesKept, gapMax: unheldGap, serving: notTheLeader, isUnheld: true,
+		feltFor: 5 * time.Second, feltBy: theLeader,
 		run: onLeader(cutControl(15 * time.Second)),
 	},
 	{
@@ -162,23 +171,81 @@ var labFaults = []labFault{
 	{
 		name: "primary's packets out are lost 20 s", line: lineCut, roles: rolesChanged,
 		mayFail: changeCodes, gapMax: 15 * time.Second, serving: notThePrimary,
+		feltFor: 10 * time.Second, feltBy: thePrimary,
 		run: cutPrimary(false, true, everything, 20*time.Second),
 	},
 	{
 		name: "primary's packets in are lost 20 s", line: lineCut, roles: rolesChanged,
 		mayFail: changeCodes, gapMax: 15 * time.Second, serving: notThePrimary,
+		feltFor: 10 * time.Second, feltBy: thePrimary,
 		run: cutPrimary(true, false, everything, 20*time.Second),
 	},
 	{
 		// The proxies reach it: after synchronous.degrade_after commits go on without standbys.
 		name: "primary cut off from its standbys only 30 s", line: lineCut, roles: rolesKept,
-		gapMax: 25 * time.Second, run: cutPrimary(true, true, isReplication, 30*time.Second),
+		gapMax: 25 * time.Second, feltFor: 8 * time.Second, feltBy: everyProxy,
+		run: cutStandbys(true, true, 30*time.Second),
 	},
 	{
 		// PostgreSQL is well and two proxies reach it: a change would help nobody.
 		name: "primary cut off from the voters only 20 s", line: lineCut, roles: rolesKept,
 		gapMax: 2 * time.Second, serving: notThePrimary,
+		feltFor: 8 * time.Second, feltBy: thePrimary,
 		run: cutPrimary(true, true, isControl, 20*time.Second),
+	},
+	{
+		name: "packets from the primary to its standbys are lost 30 s", line: lineCut,
+		roles: rolesKept, gapMax: 25 * time.Second,
+		feltFor: 8 * time.Second, feltBy: everyProxy,
+		run: cutStandbys(false, true, 30*time.Second),
+	},
+	{
+		name: "packets from the standbys to the primary are lost 30 s", line: lineCut,
+		roles: rolesKept, gapMax: 25 * time.Second,
+		feltFor: 8 * time.Second, feltBy: everyProxy,
+		run: cutStandbys(true, false, 30*time.Second),
+	},
+	{
+		name: "packets from the primary to the voters are lost 20 s", line: lineCut,
+		roles: rolesKept, gapMax: 2 * time.Second, serving: notThePrimary,
+		feltFor: 8 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(false, true, isControl, 20*time.Second),
+	},
+	{
+		name: "packets from the voters to the primary are lost 20 s", line: lineCut,
+		roles: rolesKept, gapMax: 2 * time.Second, serving: notThePrimary,
+		feltFor: 8 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(true, false, isControl, 20*time.Second),
+	},
+	{
+		// Its commits wait for standbys, and nobody can tell it to go on without: a change helps.
+		name: "primary cut off from voters and standbys, proxies reach it, 30 s", line: lineCut,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 15 * time.Second,
+		serving: notThePrimary, feltFor: 15 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(true, true, isGroupOnly, 30*time.Second),
+	},
+	{
+		name: "packets to the primary's PostgreSQL port are lost 30 s", line: lineCut,
+		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 25 * time.Second,
+		run: cutServer(true, false, 30*time.Second),
+	},
+	{
+		name: "packets from the primary's PostgreSQL port are lost 30 s", line: lineCut,
+		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 25 * time.Second,
+		run: cutServer(false, true, 30*time.Second),
+	},
+	{
+		// Shorter than group.cut_off_after: a change would help nobody.
+		name: "primary's PostgreSQL port cut off 8 s", line: lineCut, roles: rolesKept,
+		gapMax: 15 * time.Second, feltFor: 6 * time.Second, feltBy: everyProxy,
+		run: cutServer(true, true, 8*time.Second),
+	},
+	{
+		// Its standbys stream, so that it gives way by a switchover, which drains for 10 s first:
+		// what is in flight at the proxies that are cut off does not end.
+		name: "primary's PostgreSQL port cut off, its standbys stream, 40 s", line: lineCut,
+		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 33 * time.Second,
+		run: cutClients(40 * time.Second),
 	},
 	{
 		name: "primary's host lost 15 s", line: lineHost, roles: rolesChanged,
@@ -222,6 +289,14 @@ var labFaults = []labFault{
 		// Until the agent resigns a client is told what PostgreSQL says, that the disk is full.
 		mayFail: append([]string{"53100"}, changeCodes...), gapMax: 20 * time.Second,
 		run: onPrimary(fillDisk(dataDisk, 30*time.Second)),
+	},
+	{
+		name: "data disk of a standby full 20 s", line: lineData, roles: rolesKept,
+		gapMax: 2 * time.Second, run: hurtStandby(fullFor, 20*time.Second),
+	},
+	{
+		name: "data disk of a standby frozen 20 s", line: lineData, roles: rolesKept,
+		gapMax: 2 * time.Second, run: hurtStandby(frozenFor, 20*time.Second),
 	},
 	{
 		name: "candidate dies in the middle of its promotion", line: lineDies, roles: rolesRenewed,
@@ -270,5 +345,33 @@ var labFaults = []labFault{
 		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
 		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
 		run: loseHost(15 * time.Second),
+	},
+	{
+		// The old primary lives on, and nobody has waited for the lease of its proxy.
+		name: "primary cut off from everyone 20 s, lan and fence recruit", line: lineCut,
+		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
+		feltFor: 10 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(true, true, everything, 20*time.Second),
+	},
+	{
+		name: "primary's packets out are lost 20 s, lan and fence recruit", line: lineCut,
+		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
+		feltFor: 10 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(false, true, everything, 20*time.Second),
+	},
+	{
+		name: "primary's packets in are lost 20 s, lan and fence recruit", line: lineCut,
+		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
+		feltFor: 10 * time.Second, feltBy: thePrimary,
+		run: cutPrimary(true, false, everything, 20*time.Second),
+	},
+	{
+		name: "primary's PostgreSQL port cut off 30 s, lan and fence recruit", line: lineCut,
+		isFresh: true, labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
+		mayFail: changeCodes, gapMax: 25 * time.Second,
+		run: cutServer(true, true, 30*time.Second),
 	},
 }
