@@ -345,6 +345,7 @@ func (f e2eFault) end(t *testing.T, c *holdfast.Cluster, p *holdfast.Prober) {
 	if err != nil {
 		t.Fatalf("%s: %v", f.name, err)
 	}
+	seen := time.Now()
 	healthy := waitHealthy(t, c)
 	now := time.Now()
 	t.Logf("%s of %s: %d ms without a commit; %s %s -> %s, epoch %d: %s; healthy after %.1f s; "+
@@ -355,6 +356,7 @@ func (f e2eFault) end(t *testing.T, c *holdfast.Cluster, p *holdfast.Prober) {
 		t.Errorf("%s: epoch went from %d to %d: more than one change", f.name, f.before.Epoch,
 			healthy.Epoch)
 	}
+	checkHistory(t, c, f.at, seen)
 }
 
 func phasesOf(c *holdfast.ChangeStatus) string {
