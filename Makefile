@@ -107,7 +107,7 @@ e2e-18: setup-test ## the main end-to-end tests on PostgreSQL 18, in its Debian 
 faults: setup-test build ## the failure table in network namespaces (as root): bench/results
 	$(NEED_ALL) HOLDFAST_BINARY=$(CURDIR)/bin/holdfast HOLDFAST_FAULTS="$(FAULTS)" \
 	    HOLDFAST_FAULTS_REPORT=$(CURDIR)/bench/results \
-	    $(GOTEST) ./cmd/holdfast -run '^TestE2EFaults$$' -count 1 -timeout 75m -v
+	    $(GOTEST) ./cmd/holdfast -run '^TestE2EFaults$$' -count 1 -timeout 90m -v
 
 # Versions of PostgreSQL beside this machine's that Debian releases carry; 14 and 16 are in none.
 VERSIONS := 13 17 18

@@ -45,7 +45,7 @@ func enterLab(t *testing.T, environment ...string) bool {
 }
 
 func labCommand(test string, environment ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.v", "-test.timeout", "75m")
+	cmd := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.v", "-test.timeout", "90m")
 	cmd.Env = append(os.Environ(), labInside+"="+test)
 	cmd.Env = append(cmd.Env, environment...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,21 @@ func lag(r *labRun, n *holdfast.ClusterNode) error {
 // full leaves a standby no room for new commits.
 func full(r *labRun, n *holdfast.ClusterNode) error {
 	return errors.Join(r.data[n.Name].fill(), r.sleep(8*time.Second))
+}
+
+// fullForLong does so until commits do not count on it any more.
+func fullForLong(r *labRun, n *holdfast.ClusterNode) error {
+	if err := errors.Join(r.data[n.Name].fill(), r.switchWAL(4)); err != nil {
+		return err
+	}
+	return r.until(labHealthy, func() error {
+		st, err := r.cluster.Status(r.ctx)
+		if err == nil && (st.Sync == nil || len(st.Sync.Leaving) > 0 ||
+			slices.Contains(st.Sync.Names, n.Name)) {
+			err = fmt.Errorf("commits may wait for %s: %+v", n.Name, st.Sync)
+		}
+		return err
+	})
 }
 
 // promoteBehind loses the primary's host and promotes a standby behind the back of its agent, as

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sys/unix"
 
 	holdfast "holdfast/cmd/holdfast"
 )
@@ -100,6 +101,55 @@ func socketOwner(table string, socket netip.AddrPort) string {
 // isGroupOnly are the packets between the nodes' own addresses as voters and as standbys, and their
 // probes: proxies reach the primary's server.
 func isGroupOnly(p labPacket) bool { return isControl(p) || isReplication(p) }
+
+// loseStandby loses the host of a standby that does not lead the Raft group.
+func loseStandby(d time.Duration) func(*labRun) error {
+	return onFollower(func(r *labRun, n *holdfast.ClusterNode) error {
+		return r.loseHostOf(n, d, func(*labRun) error { return nil })
+	})
+}
+
+// notTheFollower are the nodes but that of onFollower.
+func notTheFollower(r *labRun) []string {
+	if r.primary == r.leader {
+		return []string{r.primary.Name}
+	}
+	return []string{r.primary.Name, r.leader.Name}
+}
+
+// loseBoth loses the host of the primary and of the Raft leader, which are the same.
+func loseBoth(d time.Duration) func(*labRun) error {
+	return func(r *labRun) error {
+		if r.primary != r.leader {
+			if err := r.cluster.Switchover(r.ctx, r.leader.Name); err != nil {
+				return err
+			}
+			r.load.Changed()
+			if err := errors.Join(r.sleep(2*time.Second), r.begin()); err != nil {
+				return err
+			}
+		}
+		if r.primary != r.leader {
+			return fmt.Errorf("%s is primary, and %s leads", r.primary.Name, r.leader.Name)
+		}
+		return loseHost(d)(r)
+	}
+}
+
+// pauseAll stops holdfast on all nodes for a while.
+func pauseAll(d time.Duration) func(*labRun) error {
+	return func(r *labRun) error {
+		var err error
+		for _, n := range r.cluster.Nodes {
+			err = errors.Join(err, n.Signal(unix.SIGSTOP))
+		}
+		err = errors.Join(err, r.sleep(d))
+		for _, n := range r.cluster.Nodes {
+			err = errors.Join(err, n.Signal(unix.SIGCONT))
+		}
+		return err
+	}
+}
 
 // thePrimary is the node whose proxy has to feel that its node is cut off.
 func thePrimary(r *labRun) []string { return []string{r.primary.Name} }

@@ -118,18 +118,22 @@ func loseHost(d time.Duration) func(*labRun) error {
 
 // loseHostWhile loses the primary's host and does more at that moment.
 func loseHostWhile(d time.Duration, more func(*labRun) error) func(*labRun) error {
-	return func(r *labRun) error {
-		n := r.primary
-		r.cut(n, true, true, everything)
-		r.net.set(labClient, n.Name, labLink{drop: everything})
-		r.net.set(n.Name, labClient, labLink{drop: everything})
-		r.kill(n)
-		if err := errors.Join(n.KillNode(r.ctx), more(r), r.sleep(d)); err != nil {
-			return err
-		}
-		r.net.heal()
-		return n.Start()
+	return func(r *labRun) error { return r.loseHostOf(r.primary, d, more) }
+}
+
+// loseHostOf loses a node's host for a while and does more at that moment.
+func (r *labRun) loseHostOf(n *holdfast.ClusterNode, d time.Duration,
+	more func(*labRun) error,
+) error {
+	r.cut(n, true, true, everything)
+	r.net.set(labClient, n.Name, labLink{drop: everything})
+	r.net.set(n.Name, labClient, labLink{drop: everything})
+	r.kill(n)
+	if err := errors.Join(n.KillNode(r.ctx), more(r), r.sleep(d)); err != nil {
+		return err
 	}
+	r.net.heal()
+	return n.Start()
 }
 
 // kill tells that a node is about to be killed.

@@ -6,6 +6,9 @@ import "time"
 // what the lab's own writes to the same disk took: two cores do all this now and then so slowly.
 const unheldGap = 400 * time.Millisecond
 
+// hangMax bounds the time without a commit where hosts come back or die one after the other.
+const hangMax = 40 * time.Second
+
 // labFaults is the failure table. Faults of one profile run on one cluster, one after the other;
 // those of a bounded run come first.
 var labFaults = []labFault{
@@ -158,6 +161,17 @@ var labFaults = []labFault{
 		run: onPrimary(pauseProcess(40 * time.Second)),
 	},
 	{
+		name: "a standby's node process paused 40 s", line: linePause, roles: rolesKept,
+		gapMax: 2 * time.Second, serving: notTheFollower,
+		run: onFollower(pauseProcess(40 * time.Second)),
+	},
+	{
+		// Nobody can serve; what each has seen before says nothing of the others.
+		name: "all node processes paused 20 s", line: linePause, roles: rolesKept,
+		gapMax: 30 * time.Second, feltFor: 18 * time.Second, feltBy: everyProxy,
+		run: pauseAll(20 * time.Second),
+	},
+	{
 		name: "wall clocks stepped by 10 minutes either way", line: lineClock,
 		labKind: labKind{isClocked: true},
 		roles:   rolesKept, gapMax: 2 * time.Second, run: stepClocks(nil),
@@ -253,22 +267,42 @@ var labFaults = []labFault{
 		run: loseHost(15 * time.Second),
 	},
 	{
+		name: "host of the primary and the Raft leader lost 15 s", line: lineHost,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 12 * time.Second,
+		serving: notThePrimary, run: loseBoth(15 * time.Second),
+	},
+	{
+		name: "a standby's host lost 15 s", line: lineHost, roles: rolesKept,
+		gapMax: 3 * time.Second, serving: notTheFollower, run: loseStandby(15 * time.Second),
+	},
+	{
 		name: "primary's host lost while a standby lags", line: lineWeak, roles: rolesChanged,
-		mayFail: changeCodes, run: loseHostBeside(lag, true),
+		mayFail: changeCodes, gapMax: hangMax,
+		serving: notThePrimary, run: loseHostBeside(lag, true),
 	},
 	{
 		name: "primary's host lost while a standby's disk is full", line: lineWeak,
-		roles: rolesRenewed, mayFail: changeCodes, run: loseHostBeside(full, false),
+		roles: rolesRenewed, mayFail: changeCodes, gapMax: hangMax,
+		serving: notThePrimary, run: loseHostBeside(full, false),
+	},
+	{
+		// The other standby alone is known to have every commit by then, and has none itself:
+		// its first commits wait for synchronous.degrade_after.
+		name: "primary's host lost while a standby's disk has long been full", line: lineWeak,
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 25 * time.Second,
+		serving: notThePrimary, run: loseHostBeside(fullForLong, true),
 	},
 	{
 		name: "primary's host lost while a standby is on another timeline", line: lineWeak,
-		roles: rolesRenewed, mayFail: changeCodes, run: promoteBehind,
+		roles: rolesRenewed, mayFail: changeCodes, gapMax: hangMax,
+		serving: notThePrimary, run: promoteBehind,
 	},
 	{
 		// Two rolling restarts belong to it: the tag comes and goes.
 		name: "primary's host lost beside a standby with nofailover", line: lineWeak,
 		roles: rolesChanged, mayFail: append([]string{"57P01"}, changeCodes...),
-		run: untagAfter(loseHostBeside(tagged, true)),
+		gapMax:  hangMax,
+		serving: notThePrimary, run: untagAfter(loseHostBeside(tagged, true)),
 	},
 	{
 		name: "postmaster killed, two backends hang 10 s", line: lineServer,
@@ -300,15 +334,15 @@ var labFaults = []labFault{
 	},
 	{
 		name: "candidate dies in the middle of its promotion", line: lineDies, roles: rolesRenewed,
-		mayFail: changeCodes, run: dieInPromotion(true, false),
+		mayFail: changeCodes, gapMax: hangMax, run: dieInPromotion(true, false),
 	},
 	{
 		name: "Raft leader dies in the middle of a promotion", line: lineDies, roles: rolesRenewed,
-		mayFail: changeCodes, run: dieInPromotion(false, true),
+		mayFail: changeCodes, gapMax: hangMax, run: dieInPromotion(false, true),
 	},
 	{
 		name: "candidate and Raft leader die in the middle", line: lineDies, roles: rolesRenewed,
-		mayFail: changeCodes, run: dieInPromotion(true, true),
+		mayFail: changeCodes, gapMax: hangMax, run: dieInPromotion(true, true),
 	},
 	{
 		name: "three node processes killed at once, in all orders", line: lineAll,
@@ -326,13 +360,18 @@ var labFaults = []labFault{
 	},
 	{
 		name: "power loss of all", line: lineAll, roles: rolesRenewed, mayFail: changeCodes,
-		run: powerLoss,
+		gapMax: hangMax, run: powerLoss,
 	},
 	{
 		name: "delay 400 +/- 300 ms for 60 s, wan", line: lineDelay,
 		labKind: labKind{profile: "wan"},
 		roles:   rolesKept, run: weather(labLink{delay: 400 * time.Millisecond,
 			jitter: 300 * time.Millisecond}, time.Minute),
+	},
+	{
+		name: "primary's host lost 30 s, wan", line: lineHost, labKind: labKind{profile: "wan"},
+		roles: rolesChanged, mayFail: changeCodes, gapMax: 20 * time.Second,
+		serving: notThePrimary, run: loseHost(30 * time.Second),
 	},
 	{
 		// Nobody is told: no connection is refused.
