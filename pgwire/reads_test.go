@@ -208,7 +208,8 @@ func FuzzReads(f *testing.F) {
 			}
 		}
 		_ = pgwire.ReachOf(sql, conforming)
-		_ = pgwire.AppendSettingNames(nil, sql, conforming)
+		_ = pgwire.ParseSetters(sql, conforming)
+		_ = pgwire.AppendNameConstants(nil, sql, conforming, 9)
 		if !ok {
 			return
 		}

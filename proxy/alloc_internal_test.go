@@ -63,6 +63,7 @@ func newSteady(tb testing.TB, guard string) *steady {
 	s := &session{
 		proxy: p, loop: l, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
+		setters: noSetters(),
 	}
 	s.track.prepare("p", &prepared{sql: "SELECT 1"})
 	r.back = &backend{primary: &Primary{Epoch: 1, Lease: far{}}, conn: server, status: 'I'}

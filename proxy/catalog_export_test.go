@@ -52,5 +52,8 @@ func SettingNames(ctx context.Context, p *Proxy, pr *Primary, database string) (
 
 // KnowsSetter tells that a proxy knows of a function that sets settings.
 func KnowsSetter(p *Proxy, database, function string) bool {
-	return p.settersOf(database).calledIn(function, &effect{})
+	return p.settersOf(database).calledIn(function, true, &effect{})
 }
+
+// KnowsSetters tells that a proxy knows which functions of a database set something.
+func KnowsSetters(p *Proxy, database string) bool { return p.settersOf(database).known() != nil }

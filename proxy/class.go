@@ -115,6 +115,9 @@ type effect struct {
 	again   string
 	// makes tells that it may make what only its backend has.
 	makes bool
+	// looks tells that the server is asked behind it whatever isKnown says, isGiven that a parameter
+	// may give the name of a setting.
+	looks, isGiven bool
 	// calls are those of a SELECT of nothing but set_config with parameters, which Bind tells.
 	calls pgwire.SetConfigCalls
 }

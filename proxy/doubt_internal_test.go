@@ -20,6 +20,7 @@ func inspectRig(status byte) *session {
 		proxy: &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil)}, conf: true,
 		track:   newTracker("u", tracking(10000)),
 		account: newAccount(nil),
+		setters: noSetters(),
 	}
 	s.flow = newFlow(status)
 	s.equip()
@@ -318,6 +319,7 @@ func TestSnapshotThatFails(t *testing.T) {
 		proxy: &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil)},
 		track: newTracker("u", tracking(10000)),
 		flow:  newFlow('I'), work: &work{}, loop: newTestLoop(t),
+		setters: noSetters(),
 	}
 	set := effect{kind: pgwire.KindSet, name: "work_mem", text: "SET work_mem = 1", cls: clsState}
 	s.track.succeeded(&set)

@@ -21,15 +21,12 @@ func (s *session) classify(sql []byte) parsed {
 	if p.cls.has(clsSelfCommit) && needsDatabase(sql) {
 		s.proxy.leaveDatabases()
 	}
-	s.noteSetters(&p, sql)
 	if bytes.IndexByte(sql, '\\') < 0 || s.flow.setting == 0 {
 		return p
 	}
 	// A SET standard_conforming_strings may be under way.
 	other := classify(&s.scratch, sql, !s.conf)
 	p = classify(&s.scratch, sql, s.conf)
-	s.noteSetters(&p, sql)
-	s.noteSetters(&other, sql)
 	if other.cls != p.cls || len(other.effects) != len(p.effects) {
 		return opaque
 	}
@@ -40,66 +37,6 @@ func (s *session) classify(sql []byte) parsed {
 func (s *session) isAmbiguous(text []byte) bool {
 	return hasHighByte(text) &&
 		(s.flow.setting > 0 || trailsBackslash(s.params.value("client_encoding")))
-}
-
-// noteSetters lets a statement that calls a function that sets settings count as one that does
-// (DESIGN.md I23).
-func (s *session) noteSetters(p *parsed, sql []byte) {
-	if !p.cls.has(clsMayWrite) {
-		return
-	}
-	if s.setters == nil || s.setters.stale.Load() {
-		s.setters = s.proxy.settersOf(s.database())
-	}
-	if p.cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
-		s.setters.stale.Store(true) // it is asked for when the next statement comes
-	}
-	if isAlone(s.scratch) && p.isSetConfig() {
-		return // it calls nothing else
-	}
-	known := s.setters.known()
-	if known == nil || len(known.makers)+len(known.functions) == 0 {
-		return // as nearly always
-	}
-	lower := lowered(sql)
-	if !names(lower, known.makers) && !names(lower, known.functions) {
-		return
-	}
-	at := 0
-	for i := range s.scratch {
-		st := &s.scratch[i]
-		if st.Kind == pgwire.KindEmpty {
-			continue
-		}
-		noteCalls(p, known, sql[st.Start:st.End], lower[st.Start:st.End], at)
-		at++
-	}
-	if len(p.effects) > effectsMax {
-		*p = opaque
-	}
-}
-
-// noteCalls is noteSetters for one of the statements of a string; lower is the same in lower case.
-func noteCalls(p *parsed, known *setters, sql, lower []byte, at int) {
-	if names(lower, known.makers) {
-		// What it sets is known to be nothing, what it makes is asked for.
-		p.cls |= clsState
-		p.effects = append(p.effects, effect{
-			kind: pgwire.KindExecute, cls: clsState, isKnown: true, makes: true, at: at,
-			text: shortText(sql),
-		})
-	}
-	if names(lower, known.functions) {
-		p.cls |= clsState
-		p.effects = append(p.effects, effect{
-			kind: pgwire.KindSelect, cls: clsState, names: known.settings, at: at,
-		})
-	}
-}
-
-// isSetConfig tells of a single statement that it does nothing but call set_config.
-func (p *parsed) isSetConfig() bool {
-	return len(p.effects) == 1 && (p.effects[0].isKnown || p.effects[0].calls != nil)
 }
 
 func hasHighByte(sql []byte) bool {
@@ -203,7 +140,9 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 			return forwardIt, err
 		}
 		p = s.classify(sql)
+		s.noteSetters(&p, sql)
 		s.resolveExecute(&p)
+		s.noteBlindness(&p)
 		if p.cls.has(clsDML) && (pgwire.HasParameter(sql, s.conf) || s.mayAnswer(sql)) {
 			p.cls &^= clsDML // as a Query it fails with another error, or has other rows
 		}
@@ -252,12 +191,12 @@ const renamingMax = 1000
 func (s *session) statementNamed(name string) parsed {
 	p, known := opaque, false
 	if ps := s.track.statements[name]; ps != nil {
-		p, known = ps.parsed, true
+		p, known = s.parsedOf(ps), true
 		if ps.bySQL {
 			// It was not read in depth. What it sets is known to be nothing if its text names
 			// neither set_config nor a function that sets settings.
 			e := effect{kind: pgwire.KindExecute, cls: clsState}
-			called := s.setters.calledIn(ps.sql, &e)
+			called := s.setters.calledIn(ps.sql, ps.conf, &e)
 			e.isKnown = ps.sql != "" && !ps.parsed.cls.has(clsState) && !called
 			p.cls |= clsMayWrite | clsState
 			if mentionsAdvisory(ps.sql) {
@@ -279,7 +218,7 @@ func (s *session) statementNamed(name string) parsed {
 		switch {
 		case !o.mayMean(name):
 		case o.kind == opParse && o.stmt != nil && !known:
-			p, known = o.stmt.parsed, true // the usual case: prepared and used in one go
+			p, known = s.parsedOf(o.stmt), true // the usual case: prepared and used in one go
 		default:
 			return opaque
 		}
@@ -310,8 +249,11 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	}
 	name = name[:min(len(name), serverNameBytes)]
 	p = s.classify(sql)
+	s.askSetters(p.cls, sql)
 	if p.cls.has(clsMulti) {
 		p.effects = nil // the server takes one statement only
+	} else if name == "" {
+		s.noteSetters(&p, sql) // those of others with each Bind
 	}
 	s.resolveExecute(&p)
 	if hasUserType(oids) {
@@ -374,6 +316,7 @@ func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 		s.unit.usedUnnamed = true
 	}
 	p = s.bindSettings(s.bindLocks(p, stmt, body), stmt, body)
+	s.noteBlindness(&p)
 	switch {
 	case len(portal) == 0:
 		s.portal = p

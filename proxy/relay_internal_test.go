@@ -37,6 +37,7 @@ func relayRig(tb testing.TB) (s *session, b *backend, ask, answer []byte) {
 	s = &session{
 		proxy: p, loop: client.loop, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
+		setters: noSetters(),
 	}
 	b = &backend{primary: &Primary{Epoch: 1}, session: s}
 	s.backend = b

@@ -32,7 +32,7 @@ func (e *effect) know(calls pgwire.SetConfigCalls, quoted func(int) (string, boo
 func (s *session) bindSettings(p parsed, stmt, body []byte) parsed {
 	i := slices.IndexFunc(p.effects, func(e effect) bool { return e.calls != nil })
 	if i < 0 {
-		return p
+		return s.bindGiven(p, stmt, body)
 	}
 	p.effects = slices.Clone(p.effects)
 	e := &p.effects[i] // the only one: it is all of a statement, and Parse takes one
@@ -62,6 +62,35 @@ func (s *session) bindSettings(p parsed, stmt, body []byte) parsed {
 		e.names, e.other = names, false
 	}
 	e.calls = nil
+	return p
+}
+
+// bindGiven takes the parameters of a portal that may be names of settings which it gives to a
+// function.
+func (s *session) bindGiven(p parsed, stmt, body []byte) parsed {
+	i := slices.IndexFunc(p.effects, func(e effect) bool { return e.isGiven })
+	if i < 0 {
+		return p
+	}
+	p.effects = slices.Clone(p.effects)
+	for ; i < len(p.effects); i++ {
+		e := &p.effects[i]
+		if !e.isGiven {
+			continue
+		}
+		own := slices.Clip(e.names)
+		for param := 1; param <= givenMax; param++ {
+			v, format, ok := pgwire.ParseBindParam(body, param)
+			if !ok {
+				break
+			}
+			if format == 0 || isTextOID(s.paramType(stmt, param)) {
+				own = pgwire.AppendSettingName(own, string(v))
+			}
+		}
+		e.other = e.other && len(own) == len(e.names)
+		e.names = own
+	}
 	return p
 }
 

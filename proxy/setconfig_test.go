@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"holdfast/proxy"
 )
 
 // isSnapshot tells of the question for the state of a session.
@@ -65,6 +67,7 @@ func runWith(t *testing.T, c *pgconn.PgConn, sql string, params []string) *pgcon
 func TestLocalSettingsAskNothing(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")
+	r.until(func() bool { return proxy.KnowsSetters(r.proxy, "app") }) // else any call may set
 	var asked atomic.Int32
 	r.line.Watch(func(_ byte, body []byte) bool {
 		if isSnapshot(body) {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -14,19 +13,33 @@ const (
 	// settersTTL is how long what is known of a database's functions stands before it is asked
 	// for again, at the next login.
 	settersTTL = time.Minute
+	// settersRest is how many times as long as the question took nobody asks it again.
+	settersRest = 20
 	// settersMax bounds the databases that it is kept of.
-	settersMax = 64
+	settersMax = 1000
 )
 
-// setters are the functions of a database that set custom settings, which no view lists, the names
-// of those, and the relations whose rules answer writes with rows. The value is not changed once it
-// is published.
+// setters are the functions of a database that set something, whatever leads to one of them (other
+// functions, tables with triggers, views ...), the names of custom settings that they set, which no
+// view lists, and the relations whose rules answer writes with rows. The value is not changed once
+// it is published.
 type setters struct {
-	functions [][]byte // in lower case
-	makers    [][]byte // those that may make a temporary table or a cursor WITH HOLD
+	functions wordSet // whose settings outlive the transaction
+	locals    wordSet // whose settings do not
+	givers    wordSet // of those above, whose callers give the name
+	computers wordSet // of those above, that put the name together
+	makers    wordSet // those that may make a temporary table or a cursor WITH HOLD
 	settings  []string
-	answering [][]byte // in lower case (ruled.go)
-	at        time.Time
+	answering wordSet // (ruled.go)
+	// isAll tells that there are too many: each statement that may call one counts as one.
+	isAll bool
+	at    time.Time
+	took  time.Duration
+}
+
+// isEmpty tells that no statement has to be looked through.
+func (s *setters) isEmpty() bool {
+	return !s.isAll && s.functions.len()+s.locals.len()+s.makers.len() == 0
 }
 
 // settersAt is what is known of a database, which its sessions share. nil is nothing.
@@ -34,6 +47,7 @@ type settersAt struct {
 	now    atomic.Pointer[setters]
 	asking atomic.Bool
 	stale  atomic.Bool // a function was made, or changed, by way of this proxy
+	warned atomic.Bool // that the database refuses to tell
 }
 
 // setterBook keeps them by database. They are asked for in the background, by the look-up role,
@@ -59,14 +73,14 @@ func (b *setterBook) of(database string) *settersAt {
 }
 
 // settersOf is what is known of a database; what is old is asked for anew meanwhile. It does not
-// wait: what a first statement sets may go unnoticed, and is asked for with the next snapshot.
+// wait: while nothing is known, statements that may call a function count as ones that set.
 func (p *Proxy) settersOf(database string) *settersAt {
 	at := p.setters.of(database)
 	if at == nil {
 		return nil
 	}
 	s := at.now.Load()
-	if s != nil && time.Since(s.at) < settersTTL && !at.stale.Load() || p.ctx == nil {
+	if p.ctx == nil || s != nil && !s.isDue(at.stale.Load(), time.Since(s.at)) {
 		return at
 	}
 	pr, _ := p.topo.Current()
@@ -79,6 +93,11 @@ func (p *Proxy) settersOf(database string) *settersAt {
 	return at
 }
 
+// isDue tells that what is known is to be asked for again, age after it was.
+func (s *setters) isDue(isStale bool, age time.Duration) bool {
+	return age >= settersRest*s.took && (isStale || age >= settersTTL)
+}
+
 // runAskSetters asks a database for its functions that set settings.
 func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
 	defer p.work.Done()
@@ -87,9 +106,12 @@ func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
 	defer cancel()
 	found, err := p.findSetters(ctx, pr, database)
 	if err != nil {
-		p.log.Debug("functions that set settings could not be asked for", zap.Error(err))
 		if isServerAway(err) {
-			at.stale.Store(true) // who has this entry asks again; a refusal stands until then
+			p.log.Debug("functions that set something could not be asked for", zap.Error(err))
+			at.stale.Store(true) // who has this entry asks again
+		} else if !at.warned.Swap(true) {
+			p.log.Warn("a database does not tell its functions: each write in it costs a question"+
+				" for what the session has set", zap.String("database", database), zap.Error(err))
 		}
 		return
 	}
@@ -102,78 +124,4 @@ func (at *settersAt) known() *setters {
 		return nil
 	}
 	return at.now.Load()
-}
-
-// calledIn tells that a text names one of the setters, and notes in e what they set, and what the
-// functions that it names may make. One that is called by another function, or by a trigger, is not
-// seen; what that sets is asked for with the next snapshot all the same.
-func (at *settersAt) calledIn(sql string, e *effect) bool {
-	known := at.known()
-	if known == nil || len(known.makers)+len(known.functions) == 0 {
-		return false
-	}
-	lower := lowered([]byte(sql))
-	e.makes = names(lower, known.makers)
-	if !names(lower, known.functions) {
-		return false
-	}
-	e.names = known.settings
-	return true
-}
-
-// lowered is a text in lower case as the server makes names of it: bytes beyond ASCII stay, and so
-// does the place of each.
-func lowered(sql []byte) []byte {
-	out := make([]byte, len(sql))
-	for i, c := range sql {
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		out[i] = c
-	}
-	return out
-}
-
-// names tells that a text, in lower case, has one of the names in it, as a whole word.
-func names(sql []byte, of [][]byte) bool {
-	for _, name := range of {
-		for at := 0; len(name) > 0; at++ {
-			i := bytes.Index(sql[at:], name)
-			if i < 0 {
-				break
-			}
-			at += i
-			if !joinsWord(sql, at-1) && !isWord(sql, at+len(name)) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// isWord tells that there is a character of a word.
-func isWord(sql []byte, at int) bool {
-	if at < 0 || at >= len(sql) {
-		return false
-	}
-	c := sql[at]
-	return c == '_' || c >= 0x80 || c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
-}
-
-// joinsWord tells that there is one which belongs to what follows: not that of an escape, as in
-// E'\nf()'.
-func joinsWord(sql []byte, at int) bool {
-	return isWord(sql, at) && (at == 0 || sql[at-1] != '\\')
-}
-
-// mentionsRoutine tells that a text has the word FUNCTION, PROCEDURE, ROUTINE or RULE, or one for
-// what may depend on them.
-func mentionsRoutine(sql []byte) bool {
-	sql = bytes.ToLower(sql)
-	for _, word := range []string{"function", "procedure", "routine", "rule", "view"} {
-		if bytes.Contains(sql, []byte(word)) {
-			return true
-		}
-	}
-	return false
 }

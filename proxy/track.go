@@ -21,6 +21,7 @@ type prepared struct {
 	away   bool // the backend does not have it (away.go)
 	// encoding is the client's when it was parsed; empty if the text is ASCII.
 	encoding string
+	called   *calledBy // nil until it was looked for
 }
 
 // tracker knows what has to be rebuilt on a new backend: the state that the server itself told
@@ -157,7 +158,7 @@ func (t *tracker) called(e *effect) {
 	for _, name := range e.names {
 		t.learn(name)
 	}
-	if e.isKnown && e.again == "" && !e.makes && !e.other {
+	if e.isKnown && e.again == "" && !e.makes && !e.other && !e.looks {
 		return // it ends with its transaction, or there is nothing
 	}
 	t.dirty = true

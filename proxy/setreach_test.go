@@ -1,0 +1,161 @@
+package proxy_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"holdfast/proxy"
+)
+
+// What a function sets is carried, however it is reached: called by another function, by a trigger
+// of a table that is written to, a partition's, a foreign key's, a view's or a default's; also if
+// it sets no custom setting, or one whose name its caller gives (DESIGN.md I23).
+func TestSettingsOfReachedFunctionsAreCarried(t *testing.T) {
+	const become = `CREATE FUNCTION become() RETURNS int LANGUAGE plpgsql AS
+$$BEGIN PERFORM set_config('app.tenant', '42', false); RETURN 1; END$$;`
+	const trigger = `CREATE FUNCTION trig() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN PERFORM set_config('app.tenant', '42', false); RETURN NEW; END$$;`
+	for name, tc := range map[string]struct {
+		setup, reach, call, ask, want string
+	}{
+		"a setting that is not custom": {
+			`CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS
+			 $$BEGIN PERFORM set_config('work_mem', '7MB', false); RETURN 1; END$$`,
+			"f", "SELECT f()", "SHOW work_mem", "7MB",
+		},
+		"SET that is not custom": {
+			`CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS
+			 $$BEGIN SET work_mem = '7MB'; RETURN 1; END$$`,
+			"f", "SELECT f()", "SHOW work_mem", "7MB",
+		},
+		"SET ROLE": {
+			`CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS
+			 $$BEGIN SET ROLE clerk; RETURN 1; END$$`,
+			"f", "SELECT f()", "SELECT current_user", "clerk",
+		},
+		"a name that the caller gives": {
+			`CREATE FUNCTION f(n text, v text) RETURNS text LANGUAGE sql AS
+			 $$SELECT set_config(n, v, false)$$`,
+			"f", "SELECT f('app.tenant', '42')", "SHOW app.tenant", "42",
+		},
+		"called by another function": {
+			become + `CREATE FUNCTION outer1() RETURNS int LANGUAGE sql AS 'SELECT become()';
+			 CREATE FUNCTION outer2() RETURNS int LANGUAGE plpgsql AS
+			 'BEGIN RETURN Outer1(); END'`,
+			"outer2", "SELECT outer2()", "SHOW app.tenant", "42",
+		},
+		"a body of the standard's": {
+			become + `CREATE FUNCTION outer1() RETURNS int LANGUAGE sql RETURN become() + 1`,
+			"outer1", "SELECT outer1()", "SHOW app.tenant", "42",
+		},
+		"a trigger": {
+			trigger + `CREATE TABLE tt (a int);
+			 CREATE TRIGGER t BEFORE INSERT ON tt FOR EACH ROW EXECUTE FUNCTION trig()`,
+			"tt", "INSERT INTO tt VALUES (1)", "SHOW app.tenant", "42",
+		},
+		"a trigger of a partition": {
+			trigger + `CREATE TABLE tt (a int) PARTITION BY LIST (a);
+			 CREATE TABLE t1 PARTITION OF tt FOR VALUES IN (1);
+			 CREATE TRIGGER t BEFORE INSERT ON t1 FOR EACH ROW EXECUTE FUNCTION trig()`,
+			"tt", "INSERT INTO tt VALUES (1)", "SHOW app.tenant", "42",
+		},
+		"a trigger behind a foreign key": {
+			`CREATE FUNCTION trig() RETURNS trigger LANGUAGE plpgsql AS
+			 $$BEGIN PERFORM set_config('app.tenant', '42', false); RETURN OLD; END$$;
+			 CREATE TABLE tt (a int PRIMARY KEY);
+			 CREATE TABLE t1 (a int REFERENCES tt ON DELETE CASCADE);
+			 INSERT INTO tt VALUES (1); INSERT INTO t1 VALUES (1);
+			 CREATE TRIGGER t BEFORE DELETE ON t1 FOR EACH ROW EXECUTE FUNCTION trig()`,
+			"tt", "DELETE FROM tt", "SHOW app.tenant", "42",
+		},
+		"a trigger behind a view": {
+			trigger + `CREATE TABLE tt (a int); CREATE VIEW v AS SELECT * FROM tt;
+			 CREATE TRIGGER t BEFORE INSERT ON tt FOR EACH ROW EXECUTE FUNCTION trig()`,
+			"v", "INSERT INTO v VALUES (1)", "SHOW app.tenant", "42",
+		},
+		"a view": {
+			become + `CREATE VIEW v AS SELECT become() AS b`,
+			"v", "SELECT * FROM v", "SHOW app.tenant", "42",
+		},
+		"a default": {
+			become + `CREATE TABLE tt (a int, b int DEFAULT become())`,
+			"tt", "INSERT INTO tt (a) VALUES (1)", "SHOW app.tenant", "42",
+		},
+		"a constraint": {
+			become + `CREATE TABLE tt (a int CHECK (a = become()))`,
+			"tt", "INSERT INTO tt VALUES (1)", "SHOW app.tenant", "42",
+		},
+		"a function that writes where a trigger is": {
+			trigger + `CREATE TABLE tt (a int);
+			 CREATE TRIGGER t BEFORE INSERT ON tt FOR EACH ROW EXECUTE FUNCTION trig();
+			 CREATE FUNCTION fill() RETURNS void LANGUAGE sql AS 'INSERT INTO tt VALUES (1)'`,
+			"fill", "SELECT fill()", "SHOW app.tenant", "42",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			c := r.connect("")
+			exec(t, c, tc.setup)
+			r.until(func() bool {
+				_, _ = tryExec(c, "SELECT 1 + 1") // a use for it
+				return proxy.KnowsSetter(r.proxy, "app", tc.reach)
+			})
+			exec(t, c, tc.call)
+			r.change()
+			if got, err := tryExec(c, tc.ask); got != tc.want {
+				t.Errorf("%q %v, want %q", got, err, tc.want)
+			}
+		})
+	}
+}
+
+// A name of a setting that the caller gives comes from a constant or from a parameter; one that is
+// put together may be any, which is told. What is local costs no question.
+func TestNamesThatCallersGive(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, `CREATE FUNCTION give(n text, v text) RETURNS text LANGUAGE sql AS
+		'SELECT set_config(n, v, false)';
+		CREATE FUNCTION via(v text) RETURNS text LANGUAGE sql AS $$SELECT give('app.via', v)$$;
+		CREATE FUNCTION made(n text, v text) RETURNS text LANGUAGE sql AS
+		$$SELECT set_config('app.' || n, v, false)$$`)
+	r.until(func() bool {
+		_, _ = tryExec(c, "SELECT 1 + 1")
+		return proxy.KnowsSetter(r.proxy, "app", "via")
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	res := c.ExecParams(ctx, "SELECT give($1, $2)", [][]byte{[]byte("App.Bound"), []byte("1")},
+		nil, nil, nil).Read()
+	if res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	exec(t, c, "SELECT give('app.constant', '2')")
+	exec(t, c, "SELECT via('3')")
+	r.change()
+	for name, want := range map[string]string{"bound": "1", "constant": "2", "via": "3"} {
+		if got, err := tryExec(c, "SHOW app."+name); got != want {
+			t.Errorf("%s: %q %v, want %q", name, got, err, want)
+		}
+	}
+	exec(t, c, "SELECT made('put', '4')")
+	r.change()
+	if got, err := tryExec(c, "SHOW app.put"); code(err) != "57P01" {
+		t.Errorf("%q %v, want to be told", got, err)
+	}
+}
+
+// What a function sets is carried too if it is called before anybody has asked the database for
+// its functions.
+func TestSettingsOfFunctionsNobodyKnows(t *testing.T) {
+	r := newRig(t, nil)
+	r.server.ExecIn("app", `CREATE FUNCTION wm() RETURNS text LANGUAGE sql AS
+		$$SELECT set_config('work_mem', '7MB', false)$$`)
+	c := r.connect("")
+	exec(t, c, "SELECT wm()")
+	r.change()
+	if got, err := tryExec(c, "SHOW work_mem"); got != "7MB" {
+		t.Errorf("%q %v", got, err)
+	}
+}
