@@ -20,27 +20,53 @@ func TestParseSetters(t *testing.T) {
 		"BEGIN -- it\n SET /* x */ ROLE a; END":                              {Sets: true},
 		"IF a THEN SET SESSION AUTHORIZATION b; ELSE RESET ALL; END IF":      {Sets: true},
 		"<<a>> SET x = 1": {Sets: true},
-		"BEGIN ATOMIC SELECT set_config('a.b', $1, true); END":              {Names: []string{"a.b"}, Local: true},
-		"PERFORM set_config('work_mem', (SELECT f(1, true)), no)":           {Sets: true},
-		"PERFORM set_config('work_mem', x, is_local => true)":               {Local: true},
-		"PERFORM set_config(n, v, false)":                                   {Sets: true, Passes: true},
-		"PERFORM pg_catalog.\"set_config\"($1::text, $2, true)":             {Local: true, Passes: true},
-		"PERFORM set_config(NEW.name, 'a', true)":                           {Local: true, Passes: true},
-		"PERFORM set_config('app.' || n, v, false)":                         {Sets: true, Computes: true},
-		"PERFORM set_config(f(n), v, true)":                                 {Local: true, Computes: true},
-		"PERFORM set_config(E'a.b', v, true)":                               {Local: true, Computes: true},
-		"PERFORM set_config('a.b'":                                          {Names: []string{"a.b"}, Sets: true, Computes: true},
-		"EXECUTE 'SET LOCAL a.b = ' || quote_literal(x)":                    {Names: []string{"a.b"}, Local: true},
-		"EXECUTE format('SET %I = %L', a, b)":                               {Sets: true, Computes: true},
-		"EXECUTE 'SET LOCAL app.' || a":                                     {Local: true, Computes: true},
+		"BEGIN ATOMIC SELECT set_config('a.b', $1, true); END": {
+			Names: []string{"a.b"}, Local: true,
+		},
+		"PERFORM set_config('work_mem', (SELECT f(1, true)), no)": {Sets: true},
+		"PERFORM set_config('work_mem', x, is_local => true)":     {Local: true},
+		"PERFORM set_config(n, v, false)": {
+			Sets: true, Passes: true,
+		},
+		"PERFORM pg_catalog.\"set_config\"($1::text, $2, true)": {
+			Local: true, Passes: true,
+		},
+		"PERFORM set_config(NEW.name, 'a', true)": {
+			Local: true, Passes: true,
+		},
+		"PERFORM set_config('app.' || n, v, false)": {
+			Sets: true, Computes: true,
+		},
+		"PERFORM set_config(f(n), v, true)": {
+			Local: true, Computes: true,
+		},
+		"PERFORM set_config(E'a.b', v, true)": {
+			Local: true, Computes: true,
+		},
+		"PERFORM set_config('a.b'": {
+			Names: []string{"a.b"}, Sets: true, Computes: true,
+		},
+		"EXECUTE 'SET LOCAL a.b = ' || quote_literal(x)": {
+			Names: []string{"a.b"}, Local: true,
+		},
+		"EXECUTE format('SET %I = %L', a, b)": {
+			Sets: true, Computes: true,
+		},
+		"EXECUTE 'SET LOCAL app.' || a": {
+			Local: true, Computes: true,
+		},
 		"EXECUTE $x$SET search_path = a$x$":                                 {Sets: true},
 		"UPDATE pg_settings SET setting = '1' WHERE name = 'x'":             {Sets: true},
 		"update only pg_catalog.pg_settings set setting = '1'":              {Sets: true},
 		"SELECT set_config FROM t; SELECT 'reset', 'set'; a := pg_settings": {},
 		"RAISE 'set up is done'; RAISE 'reset was asked for'; RAISE 'set'":  {},
-		"EXECUTE 'RESET ' || a":                                             {Sets: true}, "EXECUTE 'reset role'": {Sets: true},
-		"EXECUTE 'SET ' || a":       {Sets: true, Computes: true},
-		"EXECUTE 'SET TIME ZONE 1'": {Sets: true}, "EXECUTE 'SET x TO 1'": {Sets: true},
+		"EXECUTE 'RESET ' || a":                                             {Sets: true},
+		"EXECUTE 'reset role'": {
+			Sets: true,
+		},
+		"EXECUTE 'SET ' || a":              {Sets: true, Computes: true},
+		"EXECUTE 'SET TIME ZONE 1'":        {Sets: true},
+		"EXECUTE 'SET x TO 1'":             {Sets: true},
 		"EXECUTE 'SET SESSION ROLE ' || a": {Sets: true},
 	} {
 		got := pgwire.ParseSetters([]byte(body), true)

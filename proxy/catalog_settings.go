@@ -24,8 +24,8 @@ const (
 // makesSQL matches bodies that may make a temporary table or a cursor WITH HOLD.
 const makesSQL = `'(create|into)\s+((local|global)\s+)?temp(orary)?\M|pg_temp|with\s+hold'`
 
-// setsSQL matches bodies that may set something: a call of set_config, an update of pg_settings, SET
-// and RESET at the beginning of a statement or of a constant.
+// setsSQL matches bodies that may set something: a call of set_config, an update of pg_settings,
+// SET and RESET at the beginning of a statement or of a constant.
 const setsSQL = `'set_config|pg_settings|(^|;|>|''|\$|\m(begin|then|else|loop|atomic)\M)` +
 	`(\s|--[^\n]*\n|/\*([^*]|\*[^/])*\*/)*(re)?set\M'`
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints, as one regular expression for -run, which tests of a package the race detector's run
-# leaves out or does less of: those that ask testing.Short() or isRace, and those of files that are
-# not built with it. A question that is not in a test of its own would go unnoticed, and is an error.
+# leaves out or does less of: those that ask testing.Short() or isRace, and those of files that
+# are not built with it. A question outside of a test would go unnoticed, and is an error.
 # Usage: scripts/slow-tests.sh DIRECTORY
 set -euo pipefail
 cd "$(dirname "$0")/.."
