@@ -52,7 +52,8 @@ func (n *Node) startRaft() error {
 		return fmt.Errorf("read the Raft log: %w", err)
 	}
 	n.fsm.startAt(last)
-	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps, n.regainedTransport())
+	r, err := raft.NewRaft(n.raftConfig(), n.fsm, n.store, n.store, snaps,
+		&reluctantTransport{n.regainedTransport(), n.mayStand})
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

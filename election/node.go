@@ -146,6 +146,7 @@ func (n *Node) openVoter() error {
 	if n.store, err = openStore(n.cfg.Dir, n.log); err != nil {
 		return err
 	}
+	n.metrics.watchStore(n.deps.Registerer, n.store)
 	n.voter, err = newVoter(filepath.Join(n.cfg.Dir, "endorsed.json"), n.timing, n.fsm, n.now)
 	if err != nil {
 		_ = n.store.Close()

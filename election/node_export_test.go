@@ -67,3 +67,10 @@ func (n *Node) Lent(epoch uint64) time.Duration {
 	left, _ := n.lessee.outstanding(epoch)
 	return left
 }
+
+// DoubtDisk makes the node distrust its Raft disk as after so many silences.
+func (n *Node) DoubtDisk(silences int) {
+	n.store.mu.Lock()
+	defer n.store.mu.Unlock()
+	n.store.doubt = diskDoubt{level: silences, since: time.Now()}
+}

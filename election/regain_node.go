@@ -44,7 +44,7 @@ func (n *Node) openRegain(hasLog bool, snaps raft.SnapshotStore) error {
 }
 
 // regainedTransport is the transport that Raft gets; what it needs runs until Close.
-func (n *Node) regainedTransport() raft.Transport {
+func (n *Node) regainedTransport() voteTransport {
 	g := n.regain.Load()
 	if g == nil {
 		return n.transport

@@ -42,12 +42,17 @@ type store struct {
 	probe func() error
 	// probing are the goroutines of silentUntilClean.
 	probing sync.WaitGroup
+	// measure is told how long each write took, onSilence of each silence.
+	measure   func(what string, took time.Duration)
+	onSilence func()
 
 	// refused tells that the newest log entries could not be written.
 	refused atomic.Bool
 
-	mu  sync.Mutex
-	bad int // writes under way that failed or hang
+	mu    sync.Mutex
+	bad   int       // writes that failed or hang, or landed without a clean probe since
+	doubt diskDoubt // guarded by mu
+	back  time.Time // when the newest silence ended; guarded by mu
 }
 
 var (
@@ -85,6 +90,7 @@ func newStore(inner diskStore, log *zap.Logger) *store {
 	return &store{
 		diskStore: inner, log: log, stall: stallTime, retry: storeRetry, onSilent: func() {},
 		leads: func() bool { return false }, probe: func() error { return nil },
+		measure: func(string, time.Duration) {}, onSilence: func() {},
 	}
 }
 
@@ -113,12 +119,25 @@ const storeRetry = time.Second
 // errStalled is a write that does not return.
 var errStalled = errors.New("write has not returned")
 
-// isSilent tells whether a write is failing or hanging now.
+// isSilent tells whether a write is failing or hanging now, or has been and no probe was clean yet.
 func (s *store) isSilent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bad > 0
 }
+
+// trust tells how often the disk has silenced the node of late, and when that ended.
+func (s *store) trust(now time.Time) (diskDoubt, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.doubt.at(now), s.back
+}
+
+// What is written.
+const (
+	writeLog = "log"
+	writeSet = "set"
+)
 
 // diskWrite is one write, from its start until it landed or was given up.
 type diskWrite struct {
@@ -136,10 +155,14 @@ func (s *store) markBad(w *diskWrite, cause error) {
 		s.bad++
 		first = s.bad == 1
 	}
+	if first {
+		s.doubt = s.doubt.silenced(time.Now())
+	}
 	s.mu.Unlock()
 	if first {
 		s.log.Error("raft disk failed, node is silent", zap.String("write", w.what),
 			zap.Error(cause))
+		s.onSilence()
 		s.onSilent()
 	}
 }
@@ -153,10 +176,28 @@ func (s *store) end(w *diskWrite) {
 		s.bad--
 		last = s.bad == 0
 	}
+	if last {
+		s.back = time.Now()
+		s.doubt.since = s.back
+	}
+	level := s.doubt.level
 	s.mu.Unlock()
 	if last {
-		s.log.Info("raft disk works again, node takes part again")
+		s.log.Info("raft disk works again, node takes part again",
+			zap.Int("silences_of_late", level))
 	}
+}
+
+// landed ends a write that reached the disk. One that failed before, or hung, was no clean one.
+func (s *store) landed(w *diskWrite) {
+	s.mu.Lock()
+	isBad := w.isBad
+	s.mu.Unlock()
+	if !isBad || s.closed.Load() {
+		s.end(w)
+		return
+	}
+	s.probing.Go(func() { s.silentUntilClean(w, 1) })
 }
 
 // try writes once and watches the time. A write is never abandoned: it may still land, and what
@@ -166,7 +207,9 @@ func (s *store) try(w *diskWrite, write func() error) error {
 	t := time.AfterFunc(s.stall, func() { s.markBad(w, errStalled) })
 	defer t.Stop()
 	err := write()
-	if d := time.Since(start); d > slowWrite {
+	d := time.Since(start)
+	s.measure(w.what, d)
+	if d > slowWrite {
 		s.log.Warn("raft disk is slow", zap.String("write", w.what), zap.Duration("took", d))
 	}
 	return err
@@ -178,7 +221,7 @@ func (s *store) keepTrying(what string, write func() error) error {
 	for {
 		err := s.try(w, write)
 		if err == nil {
-			s.end(w)
+			s.landed(w)
 			return nil
 		}
 		s.markBad(w, err)
@@ -193,36 +236,44 @@ func (s *store) keepTrying(what string, write func() error) error {
 
 // Set implements raft.StableStore.
 func (s *store) Set(key, val []byte) error {
-	return s.keepTrying("set", func() error { return s.diskStore.Set(key, val) })
+	return s.keepTrying(writeSet, func() error { return s.diskStore.Set(key, val) })
 }
 
 // SetUint64 implements raft.StableStore.
 func (s *store) SetUint64(key []byte, val uint64) error {
-	return s.keepTrying("set", func() error { return s.diskStore.SetUint64(key, val) })
+	return s.keepTrying(writeSet, func() error { return s.diskStore.SetUint64(key, val) })
 }
 
 // StoreLog implements raft.LogStore.
 func (s *store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
-// cleanProbes is how many writes in a row must land before a leader whose log could not be written
-// takes part again: with the pauses more time than the others need to elect another one.
-const cleanProbes = 3
+// cleanProbes is how many probes in a row must be clean before a leader whose log could not be
+// written takes part again: with the pauses more time than the others need to elect another one.
+const cleanProbes = 4
 
-// silentUntilClean ends a write that failed once the disk takes writes again.
-func (s *store) silentUntilClean(w *diskWrite) {
-	defer s.end(w)
-	for clean := 0; clean < cleanProbes; {
+// silentUntilClean ends a write that failed or hung once so many probes in a row were clean.
+func (s *store) silentUntilClean(w *diskWrite, probes int) {
+	for clean := 0; ; {
+		if clean++; !s.isClean() {
+			clean = 0
+		}
+		if clean >= probes {
+			s.end(w)
+			return
+		}
 		for begin := time.Now(); time.Since(begin) < s.retry; {
 			if s.closed.Load() {
-				return
+				return // the node stays silent to its end
 			}
 			time.Sleep(s.retry / 20) // 50 ms; Close waits for it
 		}
-		clean++
-		if s.probe() != nil {
-			clean = 0
-		}
 	}
+}
+
+// isClean writes to the disk and tells whether that went as it should.
+func (s *store) isClean() bool {
+	begin := time.Now()
+	return s.probe() == nil && time.Since(begin) < slowWrite
 }
 
 // Close waits for the probes and closes the store on disk.
@@ -236,25 +287,21 @@ func (s *store) Close() error {
 // follower refuses the entries. A leader is silent as well: it has the newest log and room for a
 // vote, and would win each election anew, without a way to write what it leads with.
 func (s *store) StoreLogs(logs []*raft.Log) error {
-	w := &diskWrite{what: "log"}
-	isKept := false
-	defer func() {
-		if !isKept {
-			s.end(w)
-		}
-	}()
+	w := &diskWrite{what: writeLog}
 	err := s.try(w, func() error { return s.diskStore.StoreLogs(logs) })
 	s.refused.Store(err != nil)
-	if err != nil {
-		s.log.Error("raft log could not be written", zap.Error(err))
-		if s.leads() && !s.closed.Load() {
-			isKept = true
-			s.markBad(w, err)
-			s.probing.Go(func() { s.silentUntilClean(w) })
-		}
-		return fmt.Errorf("write raft log: %w", err)
+	if err == nil {
+		s.landed(w)
+		return nil
 	}
-	return nil
+	s.log.Error("raft log could not be written", zap.Error(err))
+	if s.leads() && !s.closed.Load() {
+		s.markBad(w, err)
+		s.probing.Go(func() { s.silentUntilClean(w, cleanProbes) })
+	} else {
+		s.landed(w)
+	}
+	return fmt.Errorf("write raft log: %w", err)
 }
 
 // IsMonotonic implements raft.MonotonicLogStore with what the wrapped store says.

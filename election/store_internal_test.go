@@ -106,8 +106,9 @@ func TestStoreFailureIsSilence(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s.isSilent() || silenced.Load() != 1 {
-		t.Errorf("silent: %t; streams closed %d times", s.isSilent(), silenced.Load())
+	waitFor(t, "its return", func() bool { return !s.isSilent() })
+	if silenced.Load() != 1 {
+		t.Errorf("streams closed %d times", silenced.Load())
 	}
 	if v, err := s.GetUint64([]byte("term")); err != nil || v != 7 {
 		t.Errorf("the write was lost: %d, %v", v, err)
@@ -125,8 +126,9 @@ func TestStoreStallIsSilence(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if s.isSilent() || silenced.Load() != 1 {
-		t.Errorf("silent: %t; streams closed %d times", s.isSilent(), silenced.Load())
+	waitFor(t, "its return", func() bool { return !s.isSilent() })
+	if silenced.Load() != 1 {
+		t.Errorf("streams closed %d times", silenced.Load())
 	}
 	if i, err := s.LastIndex(); err != nil || i != 1 {
 		t.Errorf("the entry that hung did not land: %d, %v", i, err)
