@@ -93,7 +93,7 @@ func (c Config) ElectionConfig() (election.Config, error) {
 	e.Nodes, e.Profile, e.SyncMode = c.members(), c.Group.Profile, c.Synchronous.Mode
 	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
 	e.DrainTimeout, e.Fence = c.Group.DrainTimeout, c.Group.Fence
-	e.CutOffAfter = c.Group.CutOffAfter
+	e.CutOffAfter, e.HoldTimeout = c.Group.CutOffAfter, c.Proxy.HoldTimeout
 	e.LockBarrier = c.Proxy.LockBarrierTimeout
 	e.SyncWait, e.SyncDegradeAfter = c.Synchronous.Standbys, c.Synchronous.DegradeAfter
 	return e, e.Validate()

@@ -108,9 +108,10 @@ func (k *checker) proxy() {
 	if err != nil {
 		return // the walk refuses other profiles
 	}
-	if p.HoldTimeout <= t.Promise {
-		k.bad("proxy.hold_timeout", "%s must be more than %s, which a failover may take with "+
-			"profile %s", p.HoldTimeout, t.Promise, k.c.Group.Profile)
+	if least := election.SwitchoverLeast(t, k.c.Group.DrainTimeout); p.HoldTimeout < least {
+		k.bad("proxy.hold_timeout", "%s must be at least %s with profile %s and group.drain_timeout "+
+			"%s: a switchover that fails leads back to the old primary within it", p.HoldTimeout,
+			least, k.c.Group.Profile, k.c.Group.DrainTimeout)
 	}
 	if p.LeaseGrace > t.Promise-t.Lease {
 		k.bad("proxy.lease_grace", "%s must be at most %s with profile %s (promise "+

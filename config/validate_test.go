@@ -40,9 +40,12 @@ func TestRulesAcrossSections(t *testing.T) {
 			"10s must be less than proxy.hold_timeout (8s)"},
 		{"fence of nobody", strings.Replace(group, "group:", "group:\n  fence: recruit", 1) +
 			"synchronous: {mode: \"off\"}\n", "group.fence", "choose lease, or the mode strict"},
-		{"hold shorter than a failover", strings.Replace(group, "group:",
-			"group:\n  profile: wan", 1) + "proxy: {hold_timeout: 11s}\n",
-			"proxy.hold_timeout", "must be more than 12s"},
+		{"hold shorter than a switchover and its way back", strings.Replace(group, "group:",
+			"group:\n  profile: wan", 1) + "proxy: {hold_timeout: 36s}\n",
+			"proxy.hold_timeout", "must be at least 37s with profile wan and " +
+				"group.drain_timeout 10s"},
+		{"drain that leaves no time for the way back", strings.Replace(group, "group:",
+			"group:\n  drain_timeout: 41s", 1), "proxy.hold_timeout", "1m0s must be at least 1m1s"},
 		{"late bytes", group + "proxy: {lease_grace: 2s}\n",
 			"proxy.lease_grace", "must be at most 1s with profile cloud"},
 		{"HTTP for everybody", group + "http: {listen: \":7401\"}\n", "http.listen",
@@ -85,7 +88,7 @@ func TestRulesAcrossSections(t *testing.T) {
 // A problem that is found after the file was read still has its line.
 func TestRulesAcrossSectionsTellTheLine(t *testing.T) {
 	_, err := load(t, group+"proxy:\n  hold_timeout: 3s\npostgres:\n  hba:\n    - nonsense\n")
-	wantProblem(t, err, "proxy.hold_timeout", 9, "must be more than")
+	wantProblem(t, err, "proxy.hold_timeout", 9, "must be at least")
 	wantProblem(t, err, "postgres.hba[0]", 12, "no record of pg_hba.conf")
 	_, err = load(t, group+"postgres:\n  settings:\n    - a.b = 1\n    - fsync = off\n")
 	wantProblem(t, err, "postgres.settings[1]", 11, "managed by holdfast")

@@ -60,6 +60,9 @@ type Config struct {
 	LockBarrier time.Duration
 	// DrainTimeout bounds how long open units of work may delay a switchover.
 	DrainTimeout time.Duration
+	// HoldTimeout is how long proxies hold a client: a switchover that does not advance turns
+	// back so early that the old primary serves again before that is over. 0: it is not known.
+	HoldTimeout time.Duration
 }
 
 // DefaultConfig returns the defaults.
@@ -68,7 +71,7 @@ func DefaultConfig() Config {
 		Cluster: "main", Dir: "/var/lib/holdfast/raft", Voter: true, Profile: ProfileCloud,
 		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
 		Fence: FenceLease, DrainTimeout: 10 * time.Second, LockBarrier: 2 * time.Second,
-		CutOffAfter: cutAfterDefault,
+		CutOffAfter: cutAfterDefault, HoldTimeout: time.Minute,
 	}
 }
 

@@ -264,6 +264,6 @@ func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p := DefaultPolicy(co.Timing())
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
 	p.SyncWait, p.SyncDegradeAfter, p.Fence = cfg.SyncWait, cfg.SyncDegradeAfter, cfg.Fence
-	p.CutAfter = cfg.CutOffAfter
+	p.CutAfter, p.HoldTimeout = cfg.CutOffAfter, cfg.HoldTimeout
 	return NewController(co, p)
 }

@@ -36,6 +36,10 @@ type Policy struct {
 	EndorseTimeout time.Duration
 	// DrainTimeout is how long a switchover lets transactions finish.
 	DrainTimeout time.Duration
+	// HoldTimeout is how long clients are held, BackTime what is kept of it for the way back of a
+	// switchover or planned restart; HoldTimeout 0: the steps' own bounds are the only ones.
+	HoldTimeout time.Duration
+	BackTime    time.Duration
 	// RecruitTimeout bounds one order to recruit; RecruitGrace is how long late recruits are
 	// waited for when enough have answered and the epoch is endorsed.
 	RecruitTimeout time.Duration
@@ -57,6 +61,21 @@ type Policy struct {
 	Tick time.Duration
 }
 
+// backTime is what is kept of the hold budget for the way back: a server that stopped in order is
+// up within a second, one that had to be stopped at once soon after, as its CHECKPOINT was just
+// before.
+const backTime = 10 * time.Second
+
+// stepsTime is the least that a switchover needs for stop, last WAL and promotion.
+const stepsTime = 5 * time.Second
+
+// SwitchoverLeast is the least time for which proxies must hold clients, so that a switchover gets
+// somewhere and can turn back in time: the drain, the promise of a proxy that cannot be reached,
+// the steps, and the way back.
+func SwitchoverLeast(t Timing, drain time.Duration) time.Duration {
+	return drain + t.Promise + stepsTime + backTime
+}
+
 // DefaultPolicy returns the policy for a group's times.
 func DefaultPolicy(t Timing) Policy {
 	return Policy{
@@ -74,6 +93,7 @@ func DefaultPolicy(t Timing) Policy {
 		LagMaxBytes:       16 << 20,
 		EndorseTimeout:    2 * t.Promise,
 		DrainTimeout:      10 * time.Second,
+		BackTime:          backTime,
 		RecruitTimeout:    3 * time.Second,
 		RecruitGrace:      100 * time.Millisecond,
 		PromoteTimeout:    10 * time.Second,

@@ -16,7 +16,10 @@ func (t *transition) restart(ctx context.Context) error {
 		return t.goBack(fmt.Sprintf("a restart of %s, which is not the primary", t.it.To))
 	}
 	if t.it.Planned {
-		_, err := t.drainAndStop(ctx)
+		forth, cancel := t.forward(ctx)
+		_, err := t.drainAndStop(forth)
+		err = turnedBack(forth, err)
+		cancel()
 		if err != nil && (ctx.Err() != nil || errors.Is(err, errIntentVoid)) {
 			return err
 		}

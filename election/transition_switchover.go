@@ -20,7 +20,9 @@ func (t *transition) switchover(ctx context.Context) error {
 	if t.it.Auto && t.maintenance().overtook(t.it) {
 		return t.goBack("a maintenance began before the change")
 	}
-	err := t.switchoverSteps(ctx)
+	forth, cancel := t.forward(ctx)
+	defer cancel()
+	err := t.switchoverSteps(forth)
 	if err == nil || ctx.Err() != nil || errors.Is(err, errIntentVoid) {
 		return err
 	}
@@ -28,7 +30,33 @@ func (t *transition) switchover(ctx context.Context) error {
 	return t.goBack(cause)
 }
 
-func (t *transition) switchoverSteps(ctx context.Context) error {
+// errTurnsBack is why the steps of a planned change end before their own bounds.
+var errTurnsBack = errors.New("what is left of proxy.hold_timeout is for the way back")
+
+// forward bounds the steps of a planned change together, so that the way back is within the time
+// that clients are held (DESIGN.md I94). A leader that finds the intent counts from then.
+func (t *transition) forward(ctx context.Context) (context.Context, context.CancelFunc) {
+	p := t.c.policy
+	if p.HoldTimeout == 0 {
+		return context.WithCancel(ctx)
+	}
+	begun := time.Now()
+	if t.c.phasesEpoch == t.it.Epoch && !t.c.begunAt.IsZero() {
+		begun = t.c.begunAt
+	}
+	return context.WithDeadlineCause(ctx, begun.Add(p.HoldTimeout-p.BackTime), errTurnsBack)
+}
+
+// turnedBack adds to the error of a step that it was ended for the way back.
+func turnedBack(ctx context.Context, err error) error {
+	if err != nil && errors.Is(context.Cause(ctx), errTurnsBack) {
+		return fmt.Errorf("%w: %w", errTurnsBack, err)
+	}
+	return err
+}
+
+func (t *transition) switchoverSteps(ctx context.Context) (err error) {
+	defer func() { err = turnedBack(ctx, err) }()
 	shutdown, err := t.drainAndStop(ctx)
 	if err != nil {
 		return err
