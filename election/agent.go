@@ -81,6 +81,8 @@ type PostgresAgent struct {
 	// slots logical decoding waits for on it as a primary.
 	isLogical, slotSync bool
 	waitSlots           []string
+	// gap is that of a standby, of the holder of ops, too.
+	gap walGap
 
 	kick      chan struct{}             // wakes runSample
 	work      chan struct{}             // wakes runReconcile

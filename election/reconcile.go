@@ -306,7 +306,7 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 }
 
 // checkDiverged finds a standby that got more WAL from the old primary than the new one has; it
-// cannot follow, and is rewound.
+// cannot follow, and is rewound. So cannot one whose WAL is gone.
 func (a *PostgresAgent) checkDiverged(ctx context.Context, s agentStep) error {
 	view, err := a.viewHolder(ctx, *s.holder, s.lock)
 	if err != nil {
@@ -319,7 +319,7 @@ func (a *PostgresAgent) checkDiverged(ctx context.Context, s agentStep) error {
 		return err
 	}
 	if !view.diverged(pos.Timeline, pos.LSN) {
-		return nil
+		return a.checkWALGone(ctx, s, pos.Timeline)
 	}
 	a.log.Warn("standby has diverged from the new primary", zap.Stringer("lsn", pos.LSN),
 		zap.Uint32("timeline", pos.Timeline))

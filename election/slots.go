@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/zap"
 )
 
 // slotInterval is how often slots are advanced on standbys.
@@ -43,11 +44,18 @@ func (a *PostgresAgent) ensureSlots(ctx context.Context, members []Member) error
 		return nil
 	}
 	list := pgLiterals(want)
-	_, err := a.exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+	dropped, err := a.exec(ctx, `SELECT slot_name, wal_status, pg_drop_replication_slot(slot_name)
+		FROM pg_replication_slots
 		WHERE slot_type = 'physical' AND NOT active AND slot_name LIKE 'holdfast\_%'
 		AND (wal_status = 'lost' OR slot_name NOT IN (`+list+`))`)
 	if err != nil {
 		return fmt.Errorf("drop obsolete slots: %w", err)
+	}
+	for _, slot := range dropped {
+		if slot[1] == "lost" {
+			a.log.Warn("a slot fell behind max_slot_wal_keep_size and is made anew; its standby "+
+				"clones anew if it needs the WAL that is gone", zap.String("slot", slot[0]))
+		}
 	}
 	_, err = a.exec(ctx, `SELECT pg_create_physical_replication_slot(n, true)
 		FROM unnest(ARRAY[`+list+`]::name[]) AS n
