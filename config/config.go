@@ -129,7 +129,8 @@ type Postgres struct {
 	// AdoptForeign lets the agent put data that Holdfast did not make aside and clone in its
 	// place; without it such data stops the agent.
 	AdoptForeign bool `mapstructure:"adopt_foreign"`
-	// OnLockLoss is what becomes of the server when this node's lease on the lock has run out.
+	// OnLockLoss is what becomes of the server when this node's lease on the lock has run out: also
+	// when a majority of the voters is lost, or restarts at the same time and is silent.
 	OnLockLoss string `mapstructure:"on_lock_loss" oneof:"hold|stop"`
 
 	StartTimeout time.Duration `mapstructure:"start_timeout"`

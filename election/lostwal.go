@@ -76,7 +76,9 @@ func (a *PostgresAgent) checkWALGone(ctx context.Context, s agentStep, timeline 
 
 // waitsForWAL tells where the startup process waits for WAL that is not here; 0 if it has some to
 // replay, or replay is paused. In both waits it has looked through pg_wal in vain.
-func (a *PostgresAgent) waitsForWAL(ctx context.Context) (at pgwire.LSN, restore string, err error) {
+func (a *PostgresAgent) waitsForWAL(ctx context.Context) (at pgwire.LSN, restore string,
+	err error,
+) {
 	row, err := a.queryRow(ctx, `SELECT coalesce(pg_last_wal_replay_lsn(), '0/0'),
 		coalesce((SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'), '')
 		IN ('RecoveryRetrieveRetryInterval', 'RecoveryWalStream')

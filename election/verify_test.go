@@ -2,6 +2,7 @@ package election_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -56,5 +57,35 @@ func TestDeposedLeaderOrdersNothing(t *testing.T) {
 	}
 	if err == nil || orders.Load() != done {
 		t.Errorf("of one without a majority: %v, %d orders", err, orders.Load()-done)
+	}
+}
+
+// TestEndorsementNeedsTheLeadership: voters endorse the intent that is in their logs, whoever asks;
+// to a coordinator that a majority does not take for the leader it does not count (I92).
+func TestEndorsementNeedsTheLeadership(t *testing.T) {
+	g, _ := startGroup(t, 3)
+	leader := waitLeader(t, g)
+	r := mustApply(t, g, election.Command{Kind: election.CommandBegin, Begin: &election.BeginIntent{
+		Kind: election.IntentBootstrap, To: "node1", Cause: "test", Request: t.Name(),
+	}})
+	if r.Refused != "" {
+		t.Fatal(r.Refused)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for name, n := range g.Running {
+		electiontest.Wait(t, "the intent", 20*time.Second, func() bool {
+			return n.AppliedIndex() == g.Running[leader].AppliedIndex()
+		})
+		if name == leader {
+			continue
+		}
+		err := n.EndorseAll(ctx, r.Epoch)
+		if err == nil || !strings.Contains(err.Error(), "this node is not the leader") {
+			t.Errorf("of one that does not lead: %v", err)
+		}
+	}
+	if err := g.Running[leader].EndorseAll(ctx, r.Epoch); err != nil {
+		t.Errorf("of the leader: %v", err)
 	}
 }

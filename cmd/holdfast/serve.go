@@ -155,18 +155,20 @@ func (n *node) buildProxy() error {
 	return err
 }
 
-func (n *node) buildElection() error {
+// electionDeps makes the agent, where one is configured, and is what the node's part in the group
+// is built on.
+func (n *node) electionDeps() (election.Deps, error) {
 	deps := election.Deps{Log: n.log.Named("election"), Registerer: n.registry}
 	if n.cfg.Postgres.Enabled {
 		ac, err := n.cfg.AgentConfig()
 		if err != nil {
-			return err
+			return deps, err
 		}
 		n.agent, err = election.NewPostgresAgent(ac, election.AgentDeps{
 			Source: &n.source, Log: n.log.Named("agent"), Lease: n.source.lease,
 		})
 		if err != nil {
-			return err
+			return deps, err
 		}
 		deps.Agent = n.agent
 	}
@@ -176,6 +178,14 @@ func (n *node) buildElection() error {
 	}
 	if n.agent != nil && n.cfg.Postgres.OnLockLoss == election.OnLockLossStop {
 		deps.Gate = election.LossGate{Gate: deps.Gate, Agent: n.agent}
+	}
+	return deps, nil
+}
+
+func (n *node) buildElection() error {
+	deps, err := n.electionDeps()
+	if err != nil {
+		return err
 	}
 	ec, err := n.cfg.ElectionConfig()
 	if err != nil {
