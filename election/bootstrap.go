@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/pgwire"
 )
@@ -215,6 +218,54 @@ func pgRoleAttrsSQL(name, attrs string) string {
 		pgLiteral(name), ident, ident, attrs)
 }
 
+// sessionState are those of the first done statements that a file which goes on in another session
+// repeats: what they set is of the session that is gone, and holds for what follows.
+func sessionState(all []pgwire.Statement, done int) (again []int) {
+	begun := -1 // how many there were when the open transaction began
+	for i, st := range all[:min(done, len(all))] {
+		switch st.Kind {
+		case pgwire.KindBegin:
+			begun = len(again)
+		case pgwire.KindCommit:
+			begun = -1
+		case pgwire.KindRollback:
+			if begun >= 0 {
+				again, begun = again[:begun], -1
+			}
+		case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
+			pgwire.KindReset:
+			if !st.Local {
+				again = append(again, i)
+			}
+		}
+	}
+	return again
+}
+
+// noteBootstrap writes down, as the role that logged in, how far a file came. The session may have
+// another role by then, by SET ROLE or SET SESSION AUTHORIZATION: it keeps it, as does a
+// transaction that is open, with which the note is taken back if it is.
+func noteBootstrap(ctx context.Context, c *pgconn.PgConn, login, path string, done int) error {
+	rows, err := pgQuery(ctx, c, "SELECT session_user, current_setting('role')")
+	if err != nil {
+		return err
+	}
+	user, role := rows[0][0], rows[0][1]
+	sql := fmt.Sprintf("INSERT INTO holdfast.bootstrap_sql VALUES (%s, %d)"+
+		" ON CONFLICT (file) DO UPDATE SET done = EXCLUDED.done", pgLiteral(path), done)
+	before, after := "", ""
+	if user != login {
+		before = "SET LOCAL SESSION AUTHORIZATION DEFAULT; "
+		after = "; SET LOCAL SESSION AUTHORIZATION " + pgLiteral(user)
+	}
+	if role != "none" { // after the other one, which ends a role
+		before += "SET LOCAL ROLE NONE; "
+		after += "; SET LOCAL ROLE " + pgLiteral(role)
+	}
+	_, err = pgQuery(ctx, c, before+sql+after)
+	return err
+}
+
 // runBootstrapFile runs one file, statement by statement as psql would, so that CREATE DATABASE
 // and its kin work. How far it came is kept in the server: a repeated order goes on behind the
 // last statement that succeeded.
@@ -234,6 +285,7 @@ func (a *PostgresAgent) runBootstrapFile(ctx context.Context, path, text string)
 	if err != nil {
 		return err
 	}
+	login := a.cfg.Superuser
 	done := 0
 	if len(rows) == 1 {
 		done, _ = strconv.Atoi(rows[0][0])
@@ -241,16 +293,19 @@ func (a *PostgresAgent) runBootstrapFile(ctx context.Context, path, text string)
 	if _, err = pgQuery(ctx, c, `SET search_path = "$user", public`); err != nil {
 		return err
 	}
-	for i, st := range pgwire.Classify(nil, []byte(text), true) {
-		if i < done {
+	all := pgwire.Classify(nil, []byte(text), true)
+	again := sessionState(all, done)
+	for i, st := range all {
+		if i < done && !slices.Contains(again, i) {
 			continue
 		}
 		if _, err := pgQuery(ctx, c, text[st.Start:st.End]); err != nil {
 			return fmt.Errorf("statement %d: %w", i+1, err)
 		}
-		_, err := pgQuery(ctx, c, fmt.Sprintf("INSERT INTO holdfast.bootstrap_sql"+
-			" VALUES (%s, %d) ON CONFLICT (file) DO UPDATE SET done = EXCLUDED.done",
-			pgLiteral(path), i+1))
+		if i < done {
+			continue
+		}
+		err := noteBootstrap(ctx, c, login, path, i+1)
 		if err != nil {
 			return err
 		}
