@@ -57,7 +57,7 @@ type voteTransport interface {
 	raft.WithClose
 }
 
-// reluctantTransport asks nobody for votes as long as another node should lead (DESIGN.md I93).
+// reluctantTransport asks nobody for votes as long as another node should lead (DESIGN.md I97).
 // The node votes, follows and counts for majorities all the same. A leader that hands its
 // leadership over has chosen this node and waits for it.
 type reluctantTransport struct {

@@ -86,7 +86,7 @@ func simElections(seed uint64, hasDoubt bool) (lost int) {
 }
 
 // TestStallsCostFewLeaders: a disk that stalls again and again costs a leadership at first, and not
-// each time that its node could be elected anew (I93).
+// each time that its node could be elected anew (I97).
 func TestStallsCostFewLeaders(t *testing.T) {
 	const bound = 5
 	without := 0
