@@ -20,6 +20,9 @@ func TestLostAcknowledgedCommitIsTold(t *testing.T) {
 			}
 		},
 		"statement": func(t *testing.T, c *pgconn.PgConn) { exec(t, c, "INSERT INTO t VALUES (1)") },
+		"string": func(t *testing.T, c *pgconn.PgConn) {
+			exec(t, c, "INSERT INTO t VALUES (1); UPDATE t SET a = a")
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil)

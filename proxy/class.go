@@ -49,6 +49,9 @@ const (
 	// clsCommitPrepared and clsRollbackPrepared mark a single statement of that kind.
 	clsCommitPrepared
 	clsRollbackPrepared
+	// clsString marks a string of several statements of which one writes, and all of which run
+	// alike in a transaction block: outside of one its commit can be guarded (guard_string.go).
+	clsString
 )
 
 // has tells whether any of the bits is set.
@@ -126,6 +129,7 @@ type effect struct {
 // all statements, so that nothing is allocated for them.
 type parsed struct {
 	cls     class
+	stmts   uint32 // how many statements the string has
 	effects []effect
 }
 
@@ -138,7 +142,7 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 	*scratch = pgwire.Classify((*scratch)[:0], sql, conforming)
 	stmts := *scratch
 	var p parsed
-	n, opens, alone := 0, false, isAlone(stmts)
+	n, opens, alone, alike := 0, false, isAlone(stmts), true
 	for i := range stmts {
 		s := &stmts[i]
 		if s.Kind == pgwire.KindEmpty {
@@ -170,11 +174,16 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		}
 		n++
 		p.cls |= c
+		alike = alike && runsAlike(s.Kind)
 		if c.has(clsBegin | clsCommit | clsRollback) {
 			opens = c.has(clsBegin | clsChain)
 		}
 	}
+	p.stmts = uint32(n)
 	if n > 1 {
+		if alike && p.cls.has(clsDML) {
+			p.cls |= clsString
+		}
 		if opens {
 			p.cls |= clsOpens
 		}
@@ -185,6 +194,16 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 		p.cls |= clsMulti
 	}
 	return p
+}
+
+// runsAlike tells of statements that do and show the same in a transaction block and in the
+// implicit one of a string, whatever comes before and behind them there.
+func runsAlike(k pgwire.Kind) bool {
+	switch k {
+	case pgwire.KindSelect, pgwire.KindWrite, pgwire.KindExecute, pgwire.KindNotify:
+		return true
+	}
+	return false
 }
 
 // isAlone tells that a string has one statement.

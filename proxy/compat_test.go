@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -288,7 +289,7 @@ func (r *rig) directly(options string) *pgconn.PgConn {
 func TestAsDirectly(t *testing.T) {
 	r := newRig(t, nil)
 	setup := r.directly("")
-	for _, s := range compatScripts {
+	for _, s := range slices.Concat(compatScripts, stringScripts) {
 		t.Run(s.name, func(t *testing.T) {
 			exec(t, setup, compatSetup)
 			want := converse(t, r.directly("application_name=app"), s.steps)

@@ -109,10 +109,11 @@ func (b *backend) next(s *session, w *window) (n int, err error) {
 			return n, errBackendLost
 		}
 	}
-	if hide && (b.keep || b.over) && !b.giveKept(s, w) {
+	if hide && (b.keep || b.over || b.give) && !b.giveKept(s, w) {
 		s.again.failed = true
 		return n, errBackendLost
 	}
+	b.give = false
 	w.pos += n
 	b.keepBack(w, n)
 	if b.over {
@@ -202,13 +203,12 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	}
 	s.watchLocks(typ, body)
 	// Behind serverMessage the question is gone, if there is no Sync.
-	b.innerFailed = b.innerFailed || typ == pgwire.SrvError && s.flow.isOurs()
+	b.innerFailed = b.innerFailed || typ == pgwire.SrvError && s.flow.isInner()
 	a, err := s.flow.serverMessage(typ, body)
 	if err != nil {
 		return 0, true, err
 	}
-	b.typ = typ
-	hide = a.hide
+	b.typ, b.give, hide = typ, a.give, a.hide
 	switch typ {
 	case pgwire.SrvParameterStatus:
 		if hide = b.reported(s, body) || hide; len(s.params.list) > paramsMax+1 {
@@ -355,6 +355,9 @@ func (f *flow) isOurs() bool {
 	return o != nil && o.internal
 }
 
+// isInner tells that it works on a message about our own statement.
+func (f *flow) isInner() bool { return f.isOurs() && !f.current().endsBatch() }
+
 // innerOp tells whether a message belongs to a query of our own.
 func (f *flow) innerOp(a answer) bool {
 	return f.isOurs() || a.done != nil && a.done.internal || a.hide
@@ -370,6 +373,9 @@ func (s *session) reported(name, value string) {
 
 // completed takes CommandComplete of a statement; the caller holds s.mu.
 func (s *session) completed(o *op, body []byte) {
+	if o.isOurCommit() {
+		s.commitAnswered(o.cls)
+	}
 	if o.internal {
 		return
 	}
@@ -444,7 +450,10 @@ func (s *session) ended(a answer, hide bool) bool {
 		s.notify()   // the client's next messages wait for it
 		return !held // it stands for the one that was kept back
 	}
-	if a.done.internal && !a.done.showEnd {
+	if hide {
+		if a.done.commits {
+			s.commitAnswered(0) // a COMMIT of ours that failed, and has not ended its block
+		}
 		return true
 	}
 	if a.done.commits || s.flow.head == len(s.flow.ops) || s.inDoubt && !s.flow.isCommitting() {

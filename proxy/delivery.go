@@ -18,6 +18,7 @@ type delivery struct {
 	typ      byte   // of the message that is taken
 	over     bool   // it ends a unit of work
 	keep     bool   // it is to be kept back
+	give     bool   // what is kept back comes before what is behind it
 	kept     int    // bytes at the start of in that are kept back until the unit ends
 	keptDone []byte // what was kept back when the backend was lost
 	isLast   bool   // what was taken ends the last unit of work of a proxy that is closing

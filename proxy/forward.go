@@ -89,7 +89,11 @@ func (s *session) relay(now int64) {
 		moved += len(s.in.bytes())
 		switch s.step(now) {
 		case stepWait:
-			return
+			if !s.serverFull.Load() || s.unsent > 0 || s.isAsking() || !s.in.lacks() {
+				return
+			}
+			// What was waited for is over, and nothing of the client was read meanwhile.
+			s.serverFull.Store(false)
 		case stepRare:
 			if !s.departed() {
 				s.unpark()
@@ -188,6 +192,7 @@ func (s *session) relayClient(ctx context.Context) error {
 		if err := s.signals(); err != nil {
 			return err
 		}
+		s.stringEnded()
 		if s.unsent == 0 && !s.isAsking() {
 			if err := s.injectSnapshot(); err != nil {
 				return err

@@ -33,6 +33,8 @@ const (
 	askingCommit         // the COMMIT at the head of the inbox
 	askingSync           // the Sync there
 	askingQuery          // a Sync of ours, behind what was a Query
+	askingString         // the end of a block of ours, behind a string of several statements
+	askingEnd            // what comes behind that
 )
 
 // isAsking tells that a question for the xid, or what was sent by us behind its answer, is to be
@@ -75,7 +77,7 @@ func (s *session) guardOn(ctx context.Context, b *backend) error {
 	if err := s.sendOurs(b, true); err != nil || s.asking == askingNothing {
 		return err
 	}
-	if err := s.awaitBackend(ctx, s.isAnswered); err != nil {
+	if err := s.awaitBackend(ctx, s.isAnswered); err != nil || s.stringEnded() {
 		return err
 	}
 	if err := s.awaitCancels(ctx); err != nil {
@@ -112,6 +114,8 @@ func (s *session) guardHere(b *backend) step {
 		f.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
 		s.mu.Unlock()
 		return stepRare
+	case isQuery && cls.has(clsString):
+		return s.asked(s.sendAsBlock(b, false))
 	case isQuery:
 		return s.asked(s.sendAsExtended(b, false))
 	}
@@ -129,6 +133,10 @@ func (s *session) guardOnHere(b *backend) step {
 		s.serverFull.Store(true)
 		s.mu.Unlock()
 		return stepWait
+	case s.isStringOver():
+		s.asking = askingNothing
+		s.mu.Unlock()
+		return stepNext
 	case s.cancels > 0 || s.asking == askingCommit && s.inner != nil:
 		s.mu.Unlock()
 		return stepRare
@@ -214,8 +222,11 @@ func (s *session) askForCommit(b *backend, wait bool) error {
 // forwardGuarded forwards what has waited for the xid. The caller holds s.mu, which is released.
 func (s *session) forwardGuarded(b *backend, wait bool) error {
 	s.takeXID()
-	if s.asking == askingCommit {
+	switch s.asking {
+	case askingCommit:
 		return s.forwardCommit(b, true)
+	case askingString, askingEnd:
+		return s.endString(b, wait)
 	}
 	return s.forwardSync(b, s.asking == askingQuery, wait)
 }

@@ -38,6 +38,8 @@ func (s *session) guardImplicit(ctx context.Context, b *backend) error {
 	case isQuery && s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
 		s.mu.Unlock()
 		return nil // a drain has begun since gate looked: the gate comes once more
+	case isQuery && s.guarded.cls.has(clsString):
+		err = s.sendAsBlock(b, true)
 	case isQuery:
 		err = s.sendAsExtended(b, true)
 	default:
@@ -158,4 +160,14 @@ func (s *session) forwardSync(b *backend, isOurs, wait bool) error {
 		return err
 	}
 	return s.send(b, 0, n, before)
+}
+
+// isProtocolOnly tells of answers that a Query of the simple protocol does not have.
+func isProtocolOnly(typ byte) bool {
+	switch typ {
+	case pgwire.SrvParseComplete, pgwire.SrvBindComplete, pgwire.SrvCloseComplete,
+		pgwire.SrvNoData:
+		return true
+	}
+	return false
 }

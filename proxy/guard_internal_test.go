@@ -141,6 +141,8 @@ var guardedShapes = map[string]func(r *steady) []turn{
 	"pipelined":       (*steady).guardedPipeline,
 	"extended commit": (*steady).guardedExtended,
 	"writes":          (*steady).guardedWrites,
+	"string":          (*steady).guardedString,
+	"failed string":   (*steady).failedString,
 }
 
 // A question for the xid is asked, awaited and followed by what it was for on the loop: to hand a
@@ -185,7 +187,7 @@ func TestGuardedCommitAllocatesNothing(t *testing.T) {
 	if isRace {
 		t.Skip("sync.Pool forgets at random under the race detector")
 	}
-	for _, name := range []string{"commit", "ahead", "extended ahead", "none ahead"} {
+	for _, name := range []string{"commit", "ahead", "extended ahead", "none ahead", "string"} {
 		t.Run(name, func(t *testing.T) { checkGuardAllocates(t, guardedShapes[name]) })
 	}
 }
@@ -257,6 +259,7 @@ func TestRoundTripsOfGuardedWork(t *testing.T) {
 		"a transaction by a function":  {(*steady).guardedCommit, 4},
 		"two writes, Sync and Query":   {(*steady).guardedWrites, 4},
 		"a transaction without an xid": {(*steady).guardedNone, 6},
+		"a string":                     {(*steady).guardedString, 2},
 	} {
 		r := newSteady(t, GuardAll)
 		turns, n := tc.turns(r), 0

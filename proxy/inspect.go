@@ -27,7 +27,7 @@ func (s *session) classify(sql []byte) parsed {
 	// A SET standard_conforming_strings may be under way.
 	other := classify(&s.scratch, sql, !s.conf)
 	p = classify(&s.scratch, sql, s.conf)
-	if other.cls != p.cls || len(other.effects) != len(p.effects) {
+	if other.cls != p.cls || other.stmts != p.stmts || len(other.effects) != len(p.effects) {
 		return opaque
 	}
 	return p
@@ -154,7 +154,7 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 		return forwardIt, nil
 	}
 	if p.cls.has(clsCommit) && s.wantsGuard() || s.wantsQueryGuard(p.cls) ||
-		s.wantsPreparedGuard(p.cls) {
+		s.wantsStringGuard(p.cls) || s.wantsPreparedGuard(p.cls) {
 		s.guarded = p
 		return forwardGuard, nil
 	}

@@ -19,6 +19,9 @@ const whyUnknown = "It had been sent, and no answer came back."
 func (s *session) recover(ctx context.Context) error {
 	l := s.takeLoss()
 	s.proxy.metrics.losses.WithLabelValues(l.kind()).Inc()
+	if l.isOurIdling() {
+		l.fatal = nil
+	}
 	if l.fatal != nil && !isShutdown(l.fatal) {
 		return l.fatal
 	}
@@ -131,7 +134,7 @@ func (s *session) takeLoss() *loss {
 	last := s.losing()
 	l := &loss{
 		epoch: last.epoch, pid: last.pid, started: last.started,
-		status: s.flow.status, xid: s.xid, endHeld: s.endHeld, fatal: last.fatal,
+		status: s.flow.believed(), xid: s.xid, endHeld: s.endHeld, fatal: last.fatal,
 		planned: s.planned, cutMessage: last.mid, since: last.heldFrom, kept: last.kept,
 	}
 	last.heldFrom, last.kept = time.Time{}, nil

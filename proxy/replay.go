@@ -19,6 +19,7 @@ type batch struct {
 	errored  bool // its ErrorResponse was delivered
 	finished int  // statements of its Query that completed
 	copying  bool // its current statement takes data, the end of which was not sent
+	wrapped  bool // it runs in a block of ours
 	// behind tells that others before it are lost too: the status in which it began is what
 	// those are answered with, not what the server had.
 	behind bool
@@ -146,6 +147,12 @@ func (f *flow) unansweredBatches() []batch {
 		f.fillCurrent(&b)
 		out = append(out, b)
 	}
+	if len(out) == 0 && f.wrapped { // the end of its block is due, and was not sent
+		b := batch{end: -1}
+		f.fillCurrent(&b)
+		b.errored = b.errored || f.status == pgwire.TxFailed
+		out = append(out, b)
+	}
 	return out
 }
 
@@ -154,7 +161,8 @@ func (f *flow) fillCurrent(b *batch) {
 	b.errored, b.finished = f.errored, f.finished
 	b.before, b.live = f.answered, f.live
 	b.copying = f.copying
-	b.synced = b.synced || f.asQuery
+	b.wrapped = f.wrapped
+	b.synced = b.synced || f.asQuery || f.wrapped
 }
 
 // judge says what is known of a batch that was sent, in whole or in part, to a backend that is
@@ -165,6 +173,8 @@ func judge(b batch, status byte, inDoubt bool) (verdict, byte) {
 		status = b.live
 	}
 	switch {
+	case b.wrapped:
+		return judgeWrapped(b, inDoubt), pgwire.TxIdle
 	case len(b.ops) == 1 && b.ops[0].showEnd:
 		return verdictFinish, pgwire.TxIdle // our ROLLBACK behind a COMMIT that failed
 	case b.errored && b.simple && b.cls.has(clsMulti|clsOpaque):

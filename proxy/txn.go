@@ -42,6 +42,7 @@ type op struct {
 	renames  bool      // it may change which text the name of a prepared statement has
 	ofEnd    bool      // opDescribe: of the end of a transaction, which has no rows
 	ahead    bool      // internal: the question for the xid ahead of a COMMIT (guard_ahead.go)
+	stmts    uint32    // opQuery in a block of ours (guard_string.go): how many statements it has
 }
 
 // isStatement tells that the op executes something.
@@ -97,6 +98,7 @@ type flow struct {
 	ahead   byte  // transaction status behind all that was sent, if it succeeds
 	unsent  class // what the batch that has no Sync yet does
 	asQuery bool  // the current batch is a Query that is sent in the extended protocol
+	wrapped bool  // a Query runs in a block of ours that has not ended (guard_string.go)
 	canGoOn bool  // there is a savepoint, so that the block may go on after an error
 	copying bool  // the current statement takes data, the end of which was not sent
 	endSent bool  // the end of such data was sent before the statement was known to take any
@@ -270,6 +272,7 @@ func (f *flow) unpush(n int, before flow) {
 	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
 	f.ahead, f.unsent, f.asQuery = before.ahead, before.unsent, before.asQuery
+	f.wrapped = before.wrapped
 	f.copying, f.endSent, f.known = before.copying, before.endSent, before.known
 }
 
@@ -291,6 +294,7 @@ type answer struct {
 	stmt *op  // the op of which one statement completed (CommandComplete and its kin)
 	end  bool // ReadyForQuery
 	keep bool // to be kept back until the unit of work has ended
+	give bool // it has: what was kept back comes before what is behind this
 }
 
 // errNonsense is a message of the server that answers nothing that was asked.
@@ -334,8 +338,10 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		if !hide && typ == pgwire.SrvCommandComplete {
 			f.completed(o)
 		}
-		if !hide && o.kind == opQuery {
+		a.give = o.isOurCommit()
+		if o.kind == opQuery && (!hide || a.give) {
 			f.finished++
+			a.keep = o.stmts > 0 && f.finished == int(o.stmts)
 		}
 	case pgwire.SrvCopyInResponse:
 		f.copying = !f.endSent
@@ -359,16 +365,6 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		a.done = f.pop()
 	}
 	return a, nil
-}
-
-// isProtocolOnly tells of answers that a Query of the simple protocol does not have.
-func isProtocolOnly(typ byte) bool {
-	switch typ {
-	case pgwire.SrvParseComplete, pgwire.SrvBindComplete, pgwire.SrvCloseComplete,
-		pgwire.SrvNoData:
-		return true
-	}
-	return false
 }
 
 // completed follows the transaction status through the batch. A string of several statements is
@@ -405,13 +401,14 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	hide := o.internal && !o.showEnd
+	hide := o.internal && !o.showEnd || f.wrapped && st != pgwire.TxIdle
 	f.pop()
 	f.current() // what was no end of a copy is answered, too
 	f.status, f.live = st, st
 	f.errored, f.finished = false, 0
 	f.answered, f.asQuery, f.copying = 0, false, false
 	if st == pgwire.TxIdle {
+		f.wrapped = false
 		f.all, f.done, f.canGoOn, f.known = 0, 0, false, knownXID{}
 	}
 	return answer{hide: hide, done: o, end: true}, nil
@@ -422,13 +419,13 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 func (f *flow) failed(o *op) (answer, error) {
 	f.errored, f.copying = true, false
 	hide := o.internal
-	f.rolledBack = f.rolledBack || !hide
+	f.rolledBack = f.rolledBack || !hide || o.commits
 	f.live = afterError(f.live)
 	if o.cls.has(clsCommit) {
 		f.live = pgwire.TxIdle // a COMMIT that fails has ended the transaction
 	}
 	if o.kind == opQuery || o.kind == opFunctionCall {
-		return answer{hide: hide && !o.showErr}, nil
+		return answer{hide: hide && (!o.showErr || f.status == pgwire.TxFailed)}, nil
 	}
 	f.copyIn = false
 	for o := f.current(); o != nil; o = f.current() {
