@@ -66,8 +66,20 @@ var (
 		next := r.server.NextXID()
 		r.lead(next, next)
 	}}
-	faultSwitchover = &fault{name: "switchover", happens: func(r *rig) {
-		ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	faultSwitchover = &fault{name: "switchover", happens: switchover(50 * time.Millisecond)}
+	// faultPatient gives sessions the time to pack what they have.
+	faultPatient = &fault{name: "switchover", happens: switchover(10 * time.Second)}
+	faultLease   = &fault{name: "lease lost and regained", happens: func(r *rig) {
+		r.lease.Set(-time.Second, -time.Second)
+		time.Sleep(30 * time.Millisecond) // the fault itself
+		r.lease.Set(time.Hour, time.Hour)
+	}}
+)
+
+// switchover is one whose drain takes so long at most.
+func switchover(drain time.Duration) func(*rig) {
+	return func(r *rig) {
+		ctx, cancel := context.WithTimeout(context.Background(), drain)
 		defer cancel()
 		r.proxy.Drain(ctx, r.epoch)
 		r.proxy.Cut(r.epoch)
@@ -75,13 +87,8 @@ var (
 		r.server.Start()
 		next := r.server.NextXID()
 		r.lead(next, next)
-	}}
-	faultLease = &fault{name: "lease lost and regained", happens: func(r *rig) {
-		r.lease.Set(-time.Second, -time.Second)
-		time.Sleep(30 * time.Millisecond) // the fault itself
-		r.lease.Set(time.Hour, time.Hour)
-	}}
-)
+	}
+}
 
 // cutter counts the messages of a conversation and stops at one of them, once.
 type cutter struct {
@@ -146,6 +153,9 @@ func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
 	s.t.Helper()
 	s.endPrepared()
 	exec(s.t, s.admin, "TRUNCATE t")
+	if sc.told && f == faultSwitchover {
+		f = faultPatient
+	}
 	c := &cutter{at: at, toward: toward, cuts: f.cuts, hit: make(chan struct{})}
 	w := hijack(s.t, s.connect(""))
 	s.line.Watch(c.watch(true), c.watch(false))
