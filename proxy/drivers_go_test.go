@@ -149,15 +149,7 @@ func (w *goWork) pgxRound(ctx context.Context, pool *pgxpool.Pool, n int, reset 
 		w.do("batch", func() error {
 			b := &pgx.Batch{}
 			const insert = "INSERT INTO ledger VALUES ('it', $1, 'p')"
-			// In the simple protocol it is one string of several statements, which is 08007
-			// when it writes and is cut (docs/drivers.md): there it only reads.
-			if pool.Config().ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol {
-				if err := pgxExec(ctx, pool, insert, n); err != nil {
-					return err
-				}
-			} else {
-				b.Queue(insert, n)
-			}
+			b.Queue(insert, n) // in the simple protocol it is one string of several statements
 			b.Queue("SELECT count(*) FROM ledger WHERE round = $1", n)
 			b.Queue("SELECT count(*) FROM counter")
 			return pool.SendBatch(ctx, b).Close()
