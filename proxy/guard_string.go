@@ -43,7 +43,10 @@ func (s *session) sendAsBlock(b *backend, wait bool) error {
 	at := s.unit.end()
 	out := s.appendQuestion(b, s.out[:0], "BEGIN", at)
 	out = append(append(out, data[:n]...), xidQuestion...)
-	s.push(op{kind: opQuery, cls: s.guarded.cls, stmts: s.guarded.stmts, start: at})
+	s.push(op{
+		kind: opQuery, cls: s.guarded.cls, effects: s.guarded.effects, stmts: s.guarded.stmts,
+		start: at,
+	})
 	s.push(op{kind: opFunctionCall, internal: true, showErr: true, start: at})
 	s.flow.wrapped = true
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
