@@ -21,6 +21,8 @@ const (
 	CommandMaintenance CommandKind = "maintenance"
 	CommandMembers     CommandKind = "members"
 	CommandVoters      CommandKind = "voters"
+	// CommandAnnounce tells proxies of a switchover before it begins.
+	CommandAnnounce CommandKind = "announce"
 )
 
 // Command is one entry of the Raft log. Which field is set depends on Kind.
@@ -36,6 +38,7 @@ type Command struct {
 	Maintenance *SetMaintenance `json:"maintenance,omitempty"`
 	Members     *ChangeMembers  `json:"members,omitempty"`
 	Voters      *ChangeVoters   `json:"voters,omitempty"`
+	Announce    *Announcement   `json:"announce,omitempty"`
 }
 
 // RegisterMembers names the cluster and its members.
@@ -110,7 +113,7 @@ var ErrConflict = errors.New("state has changed")
 func commandVersion(k CommandKind) int {
 	switch k {
 	case CommandRegister, CommandBegin, CommandTarget, CommandCommitLock, CommandMaintenance,
-		CommandSync, CommandMembers, CommandVoters:
+		CommandSync, CommandMembers, CommandVoters, CommandAnnounce:
 		return 1
 	}
 	return 0

@@ -63,6 +63,8 @@ type Config struct {
 	// HoldTimeout is how long proxies hold a client: a switchover that does not advance turns
 	// back so early that the old primary serves again before that is over. 0: it is not known.
 	HoldTimeout time.Duration
+	// PrewarmTime is Policy.PrewarmTime.
+	PrewarmTime time.Duration
 }
 
 // DefaultConfig returns the defaults.
@@ -72,6 +74,7 @@ func DefaultConfig() Config {
 		SyncMode: SyncQuorum, SyncWait: 1, SyncDegradeAfter: 10 * time.Second,
 		Fence: FenceLease, DrainTimeout: 10 * time.Second, LockBarrier: 2 * time.Second,
 		CutOffAfter: cutAfterDefault, HoldTimeout: time.Minute,
+		PrewarmTime: 500 * time.Millisecond,
 	}
 }
 
@@ -163,6 +166,9 @@ func (c Config) Validate() error {
 	}
 	if c.LockBarrier < 0 {
 		add("proxy.lock_barrier_timeout: must not be less than zero")
+	}
+	if c.PrewarmTime < 0 || c.PrewarmTime > prewarmTimeMax {
+		add("group.prewarm_time: must be 0 to %s", prewarmTimeMax)
 	}
 	if c.DrainTimeout <= 0 {
 		add("group.drain_timeout: must be greater than zero")

@@ -61,6 +61,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 	c.sync = syncTracker{}
 	c.startRequests()
 	defer c.leaveRequests()
+	c.recall(ctx) // of a leader that is gone
 	ticker := time.NewTicker(c.policy.Tick)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
@@ -130,17 +131,21 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	it.Evidence = d.Evidence
 	it.Slots = slotsOf(Input{State: s, Observations: c.observations(s, time.Now())})
 	if it.drains() {
-		if err := c.checkpointFirst(ctx, s); err != nil {
+		until := c.announce(ctx, s, it)
+		if err := c.checkpointFirst(ctx, s, until); err != nil {
+			c.recall(ctx)
 			c.notBegun(ctx, d.RequestID, err)
 			return err
 		}
 		if it.Auto && !c.isStillDue(it) {
+			c.recall(ctx)
 			return nil // it decides anew
 		}
 	}
 	start := time.Now()
 	epoch, err := c.beginIntent(ctx, it, 0)
 	if err != nil {
+		c.recall(ctx)
 		c.notBegun(ctx, d.RequestID, err)
 		return err
 	}
@@ -153,15 +158,18 @@ func (c *Controller) begin(ctx context.Context, s *State, d Decision) error {
 	return nil
 }
 
-// checkpointFirst orders the checkpoint that precedes a switchover; it gives up when the primary
-// turns out to be dead meanwhile.
-func (c *Controller) checkpointFirst(ctx context.Context, s *State) error {
+// checkpointFirst orders the checkpoint that precedes a switchover, and leaves the proxies their
+// time; it gives up when the primary turns out to be dead meanwhile.
+func (c *Controller) checkpointFirst(ctx context.Context, s *State, until time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, c.policy.CheckpointTimeout)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		o := Order{V: Version, Kind: OrderCheckpoint, Epoch: s.Lock.Epoch}
 		_, err := c.co.Call(ctx, s.Lock.Holder, o)
+		if left := time.Until(until); err == nil && left > 0 {
+			c.pause(ctx, left)
+		}
 		done <- err
 	}()
 	ticker := time.NewTicker(c.policy.Tick)
@@ -265,5 +273,6 @@ func newControllerFor(co Coordinator, cfg Config) *Controller {
 	p.SyncMode, p.DrainTimeout = cfg.SyncMode, cfg.DrainTimeout
 	p.SyncWait, p.SyncDegradeAfter, p.Fence = cfg.SyncWait, cfg.SyncDegradeAfter, cfg.Fence
 	p.CutAfter, p.HoldTimeout = cfg.CutOffAfter, cfg.HoldTimeout
+	p.PrewarmTime = cfg.PrewarmTime
 	return NewController(co, p)
 }

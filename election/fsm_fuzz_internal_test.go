@@ -32,6 +32,7 @@ func fuzzCommands() []Command {
 		{Kind: CommandSync, Sync: &SetSync{V: 1, Epoch: 1, Rules: rules}},
 		{Kind: CommandMaintenance, Maintenance: &SetMaintenance{On: true, Reason: "disk", At: at}},
 		{Kind: CommandMembers, Members: &ChangeMembers{Begin: &c}},
+		{Kind: CommandAnnounce, Announce: &Announcement{FromEpoch: 1, To: "b"}},
 		{Kind: CommandVoters, Voters: &ChangeVoters{Add: "c"}},
 		{Kind: CommandVoters, Voters: &ChangeVoters{Version: 1, Settle: true}},
 		{Kind: CommandMembers, Members: &ChangeMembers{End: "m1"}},
@@ -102,7 +103,7 @@ func fuzzRestore(t *testing.T, snap []byte) *fsm {
 func FuzzFSM(f *testing.F) {
 	entries, snap := fuzzLog(f)
 	f.Add([]byte(nil), bytes.Join(entries, []byte("\n")))
-	f.Add(snap, bytes.Join(entries[9:], []byte("\n")))
+	f.Add(snap, bytes.Join(entries[10:], []byte("\n")))
 	for i, e := range entries {
 		f.Add([]byte(nil), bytes.Join(entries[:i], []byte("\n")))
 		f.Add(snap, e)

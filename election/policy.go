@@ -50,6 +50,9 @@ type Policy struct {
 	StopTimeout       time.Duration
 	StartTimeout      time.Duration
 	CheckpointTimeout time.Duration
+	// PrewarmTime is what proxies have to log sessions in on a switchover's target before it
+	// begins; its checkpoint runs in the same time. 0: they are not told.
+	PrewarmTime time.Duration
 	// SlotWait is how long a switchover waits until its target has the logical slots.
 	SlotWait         time.Duration
 	BootstrapTimeout time.Duration

@@ -42,6 +42,8 @@ func apply(s *State, c Command) (*State, Result) {
 		return applyMembers(s, c.Members)
 	case c.Kind == CommandVoters && c.Voters != nil:
 		return applyVoters(s, c.Voters)
+	case c.Kind == CommandAnnounce && c.Announce != nil:
+		return applyAnnounce(s, c.Announce)
 	}
 	return s, refuse("command %q is not known", c.Kind)
 }
@@ -109,7 +111,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 			intent.Tried = append(intent.Tried, old.To)
 		}
 	}
-	next.Intent = intent
+	next.Intent, next.Ahead = intent, nil
 	return &next, Result{V: Version, Epoch: intent.Epoch}
 }
 

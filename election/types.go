@@ -109,14 +109,16 @@ func (c *Change) isUnplanned() bool {
 // State is the replicated state: all that the Raft log builds. It holds nothing that changes by
 // itself, so that in steady state nothing is written.
 type State struct {
-	V         int      `json:"v"`
-	Cluster   string   `json:"cluster"`
-	SystemID  string   `json:"system_id,omitempty"`
-	LastEpoch uint64   `json:"last_epoch"`
-	Lock      *Lock    `json:"lock,omitempty"`
-	Intent    *Intent  `json:"intent,omitempty"`
-	Members   []Member `json:"members,omitempty"`
-	History   []Change `json:"history,omitempty"`
+	V         int     `json:"v"`
+	Cluster   string  `json:"cluster"`
+	SystemID  string  `json:"system_id,omitempty"`
+	LastEpoch uint64  `json:"last_epoch"`
+	Lock      *Lock   `json:"lock,omitempty"`
+	Intent    *Intent `json:"intent,omitempty"`
+	// Ahead tells of a switchover that is about to begin.
+	Ahead   *Announcement `json:"ahead,omitempty"`
+	Members []Member      `json:"members,omitempty"`
+	History []Change      `json:"history,omitempty"`
 	// Sync is the sync set; nil until the first record.
 	Sync *SyncRecord `json:"sync,omitempty"`
 	// Maintenance is set while nobody but an operator changes anything.
