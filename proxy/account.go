@@ -99,6 +99,18 @@ func (l *accounts) share(a *account, cred pgwire.Credentials) *account {
 	return a
 }
 
+// hold keeps the keys of an account for somebody who is no session, until release; false if nobody
+// has it (any more).
+func (l *accounts) hold(a *account) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a.refs == 0 {
+		return false
+	}
+	a.refs++
+	return true
+}
+
 // release wipes the keys of an account that no session has any more.
 func (l *accounts) release(a *account) {
 	l.mu.Lock()

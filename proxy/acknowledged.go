@@ -79,6 +79,9 @@ func isLostStatus(status string, prepared bool) bool {
 // xactStatus is what the server knows of a transaction id: as pg_xact_status, empty if it knows
 // nothing any more, "future" if it was never given out there.
 func xactStatus(b *backend, xid uint64) (string, error) {
+	if err := b.prove(); err != nil {
+		return "", err
+	}
 	if b.reader == nil {
 		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	}

@@ -342,6 +342,9 @@ func takeLocks(b *backend, held map[lockKey]lockCount) (*lockKey, error) {
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, compareLocks)
+	if err := b.prove(); err != nil {
+		return nil, err
+	}
 	rows, err := pgwire.SimpleQuery(b.conn, b.reader, retakeSQL(keys, held))
 	var pe *pgwire.Error
 	if errors.As(err, &pe) && !isServerAway(err) {

@@ -35,6 +35,9 @@ type backend struct {
 	// innerFailed tells that a question of our own failed, which may have left its statement behind.
 	innerFailed bool
 	isOld       bool // a server before 14 (oldcopy.go)
+	// unproved tells that the server was a standby when this was made, and has to show that it is
+	// the primary before anything else is believed (prewarm.go).
+	unproved bool
 
 	session  *session // to which it is attached, or was
 	delivery          // of what it sends
@@ -73,14 +76,28 @@ func (p *Proxy) connect(ctx context.Context, on *loop, pr *Primary, login []pgwi
 func (p *Proxy) tryConnect(ctx context.Context, on *loop, pr *Primary, login []pgwire.Param,
 	cred pgwire.Credentials,
 ) (*backend, error) {
+	b, err := p.logInTo(ctx, on, pr, func(b *backend, opts pgwire.LoginOptions) error {
+		return b.login(login, cred, opts)
+	})
+	if isServerFull(err) {
+		p.pool.clear() // there is room for whoever asks next
+		p.prewarm.clear()
+	}
+	return b, err
+}
+
+// logInTo connects to a server and logs in by that function, within dial_timeout.
+func (p *Proxy) logInTo(ctx context.Context, on *loop, pr *Primary,
+	login func(*backend, pgwire.LoginOptions) error,
+) (*backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.DialTimeout)
 	defer cancel()
-	b, err := p.logIn(ctx, on, pr.Addr, func(ctx context.Context, conn link,
+	return p.logIn(ctx, on, pr.Addr, func(ctx context.Context, conn link,
 		opts pgwire.LoginOptions,
 	) (*backend, error) {
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 		b := &backend{primary: pr, conn: conn, born: bootNow()}
-		err := b.login(login, cred, opts)
+		err := login(b, opts)
 		if !stop() && err == nil {
 			err = ctx.Err()
 		}
@@ -90,14 +107,27 @@ func (p *Proxy) tryConnect(ctx context.Context, on *loop, pr *Primary, login []p
 		}
 		return b, nil
 	})
-	if isServerFull(err) {
-		p.pool.clear() // there is room for whoever asks next
-	}
-	return b, err
 }
 
 // login authenticates and checks the server's incarnation (DESIGN.md I2).
 func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwire.LoginOptions,
+) error {
+	if err := b.authenticate(login, cred, opts); err != nil {
+		return err
+	}
+	rows, err := pgwire.SimpleQuery(b.conn, b.reader, checkSQL)
+	if err != nil {
+		return fmt.Errorf("check backend: %w", err)
+	}
+	if err := b.identify(rows); err != nil {
+		return err
+	}
+	return b.noteStart(rows[0][2])
+}
+
+// authenticate logs in.
+func (b *backend) authenticate(login []pgwire.Param, cred pgwire.Credentials,
+	opts pgwire.LoginOptions,
 ) error {
 	b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	info, err := pgwire.LoginWith(b.conn, b.reader, login, cred, opts)
@@ -105,10 +135,11 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 		return fmt.Errorf("log in to backend: %w", err)
 	}
 	b.pid, b.key, b.params, b.status = info.PID, string(info.Key), info.Params, info.TxStatus
-	rows, err := pgwire.SimpleQuery(b.conn, b.reader, checkSQL)
-	if err != nil {
-		return fmt.Errorf("check backend: %w", err)
-	}
+	return nil
+}
+
+// identify takes the answer to checkSQL.
+func (b *backend) identify(rows [][][]byte) error {
 	if len(rows) != 1 || len(rows[0]) < 4 {
 		return fmt.Errorf("check backend: %w", errWrongServer)
 	}
@@ -123,9 +154,13 @@ func (b *backend) login(login []pgwire.Param, cred pgwire.Credentials, opts pgwi
 	if len(rows[0]) > 4 {
 		b.syncCommit = string(rows[0][4])
 	}
-	started := rows[0][2]
+	return nil
+}
+
+// noteStart takes when the server process was started, and asks again if that was hidden.
+func (b *backend) noteStart(started []byte) error {
 	if started == nil {
-		rows, err = pgwire.SimpleQuery(b.conn, b.reader, startedAsSelfSQL)
+		rows, err := pgwire.SimpleQuery(b.conn, b.reader, startedAsSelfSQL)
 		if err != nil || len(rows) != 1 || len(rows[0]) != 1 {
 			return fmt.Errorf("check backend: ask for its start: %w", errors.Join(err, errWrongServer))
 		}
@@ -179,13 +214,24 @@ func (b *backend) exchange(out []byte, n int, report func(name, value string),
 // exchangeAll is exchange with the last error before each ReadyForQuery, nil where there was none.
 func (b *backend) exchangeAll(out []byte, n int, report func(name, value string),
 ) ([]*pgwire.Error, byte, error) {
+	if b.unproved { // in the same flight; nothing behind it is believed if that fails
+		out = append(pgwire.AppendQuery(nil, checkSQL), out...)
+	}
 	if _, err := b.conn.Write(out); err != nil {
 		return nil, 0, fmt.Errorf("write to backend: %w", err)
 	}
 	if b.reader == nil {
 		b.reader = pgwire.NewReader(b.conn, loginBodyMax)
 	}
+	if b.unproved {
+		if err := b.readProof(report); err != nil {
+			return nil, 0, err
+		}
+	}
 	errs := make([]*pgwire.Error, n)
+	if n == 0 {
+		return errs, b.status, nil
+	}
 	at, told := 0, 0
 	for {
 		typ, body, err := b.reader.ReadMessage()

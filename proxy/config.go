@@ -116,6 +116,9 @@ type Config struct {
 	// ReuseIdle is how long one is kept, ReuseLifetime how old it may be: for so long, what
 	// PostgreSQL looks at only when a client logs in may have changed without effect.
 	ReuseIdle, ReuseLifetime time.Duration
+	// PrewarmMax bounds the connections that are made to the target of a planned change before it
+	// begins, for sessions to go on with; 0 makes none.
+	PrewarmMax int
 	// Loops is how many goroutines relay; 0 is one per two processors.
 	Loops int
 	// ShutdownTimeout bounds how long Close waits for sessions to reach a safe point.
@@ -165,6 +168,7 @@ func DefaultConfig() Config {
 		ReuseRoleMax:       32,
 		ReuseIdle:          3 * time.Second,
 		ReuseLifetime:      time.Minute,
+		PrewarmMax:         100,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
 
@@ -236,6 +240,9 @@ func (c Config) Validate() error {
 	}
 	if c.CarryTempBytesMax < 0 {
 		errs = append(errs, errors.New("proxy.carry_temp_bytes_max: must not be negative"))
+	}
+	if c.PrewarmMax < 0 {
+		errs = append(errs, errors.New("proxy.prewarm_max: must not be negative"))
 	}
 	switch c.CommitGuard {
 	case GuardAll, GuardExplicit, GuardOff:

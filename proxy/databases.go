@@ -43,6 +43,7 @@ func (p *Proxy) leaveDatabases() {
 		defer p.work.Done()
 		p.leavesDatabases.Store(false)
 		p.pool.clear()
+		p.prewarm.clear()
 		p.catalogues.dropIdle(0)
 	}()
 }

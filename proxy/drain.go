@@ -56,6 +56,7 @@ func (p *Proxy) Cut(epoch uint64) {
 		}
 	}
 	p.pool.cut(epoch)
+	p.prewarm.cut(epoch)
 	p.secretsAt.cut(epoch)
 	p.outcomesAt.cut(epoch)
 	p.catalogues.cut(epoch)

@@ -3,7 +3,8 @@ package proxy
 import "github.com/prometheus/client_golang/prometheus"
 
 // metrics are all that the proxy counts. Laws, asserted by tests: losses = restored + sessions
-// that ended while they were held; every unanswered COMMIT counts once in outcomes.
+// that ended while they were held; every unanswered COMMIT counts once in outcomes; of prewarmed,
+// made = used + stale + closed + those that wait.
 type metrics struct {
 	connections      prometheus.Counter
 	sessions         prometheus.Gauge
@@ -32,6 +33,8 @@ type metrics struct {
 	carries          *prometheus.CounterVec
 	unprotected      prometheus.Counter
 	limits           *prometheus.CounterVec
+	prewarmed        *prometheus.CounterVec
+	prewarmedNow     prometheus.Gauge
 }
 
 // The limits that have no metric of their own, as values of limits_total: docs/security.md.
@@ -53,6 +56,15 @@ const (
 var limits = []string{
 	limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
 	limitPortals, limitParameters, limitCarryBytes, limitCarryTotal, limitCarryTables,
+}
+
+func newPrewarmMetrics() (*prometheus.CounterVec, prometheus.Gauge) {
+	return newVec("prewarmed_total", "Connections to the target of a planned change: made, or "+
+			"refused by it; then used by a session, stale (the server was another one or not the "+
+			"primary, or ended it), or closed unused.", "result",
+			"made", "refused", "used", "stale", "closed"),
+		newGauge("prewarmed_connections",
+			"Connections to the target of a planned change that wait for a session.")
 }
 
 // limit counts that a bound was reached.
@@ -145,12 +157,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			"of and that waited for no standby, by its own synchronous_commit, where the group's do."),
 		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
+	m.prewarmed, m.prewarmedNow = newPrewarmMetrics()
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
-			m.lostCommits, m.carries, m.unprotected, m.limits)
+			m.lostCommits, m.carries, m.unprotected, m.limits, m.prewarmed, m.prewarmedNow)
 	}
 	return m
 }

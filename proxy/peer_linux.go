@@ -73,3 +73,22 @@ func (c *sock) sendState() (st sendState, ok bool) {
 	})
 	return st, ok && open
 }
+
+// quietFor is how long ago the peer has last sent anything; 0 where the kernel does not tell (Unix
+// sockets).
+func quietFor(l link) (d time.Duration) {
+	c, ok := l.(*sock)
+	if t, isTLS := l.(*tlsLink); isTLS {
+		c, ok = t.sock, true
+	}
+	if !ok {
+		return 0
+	}
+	c.control(func(fd int) {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			d = time.Duration(info.Last_data_recv) * time.Millisecond
+		}
+	})
+	return d
+}

@@ -218,15 +218,15 @@ func (c *spare) read() {
 		if errors.Is(err, errAgain) {
 			return
 		}
-		if err != nil || !c.messages() {
+		if err != nil || !wholeMessages(&c.b.in, c.message) {
 			c.pool.drop(c, "ended")
 		}
 	}
 }
 
-// messages takes the whole messages that there are; false if the connection cannot be used again.
-func (c *spare) messages() bool {
-	in := &c.b.in
+// wholeMessages gives take the whole messages that there are; false if it does not want one, or
+// they are none: then the connection cannot be used again.
+func wholeMessages(in *inbox, take func(typ byte, body []byte) bool) bool {
 	for p := in.bytes(); len(p) >= pgwire.HeaderLen; p = in.bytes() {
 		typ, n, err := pgwire.Header(p)
 		if err != nil || n > relayBufferBytes-pgwire.HeaderLen {
@@ -235,7 +235,7 @@ func (c *spare) messages() bool {
 		if n += pgwire.HeaderLen; n > len(p) {
 			return true
 		}
-		if !c.message(typ, p[pgwire.HeaderLen:n]) {
+		if !take(typ, p[pgwire.HeaderLen:n]) {
 			return false
 		}
 		in.take(n)

@@ -17,6 +17,8 @@ import (
 // Deps are what a Proxy works with.
 type Deps struct {
 	Topology Topology
+	// Targets tells of planned changes beforehand; nil knows of none.
+	Targets Targets
 	// Secrets checks clients' passwords; nil asks the primary.
 	Secrets Secrets
 	Log     *zap.Logger
@@ -61,6 +63,7 @@ type Proxy struct {
 	setters    setterBook
 	accounts   accounts
 	pool       *pool
+	prewarm    *prewarm
 	logins     atomic.Uint64 // sessions there have ever been
 	trimSeen   uint64        // runWatch's own: logins at the last look, and at the last trim
 	trimmed    uint64
@@ -126,7 +129,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		p.log = zap.NewNop()
 	}
 	p.watch, p.lockBook = newLeaseWatch(), newLockBook()
-	p.pool = newPool(p)
+	p.pool, p.prewarm = newPool(p), newPrewarm(p, deps.Targets)
 	p.secretsAt, p.outcomesAt = newLookup(p), newLookup(p)
 	p.catalogues = newCatalogues(p)
 	p.cache, p.mock = newSecretCache(p), pgwire.NewMockKey(cfg.LookupPassword)
@@ -189,6 +192,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 	}
 	p.watchDone = make(chan struct{})
 	go p.runWatch()
+	p.prewarm.start()
 	p.tlsWatch.Go(func() { p.tls.run(p.ctx.Done()) })
 	return nil
 }
@@ -355,6 +359,7 @@ func (p *Proxy) Close() error {
 		p.shutDoors()
 	}
 	p.pool.close()
+	p.prewarm.close()
 	for _, s := range p.all() {
 		s.mu.Lock()
 		s.closing = true
@@ -400,6 +405,7 @@ func (p *Proxy) Close() error {
 		<-p.watchDone
 	}
 	p.tlsWatch.Wait()
+	p.prewarm.work.Wait()
 	p.stopLoops()
 	return nil
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,40 +30,73 @@ func (s *session) open(ctx context.Context, pr *Primary, l *loss, login bool) (*
 	if !s.isUsable(pr) {
 		return nil, errOvertaken
 	}
+	if b := s.takePrewarmed(pr, login); b != nil {
+		err := s.makeReady(ctx, b, pr, l)
+		switch {
+		case err == nil:
+			s.proxy.prewarm.count("used")
+			return b, nil
+		case !b.unproved:
+			s.proxy.prewarm.count("used")
+			return nil, err
+		case isFinal(err) || errors.Is(err, errOvertaken):
+			s.proxy.prewarm.count("closed")
+			return nil, err
+		}
+		s.proxy.prewarm.count("stale")
+		s.log().Debug("a connection that was made ahead is of no use", zap.Error(err))
+	}
 	b, err := s.proxy.connect(ctx, s.loop, pr, s.login, s.cred)
+	if err == nil {
+		err = s.makeReady(ctx, b, pr, l)
+	}
 	if err != nil {
 		return nil, err
 	}
+	return b, nil
+}
+
+// takePrewarmed is a connection that was made ahead of the change, or nil.
+func (s *session) takePrewarmed(pr *Primary, login bool) *backend {
+	if login || s.isApart {
+		return nil
+	}
+	return s.proxy.prewarm.take(s.poolKey(), pr)
+}
+
+// makeReady makes a new backend what the session was; it closes one for which that fails.
+func (s *session) makeReady(ctx context.Context, b *backend, pr *Primary, l *loss) error {
 	if !s.isOpening(b) {
 		b.close(false)
-		return nil, errOvertaken
+		return errOvertaken
 	}
 	if l.fatal != nil && pr.Epoch == l.epoch {
 		// The server lives, so the order to end was meant for this session.
 		b.close(true)
-		return nil, asOrder(l.fatal)
+		return asOrder(l.fatal)
 	}
 	_ = b.conn.SetDeadline(time.Now().Add(s.proxy.cfg.DialTimeout))
-	err = s.retakeLocks(ctx, b, l)
+	err := s.retakeLocks(ctx, b, l)
 	if err == nil {
 		err = s.checkAcknowledged(b)
 	}
 	if err == nil {
 		err = s.restore(b)
 	}
+	if err == nil && b.started == "" { // it was hidden, on a standby
+		err = b.noteStart(nil)
+	}
 	if err == nil && l.epoch == pr.Epoch && l.pid != 0 {
 		err = s.proxy.endBackend(ctx, pr, l)
 	}
 	_ = b.conn.SetDeadline(time.Time{})
+	if err == nil {
+		err = s.tellParams(b)
+	}
 	if err != nil {
 		b.close(false)
-		return nil, err
 	}
-	if err := s.tellParams(b); err != nil {
-		b.close(false)
-		return nil, err
-	}
-	return b, nil
+	return err
 }
 
 // while ends the returned context when pr is not the primary any more: whoever dials a host that
@@ -100,7 +134,7 @@ func (s *session) restore(b *backend) error {
 			"a setting was changed by a function just before the change"))
 	}
 	report := func(name, value string) { b.note(name, value) }
-	if n > 0 {
+	if n > 0 || b.unproved {
 		errs, _, err := b.exchange(out, n, report)
 		if err != nil {
 			return err

@@ -53,7 +53,7 @@ func newRig(t *testing.T, change func(*proxy.Config)) *rig {
 // start starts the proxy, which is closed when the test ends.
 func (r *rig) start(cfg proxy.Config) {
 	r.t.Helper()
-	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Log: zaptest.NewLogger(r.t),
+	p, err := proxy.New(cfg, proxy.Deps{Topology: r.topo, Targets: r.topo, Log: zaptest.NewLogger(r.t),
 		Registerer: r.metrics})
 	if err != nil {
 		r.t.Fatal(err)

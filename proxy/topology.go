@@ -47,6 +47,23 @@ type Topology interface {
 	Current() (*Primary, <-chan struct{})
 }
 
+// Target is the server that is about to become the primary in a planned change, if all goes well.
+// It is immutable. Its server is a standby still: nobody is served there.
+type Target struct {
+	Name string
+	Addr string // host:port
+	// Epoch is that of the primary whose place it is to take.
+	Epoch uint64
+}
+
+// Targets tells of planned changes. Implementations are safe for concurrent use.
+type Targets interface {
+	// Next returns the target of a change that is about to come, or under way, until Topology names
+	// its outcome; nil if there is none. The channel is closed when there is something else to
+	// return; the same target is the same pointer.
+	Next() (*Target, <-chan struct{})
+}
+
 // Secrets finds what is needed to check a client's password while there may be no primary.
 type Secrets interface {
 	// UserSecret returns the stored secret (pg_authid.rolpassword) of a role that may log in;

@@ -119,6 +119,7 @@ func (p *Proxy) runWatch() {
 			}
 		}
 		p.pool.sweep()
+		p.prewarm.sweep()
 		p.catalogues.dropIdle(catalogIdle)
 		p.trim(time.Now())
 		if time.Since(silent) >= p.cfg.KeepAlive {

@@ -46,10 +46,14 @@ func (l *Lease) Until() int64 { return l.until.Load() }
 type Topology struct {
 	mu      sync.Mutex
 	primary *proxy.Primary
+	target  *proxy.Target
 	changed chan struct{}
 }
 
-var _ proxy.Topology = (*Topology)(nil)
+var (
+	_ proxy.Topology = (*Topology)(nil)
+	_ proxy.Targets  = (*Topology)(nil)
+)
 
 // NewTopology starts without a primary.
 func NewTopology() *Topology { return &Topology{changed: make(chan struct{})} }
@@ -61,11 +65,27 @@ func (t *Topology) Current() (*proxy.Primary, <-chan struct{}) {
 	return t.primary, t.changed
 }
 
-// Set names another primary; nil is none.
+// Next implements proxy.Targets.
+func (t *Topology) Next() (*proxy.Target, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.target, t.changed
+}
+
+// Set names another primary; nil is none. No change is about to come then.
 func (t *Topology) Set(p *proxy.Primary) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.primary = p
+	t.primary, t.target = p, nil
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// Announce tells of a planned change; nil calls it off.
+func (t *Topology) Announce(target *proxy.Target) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.target = target
 	close(t.changed)
 	t.changed = make(chan struct{})
 }
