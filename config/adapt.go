@@ -73,6 +73,7 @@ func (c Config) proxyConfig() proxy.Config {
 		ReuseRoleMax:        p.ReuseRoleMax,
 		ReuseIdle:           p.ReuseIdle,
 		ReuseLifetime:       p.ReuseLifetime,
+		PrewarmMax:          p.PrewarmMax,
 	}
 }
 
@@ -94,6 +95,7 @@ func (c Config) ElectionConfig() (election.Config, error) {
 	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
 	e.DrainTimeout, e.Fence = c.Group.DrainTimeout, c.Group.Fence
 	e.CutOffAfter, e.HoldTimeout = c.Group.CutOffAfter, c.Proxy.HoldTimeout
+	e.PrewarmTime = c.Group.PrewarmTime
 	e.LockBarrier = c.Proxy.LockBarrierTimeout
 	e.SyncWait, e.SyncDegradeAfter = c.Synchronous.Standbys, c.Synchronous.DegradeAfter
 	return e, e.Validate()

@@ -33,6 +33,8 @@ type Group struct {
 	Nodes []Node `mapstructure:"nodes"`
 	// DrainTimeout bounds how long a switchover lets open transactions finish.
 	DrainTimeout time.Duration `mapstructure:"drain_timeout"`
+	// PrewarmTime is what proxies have to log sessions in ahead before a switchover begins.
+	PrewarmTime time.Duration `mapstructure:"prewarm_time"`
 	// Fence is what a failover waits for before it promotes somebody.
 	Fence string `mapstructure:"fence" oneof:"lease|recruit"`
 	// CutOffAfter is how long a primary that runs must be out of reach for most nodes, or most
@@ -204,6 +206,8 @@ type Proxy struct {
 	ReuseRoleMax  int           `mapstructure:"reuse_role_max" min:"1"`
 	ReuseIdle     time.Duration `mapstructure:"reuse_idle"`
 	ReuseLifetime time.Duration `mapstructure:"reuse_lifetime"`
+	// PrewarmMax bounds the sessions that are logged in ahead on the target of a switchover.
+	PrewarmMax int `mapstructure:"prewarm_max" min:"0" max:"10000"`
 }
 
 // ClientTLS is TLS to clients.

@@ -17,7 +17,7 @@ func Default() Config {
 	return Config{
 		DataDir: "/var/lib/holdfast",
 		Group: Group{Cluster: group.Cluster, Profile: group.Profile,
-			DrainTimeout: group.DrainTimeout, Fence: group.Fence,
+			DrainTimeout: group.DrainTimeout, PrewarmTime: group.PrewarmTime, Fence: group.Fence,
 			CutOffAfter: group.CutOffAfter},
 		Raft: Raft{Enabled: group.Voter},
 		Postgres: Postgres{
@@ -95,6 +95,7 @@ func defaultProxy(barrier time.Duration) Proxy {
 		ReuseRoleMax:        px.ReuseRoleMax,
 		ReuseIdle:           px.ReuseIdle,
 		ReuseLifetime:       px.ReuseLifetime,
+		PrewarmMax:          px.PrewarmMax,
 	}
 }
 

@@ -149,7 +149,7 @@ func (n *node) buildProxy() error {
 		return err
 	}
 	n.proxy, err = proxy.New(pc, proxy.Deps{
-		Topology: n.topology, Peers: latePeers{&n.source},
+		Topology: n.topology, Targets: n.topology, Peers: latePeers{&n.source},
 		Log: n.log.Named("proxy"), Registerer: n.registry,
 	})
 	return err

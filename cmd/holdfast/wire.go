@@ -15,12 +15,16 @@ type topology struct {
 
 	mu      sync.Mutex
 	primary *proxy.Primary
+	target  *proxy.Target
 	changed chan struct{}
 
 	done chan struct{}
 }
 
-var _ proxy.Topology = (*topology)(nil)
+var (
+	_ proxy.Topology = (*topology)(nil)
+	_ proxy.Targets  = (*topology)(nil)
+)
 
 func newTopology(syncMode string) *topology {
 	return &topology{
@@ -33,6 +37,13 @@ func (t *topology) Current() (*proxy.Primary, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.primary, t.changed
+}
+
+// Next implements proxy.Targets.
+func (t *topology) Next() (*proxy.Target, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.target, t.changed
 }
 
 // run follows the node until ctx ends; done is closed then.
@@ -61,22 +72,43 @@ func (t *topology) update(n *election.Node, state *election.State, granted uint6
 			next.Barrier = n.LockBarrier(granted)
 		}
 	}
-	t.publish(next)
+	t.publish(next, t.targetOf(state, granted))
 }
 
-// publish makes next what Current returns, if it differs from what there is. Within an epoch only
-// the group's synchronous mode does.
-func (t *topology) publish(next *proxy.Primary) {
+// publish makes these two what Current and Next return, if one differs from what there is. Of a
+// primary, within an epoch, only the group's synchronous mode does.
+func (t *topology) publish(next *proxy.Primary, target *proxy.Target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if next == nil && t.primary == nil ||
+	if target != nil && t.target != nil && *target == *t.target {
+		target = t.target
+	}
+	isSame := next == nil && t.primary == nil ||
 		next != nil && t.primary != nil && next.Epoch == t.primary.Epoch &&
-			next.SyncQuorum == t.primary.SyncQuorum {
+			next.SyncQuorum == t.primary.SyncQuorum
+	if isSame && target == t.target {
 		return
 	}
-	t.primary = next
+	if !isSame {
+		t.primary = next
+	}
+	t.target = target
 	close(t.changed)
 	t.changed = make(chan struct{})
+}
+
+// targetOf is the target of the planned change that the state tells of. The outcome is published
+// with the lease of its epoch; until then there still is a target, if the lock is with it.
+func (t *topology) targetOf(s *election.State, granted uint64) *proxy.Target {
+	if m, epoch, ok := s.Target(); ok {
+		return &proxy.Target{Name: m.Name, Addr: m.Postgres, Epoch: epoch}
+	}
+	have, _ := t.Next()
+	if l := s.Lock; have != nil && s.Intent == nil && l != nil && l.Holder == have.Name &&
+		l.Epoch > have.Epoch && l.Epoch != granted {
+		return have
+	}
+	return nil
 }
 
 // primaryOf builds what the proxy needs to know of the committed lock.

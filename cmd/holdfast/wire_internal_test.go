@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"holdfast/election"
 	"holdfast/proxy"
 )
 
@@ -11,7 +12,7 @@ func TestTopologyPublishesWhatChanged(t *testing.T) {
 	top := newTopology("")
 	isNews := func(p *proxy.Primary) bool {
 		_, changed := top.Current()
-		top.publish(p)
+		top.publish(p, nil)
 		select {
 		case <-changed:
 			now, _ := top.Current()
@@ -36,5 +37,52 @@ func TestTopologyPublishesWhatChanged(t *testing.T) {
 		if got := isNews(s.primary); got != s.news {
 			t.Errorf("step %d: news %v, want %v", i, got, s.news)
 		}
+	}
+}
+
+// A proxy hears of the target from the announcement to the lease of the next epoch, always as the
+// same one, and of none if the change leads elsewhere.
+func TestTopologyTellsOfTheTarget(t *testing.T) {
+	members := []election.Member{{Name: "a", Postgres: "a:1"}, {Name: "b", Postgres: "b:1"}}
+	a, b := &election.Lock{Epoch: 1, Holder: "a"}, &election.Lock{Epoch: 3, Holder: "b"}
+	back := &election.Lock{Epoch: 3, Holder: "a"}
+	ahead := &election.State{Members: members, Lock: a,
+		Ahead: &election.Announcement{FromEpoch: 1, To: "b"}}
+	begun := &election.State{Members: members, Lock: a, Intent: &election.Intent{
+		Epoch: 2, Kind: election.IntentSwitchover, To: "b", FromEpoch: 1}}
+	failing := &election.State{Members: members, Lock: a, Intent: &election.Intent{
+		Epoch: 3, Kind: election.IntentRestart, To: "a", FromEpoch: 1}}
+	steps := []struct {
+		what    string
+		state   *election.State
+		granted uint64
+		has     bool
+	}{
+		{"quiet", &election.State{Members: members, Lock: a}, 1, false},
+		{"announced", ahead, 1, true},
+		{"begun", begun, 1, true},
+		{"entered, no lease yet", &election.State{Members: members, Lock: b}, 1, true},
+		{"lease", &election.State{Members: members, Lock: b}, 3, false},
+		{"another one", begun, 1, true},
+		{"called off", &election.State{Members: members, Lock: a}, 1, false},
+		{"announced once more", ahead, 1, true},
+		{"it goes back", failing, 1, false},
+		{"and again", begun, 1, true},
+		{"to the old one", &election.State{Members: members, Lock: back}, 1, false},
+	}
+	top := newTopology("")
+	var last *proxy.Target
+	for _, s := range steps {
+		top.publish(nil, top.targetOf(s.state, s.granted))
+		got, _ := top.Next()
+		switch {
+		case (got != nil) != s.has:
+			t.Errorf("%s: target is %+v", s.what, got)
+		case got != nil && *got != proxy.Target{Name: "b", Addr: "b:1", Epoch: 1}:
+			t.Errorf("%s: target is %+v", s.what, got)
+		case got != nil && last != nil && got != last:
+			t.Errorf("%s: another target, though it is the same", s.what)
+		}
+		last = got
 	}
 }
