@@ -158,8 +158,8 @@ func (a *account) asksForWrites() bool {
 	})
 }
 
-// round makes the connections, as long as the old primary is served: what competes with the
-// promotion makes everybody wait.
+// round makes the connections, as long as clients work on the old primary: what competes with the
+// drain and the promotion makes everybody wait.
 func (w *prewarm) round(ctx context.Context, cancel func(), t *Target) {
 	all := w.choose(t)
 	var next, made atomic.Int64
@@ -170,7 +170,7 @@ func (w *prewarm) round(ctx context.Context, cancel func(), t *Target) {
 		workers.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(all) || ctx.Err() != nil || w.proxy.isCut(t.Epoch) {
+				if i >= len(all) || ctx.Err() != nil || w.proxy.isDraining(t.Epoch) {
 					return
 				}
 				if _, skip := refused.Load(all[i].account); skip {

@@ -377,18 +377,26 @@ func TestPrewarmingIsBounded(t *testing.T) {
 	}
 }
 
-// TestPrewarmingIsOff: with a bound of 0 nothing is made.
+// TestPrewarmingIsOff: with a bound of 0 nothing is made, nor once the drain has begun, when all
+// that is done makes clients wait.
 func TestPrewarmingIsOff(t *testing.T) {
-	p := newPair(t, func(c *proxy.Config) { c.PrewarmMax = 0 })
-	all := p.crowd(1)
-	p.topo.Announce(p.target)
-	time.Sleep(300 * time.Millisecond)
-	p.switchOver()
-	if got := exec(t, all[0], "EXECUTE p"); got != "0" {
-		t.Errorf("the prepared statement says %q", got)
-	}
-	if r := p.results(); r["made"]+r["refused"] != 0 {
-		t.Errorf("results are %v", r)
+	for _, most := range []int{0, 100} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			p := newPair(t, func(c *proxy.Config) { c.PrewarmMax = most })
+			all := p.crowd(1)
+			if most > 0 {
+				p.proxy.Drain(context.Background(), p.epoch)
+			}
+			p.topo.Announce(p.target)
+			time.Sleep(300 * time.Millisecond)
+			p.switchOver()
+			if got := exec(t, all[0], "EXECUTE p"); got != "0" {
+				t.Errorf("the prepared statement says %q", got)
+			}
+			if r := p.results(); r["made"]+r["refused"] != 0 {
+				t.Errorf("results are %v", r)
+			}
+		})
 	}
 }
 
