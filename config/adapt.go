@@ -30,6 +30,7 @@ func (c Config) proxyConfig() proxy.Config {
 		Listen:                p.Listen,
 		SourceAddr:            p.SourceAddr,
 		SessionsMax:           p.SessionsMax,
+		CancelsMax:            p.CancelsMax,
 		SessionsPerUser:       p.SessionsPerUser,
 		SessionsPerDatabase:   p.SessionsPerDatabase,
 		ConnectionsPerAddress: p.ConnectionsPerAddress,
@@ -41,10 +42,15 @@ func (c Config) proxyConfig() proxy.Config {
 		HoldSessionsMax:       p.HoldSessionsMax,
 		HoldNoticeAfter:       p.HoldNoticeAfter,
 		RestoreConcurrency:    p.RestoreConcurrency,
+		OutstandingMax:        p.OutstandingMax,
+		PortalsMax:            p.PortalsMax,
 		InspectBytesMax:       p.InspectBytesMax,
 		Loops:                 p.Loops,
 		JournalBytesMax:       p.JournalBytesMax,
 		PreparedBytesMax:      p.PreparedBytesMax,
+
+		ServerParametersMax:      p.ServerParamsMax,
+		ServerParametersBytesMax: p.ServerParamsBytesMax,
 
 		JournalTotalBytesMax: p.JournalTotalBytesMax,
 		ReplayAttemptsMax:    p.ReplayAttemptsMax,

@@ -151,6 +151,7 @@ type Proxy struct {
 	SourceAddr string   `mapstructure:"source_addr"`
 
 	SessionsMax           int `mapstructure:"sessions_max" min:"1" max:"1000000"`
+	CancelsMax            int `mapstructure:"cancels_max" min:"1" max:"1024"`
 	SessionsPerUser       int `mapstructure:"sessions_per_user" min:"0" max:"1000000"`
 	SessionsPerDatabase   int `mapstructure:"sessions_per_database" min:"0" max:"1000000"`
 	ConnectionsPerAddress int `mapstructure:"connections_per_address" min:"0" max:"1000000"`
@@ -168,6 +169,8 @@ type Proxy struct {
 	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
 
 	Loops           int `mapstructure:"loops" min:"0" max:"256"`
+	OutstandingMax  int `mapstructure:"outstanding_max" min:"2048" max:"1048576"`
+	PortalsMax      int `mapstructure:"portals_max" min:"1" max:"100000"`
 	InspectBytesMax int `mapstructure:"inspect_bytes_max" min:"1024" max:"16777216"`
 	JournalBytesMax int `mapstructure:"journal_bytes_max" min:"1"`
 	// JournalTotalBytesMax bounds the journals of all sessions together.
@@ -175,6 +178,9 @@ type Proxy struct {
 	// ReplayAttemptsMax bounds how often a unit of work is run again.
 	ReplayAttemptsMax int `mapstructure:"replay_attempts_max" min:"0" max:"10"`
 	PreparedBytesMax  int `mapstructure:"prepared_bytes_max" min:"1"`
+	// ServerParamsMax and ServerParamsBytesMax bound what a server tells of its parameters.
+	ServerParamsMax      int `mapstructure:"server_parameters_max" min:"50" max:"100000"`
+	ServerParamsBytesMax int `mapstructure:"server_parameters_bytes_max" min:"16384" max:"67108864"`
 	// CarryTempBytesMax bounds the temporary tables of a session that a planned change carries.
 	CarryTempBytesMax      int `mapstructure:"carry_temp_bytes_max" min:"0"`
 	CarryTempTotalBytesMax int `mapstructure:"carry_temp_total_bytes_max" min:"1"`

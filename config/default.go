@@ -55,6 +55,7 @@ func defaultProxy(barrier time.Duration) Proxy {
 		Listen:             px.Listen,
 		SourceAddr:         px.SourceAddr,
 		SessionsMax:        px.SessionsMax,
+		CancelsMax:         px.CancelsMax,
 		StartupTimeout:     px.StartupTimeout,
 		DialTimeout:        px.DialTimeout,
 		KeepAlive:          px.KeepAlive,
@@ -63,9 +64,14 @@ func defaultProxy(barrier time.Duration) Proxy {
 		HoldNoticeAfter:    px.HoldNoticeAfter,
 		RestoreConcurrency: px.RestoreConcurrency,
 		ShutdownTimeout:    px.ShutdownTimeout,
+		OutstandingMax:     px.OutstandingMax,
+		PortalsMax:         px.PortalsMax,
 		InspectBytesMax:    px.InspectBytesMax,
 		Loops:              px.Loops,
 		JournalBytesMax:    px.JournalBytesMax,
+
+		ServerParamsMax:      px.ServerParametersMax,
+		ServerParamsBytesMax: px.ServerParametersBytesMax,
 
 		JournalTotalBytesMax: px.JournalTotalBytesMax,
 		ReplayAttemptsMax:    px.ReplayAttemptsMax,

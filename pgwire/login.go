@@ -2,6 +2,7 @@ package pgwire
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/md5" //nolint:gosec // the protocol's own
 	"crypto/subtle"
 	"encoding/binary"
@@ -45,6 +46,9 @@ type LoginOptions struct {
 	// Binding is the data of tls-server-end-point; nil without TLS, or if the server's certificate
 	// has none.
 	Binding []byte
+	// ParamsMax and ParamsBytesMax bound what the server may tell of its parameters; 0 is 1000 and
+	// 1 MiB. PostgreSQL tells about 15, in less than 1 KiB.
+	ParamsMax, ParamsBytesMax int
 }
 
 // ServerInfo is what a server tells at login.
@@ -55,11 +59,17 @@ type ServerInfo struct {
 	TxStatus byte
 }
 
-// serverParamsMax and ServerParamsBytesMax bound what a server may tell of its parameters at a
-// time; PostgreSQL tells about 15, in less than 1 KiB.
+// The bounds of who sets none.
 const (
-	serverParamsMax      = 1000
-	ServerParamsBytesMax = 1 << 20
+	paramsMax      = 1000
+	paramsBytesMax = 1 << 20
+)
+
+// ErrTooManyParams is a server that tells of more parameters than it may, ErrParamsTooLarge one of
+// which they take too many bytes.
+var (
+	ErrTooManyParams  = protocolError("too many parameters during login")
+	ErrParamsTooLarge = protocolError("too many bytes of parameters during login")
 )
 
 // ErrAuthMethod is a server that asks for what cannot be given, or that fails to prove itself: to
@@ -94,6 +104,7 @@ func LoginWith(conn net.Conn, r *Reader, params []Param, cred Credentials, opts 
 		}
 	}
 	a := authenticator{conn: conn, user: user, cred: cred, opts: opts}
+	most, mostBytes := cmp.Or(opts.ParamsMax, paramsMax), cmp.Or(opts.ParamsBytesMax, paramsBytesMax)
 	told := 0
 	for {
 		typ, b, err := r.ReadMessage()
@@ -117,8 +128,11 @@ func LoginWith(conn net.Conn, r *Reader, params []Param, cred Credentials, opts 
 			p.Name, p.Value, err = ParseParameterStatus(b)
 			info.Params = append(info.Params, p)
 			told += len(b)
-			if len(info.Params) > serverParamsMax || told > ServerParamsBytesMax {
-				return info, protocolError("too many parameters during login")
+			switch {
+			case len(info.Params) > most:
+				return info, ErrTooManyParams
+			case told > mostBytes:
+				return info, ErrParamsTooLarge
 			}
 		case SrvBackendKeyData:
 			info.PID, info.Key, err = ParseBackendKeyData(b)

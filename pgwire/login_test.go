@@ -214,13 +214,13 @@ func TestLoginBoundsParameters(t *testing.T) {
 	endless := bytes.Repeat(pgwire.AppendParameterStatus(nil, "a", "b"), 1001)
 	_, err := login(t, pgwire.Credentials{},
 		pgwiretest.Send(append(pgwire.AppendAuthOK(nil), endless...)))
-	if err == nil || !strings.Contains(err.Error(), "too many parameters") {
+	if err == nil || !errors.Is(err, pgwire.ErrTooManyParams) {
 		t.Errorf("%v", err)
 	}
 	large := bytes.Repeat(pgwire.AppendParameterStatus(nil, "a", strings.Repeat("b", 60<<10)), 18)
 	_, err = login(t, pgwire.Credentials{},
 		pgwiretest.Send(append(pgwire.AppendAuthOK(nil), large...)))
-	if err == nil || !strings.Contains(err.Error(), "too many parameters") {
+	if err == nil || !errors.Is(err, pgwire.ErrParamsTooLarge) {
 		t.Errorf("large ones: %v", err)
 	}
 }

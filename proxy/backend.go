@@ -16,6 +16,7 @@ import (
 // backend is a server process side of a session: a connection that was logged in, checked to
 // reach the very server that the lock names, and belongs to one epoch.
 type backend struct {
+	proxy   *Proxy
 	primary *Primary
 	conn    link
 	pid     uint32
@@ -96,7 +97,7 @@ func (p *Proxy) logInTo(ctx context.Context, on *loop, pr *Primary,
 		opts pgwire.LoginOptions,
 	) (*backend, error) {
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-		b := &backend{primary: pr, conn: conn, born: bootNow()}
+		b := &backend{proxy: p, primary: pr, conn: conn, born: bootNow()}
 		err := login(b, opts)
 		if !stop() && err == nil {
 			err = ctx.Err()
@@ -249,7 +250,8 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 			}
 			errs[at] = e
 		case pgwire.SrvParameterStatus:
-			if told += len(body) + paramCost; told > pgwire.ServerParamsBytesMax {
+			if told += len(body) + paramCost; told > b.proxy.cfg.ServerParametersBytesMax {
+				b.proxy.metrics.limit(limitParameterBytes)
 				return errs, 0, errTooManyParams
 			}
 			if name, value, err := pgwire.ParseParameterStatus(body); err == nil {

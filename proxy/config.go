@@ -45,6 +45,9 @@ type Config struct {
 	// SessionsMax bounds the sessions, those that authenticate included. An eighth more, and at
 	// least 100, connections may say nothing yet.
 	SessionsMax int
+	// CancelsMax bounds the cancel requests that are passed on to other nodes at once: anybody can
+	// send one.
+	CancelsMax int
 	// SessionsPerUser and SessionsPerDatabase bound the sessions of a role, and in a database, that
 	// have logged in; ConnectionsPerAddress the connections from one address, of which an eighth
 	// more, and at least 8, may ask for a cancel or say nothing yet. 0 is no bound.
@@ -70,6 +73,18 @@ type Config struct {
 	// RestoreConcurrency bounds how many sessions log in to a new primary at once.
 	RestoreConcurrency int
 
+	// OutstandingMax bounds the messages of a session that wait for their answers: what a client
+	// sends beyond them waits in its socket. A server keeps at most 8 KiB of answers back until it
+	// is asked to flush (PqSendBuffer), which are 1638 of the smallest; with more than that many
+	// outstanding it always has something to tell.
+	OutstandingMax int
+	// PortalsMax bounds the portals of a session that are kept in mind; another one counts as one
+	// that may do anything.
+	PortalsMax int
+	// ServerParametersMax bounds the parameters that a server may report to a session, and
+	// ServerParametersBytesMax what it may tell of them during a login or a restore. One that tells
+	// more is given up as one that is lost.
+	ServerParametersMax, ServerParametersBytesMax int
 	// InspectBytesMax is the size up to which a Query or Parse message is read whole before it
 	// is forwarded; a larger one is relayed as it comes and counts as one that may do anything.
 	InspectBytesMax int
@@ -146,6 +161,7 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:             []string{"127.0.0.1:6432"},
 		SessionsMax:        10000,
+		CancelsMax:         16,
 		StartupTimeout:     15 * time.Second,
 		DialTimeout:        5 * time.Second,
 		KeepAlive:          30 * time.Second,
@@ -154,6 +170,8 @@ func DefaultConfig() Config {
 		HoldSessionsMax:    10000,
 		HoldNoticeAfter:    5 * time.Second,
 		RestoreConcurrency: 32,
+		OutstandingMax:     16 << 10,
+		PortalsMax:         1000,
 		InspectBytesMax:    64 << 10,
 		JournalBytesMax:    1 << 20,
 		PreparedBytesMax:   1 << 20,
@@ -171,6 +189,8 @@ func DefaultConfig() Config {
 		PrewarmMax:         100,
 		LookupUser:         "holdfast_lookup",
 		ShutdownTimeout:    10 * time.Second,
+
+		ServerParametersMax: 1000, ServerParametersBytesMax: 1 << 20,
 
 		JournalTotalBytesMax: 256 << 20,
 
@@ -228,15 +248,10 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("proxy.%s: must be greater than zero", p.name))
 		}
 	}
-	if c.InspectBytesMax < 1024 || c.InspectBytesMax > 16<<20 {
-		errs = append(errs, errors.New("proxy.inspect_bytes_max: must be 1024 to 16777216"))
-	}
+	errs = append(errs, c.validateRanges()...)
 	if c.SessionsPerUser < 0 || c.SessionsPerDatabase < 0 || c.ConnectionsPerAddress < 0 {
 		errs = append(errs, errors.New("proxy.sessions_per_user, sessions_per_database, "+
 			"connections_per_address: must not be negative"))
-	}
-	if c.ReplayAttemptsMax < 0 || c.ReplayAttemptsMax > 10 {
-		errs = append(errs, errors.New("proxy.replay_attempts_max: must be 0 to 10"))
 	}
 	if c.CarryTempBytesMax < 0 {
 		errs = append(errs, errors.New("proxy.carry_temp_bytes_max: must not be negative"))
@@ -260,6 +275,28 @@ func (c Config) Validate() error {
 			c.AdvisoryLocks))
 	}
 	return errors.Join(errs...)
+}
+
+// validateRanges checks what has a largest value too, or a smallest one other than 1.
+func (c *Config) validateRanges() []error {
+	var errs []error
+	for _, r := range []struct {
+		name               string
+		value, least, most int
+	}{
+		{"cancels_max", c.CancelsMax, 1, 1024},
+		{"outstanding_max", c.OutstandingMax, 2048, 1 << 20},
+		{"portals_max", c.PortalsMax, 1, 100000},
+		{"server_parameters_max", c.ServerParametersMax, 50, 100000},
+		{"server_parameters_bytes_max", c.ServerParametersBytesMax, 16 << 10, 64 << 20},
+		{"inspect_bytes_max", c.InspectBytesMax, 1024, 16 << 20},
+		{"replay_attempts_max", c.ReplayAttemptsMax, 0, 10},
+	} {
+		if r.value < r.least || r.value > r.most {
+			errs = append(errs, fmt.Errorf("proxy.%s: must be %d to %d", r.name, r.least, r.most))
+		}
+	}
+	return errs
 }
 
 // validateAuth checks the rules about who may log in and how.

@@ -41,7 +41,7 @@ func TestCutResetsReplication(t *testing.T) {
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
 	}
 	p.sessions[1] = s
-	b := newReplicationBackend(&Primary{Epoch: 1}, server)
+	b := newReplicationBackend(p, &Primary{Epoch: 1}, server)
 	s.backend, b.session = b, s
 	block := make([]byte, 1<<20)
 	for err == nil { // more than both hosts have room for

@@ -211,7 +211,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	b.typ, b.give, hide = typ, a.give, a.hide
 	switch typ {
 	case pgwire.SrvParameterStatus:
-		if hide = b.reported(s, body) || hide; len(s.params.list) > paramsMax+1 {
+		if hide = b.reported(s, body) || hide; s.hasTooManyParams() {
 			return n, true, s.tooManyParams()
 		}
 	case pgwire.SrvNotification:
@@ -304,11 +304,13 @@ func (b *backend) showBefore(s *session, w *window, n int) {
 	copy(w.data[w.pos-len(kept):w.pos], kept)
 }
 
-// paramsMax bounds the parameters that a server may report; PostgreSQL has about 15. A server that
-// reports more is given up as one that is lost.
-const paramsMax = 1000
-
+// errTooManyParams is a server that is given up as one that is lost: PostgreSQL has about 15.
 var errTooManyParams = errors.New("server reports too many parameters")
+
+// hasTooManyParams tells so; in_hot_standby, which is shown to nobody, is not among them.
+func (s *session) hasTooManyParams() bool {
+	return len(s.params.list) > s.proxy.cfg.ServerParametersMax
+}
 
 func (s *session) tooManyParams() error {
 	s.proxy.metrics.limit(limitParameters)

@@ -275,7 +275,7 @@ func TestBoundsOfWhatIsKept(t *testing.T) {
 		}
 		s.flow = newFlow('T')
 	}
-	if len(s.portals) > portalsMax {
+	if len(s.portals) > s.proxy.cfg.PortalsMax {
 		t.Errorf("%d portals", len(s.portals))
 	}
 	for range 50000 {

@@ -36,9 +36,11 @@ func TestExchangeBoundsParameters(t *testing.T) {
 		told++
 		return pgwire.AppendParameterStatus(nil, fmt.Sprintf("p%d", told), "x")
 	}}
-	b := &backend{conn: conn}
+	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil)}
+	p.cfg.ServerParametersBytesMax = 16 << 10
+	b := &backend{proxy: p, conn: conn}
 	_, _, err := b.exchange(pgwire.AppendQuery(nil, "SET x = 1"), 1, func(string, string) {
-		if told > 1<<20 {
+		if told > 16<<10/paramCost {
 			t.Fatal("there is no bound")
 		}
 	})

@@ -129,7 +129,7 @@ func (s *session) step(now int64) step {
 		s.mu.Unlock()
 		return s.guardOnHere(b)
 	}
-	full := s.flow.isFull()
+	full := s.isFull()
 	if s.unsent > 0 || s.passing > 0 && (start || s.discard || full) {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
@@ -325,10 +325,10 @@ func (s *session) forward(ctx context.Context) error {
 		s.mu.Unlock()
 		return s.awaitBackend(ctx, func() bool { return !s.flow.asksOutside() })
 	}
-	if s.flow.isFull() {
+	if s.isFull() {
 		s.proxy.metrics.limit(limitOutstanding)
 		s.mu.Unlock()
-		return s.awaitBackend(ctx, func() bool { return !s.flow.isFull() })
+		return s.awaitBackend(ctx, func() bool { return !s.isFull() })
 	}
 	if s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch) {
 		s.mu.Unlock() // Drain has begun since gate looked; it looks at the flow under mu
@@ -461,6 +461,9 @@ func (s *session) inspectNext(p []byte, off int) (size int, act forwarding, err 
 	}
 	return size, act, nil
 }
+
+// isFull tells that nothing more is to be sent now; s.mu is held.
+func (s *session) isFull() bool { return s.flow.isFull(s.proxy.cfg.OutstandingMax) }
 
 // smallMessageMax bounds messages that have no text of the client's choice in them, as the server
 // does from 14 on (PQ_SMALL_MESSAGE_LIMIT).

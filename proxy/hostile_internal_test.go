@@ -31,6 +31,7 @@ func TestLongNamesAreTheServersNames(t *testing.T) {
 // What is kept of portals is bounded in number and in bytes.
 func TestPortalsAreBounded(t *testing.T) {
 	s := inspectRig('T')
+	portalsMax := s.proxy.cfg.PortalsMax
 	s.ask(t, pgwire.AppendParse(nil, "", "SELECT 1", nil))
 	for i := range 3 * portalsMax {
 		name := string(rune('a'+i%26)) + strings.Repeat(string(rune('a'+i/26%26)), 5000) +

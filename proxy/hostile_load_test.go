@@ -135,7 +135,7 @@ func TestTransactionWithoutAnEnd(t *testing.T) {
 
 // A batch of more messages than may be outstanding goes through, whatever the server keeps back.
 func TestLongBatchesGoThrough(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, func(c *proxy.Config) { c.OutstandingMax = 2048 }) // the least that it may be
 	w := hijack(t, r.connect(""))
 	var out []byte
 	const n = 50000

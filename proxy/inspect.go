@@ -284,10 +284,6 @@ func hasUserType(oids []uint32) bool {
 	return false
 }
 
-// portalsMax bounds the portals that are kept in mind; another one counts as one that may do
-// anything.
-const portalsMax = 1000
-
 // serverName is the name that the server knows a portal or a statement by: it keeps 63 bytes
 // (portalmem.c, MAX_PORTALNAME_LEN), so that two longer names may mean the same one.
 func serverName[T string | []byte](name T) string {
@@ -321,7 +317,7 @@ func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 	case len(portal) == 0:
 		s.portal = p
 	default:
-		full := len(s.portals) >= portalsMax
+		full := len(s.portals) >= s.proxy.cfg.PortalsMax
 		if full {
 			s.proxy.metrics.limit(limitPortals)
 		}

@@ -48,6 +48,8 @@ const (
 	limitPortals     = "portals"
 	limitParameters  = "server_parameters"
 
+	limitParameterBytes = "server_parameters_bytes"
+
 	limitCarryBytes  = "carry_temp_bytes"
 	limitCarryTotal  = "carry_temp_total_bytes"
 	limitCarryTables = "carry_temp_tables"
@@ -55,7 +57,8 @@ const (
 
 var limits = []string{
 	limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
-	limitPortals, limitParameters, limitCarryBytes, limitCarryTotal, limitCarryTables,
+	limitPortals, limitParameters, limitParameterBytes, limitCarryBytes, limitCarryTotal,
+	limitCarryTables,
 }
 
 func newPrewarmMetrics() (*prometheus.CounterVec, prometheus.Gauge) {

@@ -251,7 +251,7 @@ func (c *spare) message(typ byte, body []byte) bool {
 			return false
 		}
 		c.params.set(name, value)
-		return len(c.params.list) <= paramsMax
+		return len(c.params.list) <= c.b.proxy.cfg.ServerParametersMax
 	case pgwire.SrvNotice:
 		return !isFarewell(body)
 	case pgwire.SrvCommandComplete, pgwire.SrvNotification: // up to UNLISTEN

@@ -123,7 +123,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		cancelable: make(map[cancelID]*session),
 		listeners:  deps.Listeners,
 		tag:        nodeTag(cfg.NodeName), peers: deps.Peers,
-		relaying: make(chan struct{}, relayedCancels),
+		relaying: make(chan struct{}, cfg.CancelsMax),
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()

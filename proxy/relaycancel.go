@@ -8,14 +8,11 @@ import (
 	"go.uber.org/zap"
 )
 
-const (
-	// relayedCancels is how many cancel requests are passed on at once: anybody can send one.
-	relayedCancels = 16
-	// relayedCancelTime bounds one.
-	relayedCancelTime = 10 * time.Second
-)
+// relayedCancelTime bounds one cancel request that is passed on.
+const relayedCancelTime = 10 * time.Second
 
-// relayCancel passes on a cancel request for a session that is not here.
+// relayCancel passes on a cancel request for a session that is not here, as many at a time as
+// Config.CancelsMax says.
 func (p *Proxy) relayCancel(ctx context.Context, pid uint32, key []byte) {
 	if p.peers == nil || len(key) == 0 {
 		p.metrics.cancels.WithLabelValues("unknown").Inc()

@@ -118,7 +118,7 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 	return p.logIn(ctx, s.loop, pr.Addr, func(ctx context.Context, conn link,
 		opts pgwire.LoginOptions,
 	) (*backend, error) {
-		b := newReplicationBackend(pr, conn)
+		b := newReplicationBackend(p, pr, conn)
 		if !s.isOpening(b) {
 			conn.reset()
 			return nil, errOvertaken
@@ -142,8 +142,8 @@ func (p *Proxy) connectReplication(ctx context.Context, s *session, pr *Primary,
 }
 
 // newReplicationBackend is one of which nobody knows whether something is outstanding.
-func newReplicationBackend(pr *Primary, conn link) *backend {
-	return &backend{primary: pr, conn: conn, streams: true}
+func newReplicationBackend(p *Proxy, pr *Primary, conn link) *backend {
+	return &backend{proxy: p, primary: pr, conn: conn, streams: true}
 }
 
 // beginReplication tells the client that it is logged in, and makes the backend the session's.

@@ -69,7 +69,7 @@ func (s *session) leaveBehind() bool {
 	}
 	// The pool gets a backend of its own: whoever still has this one finds it closed.
 	next := &backend{
-		primary: b.primary, conn: b.conn, pid: b.pid, key: b.key, started: b.started,
+		proxy: s.proxy, primary: b.primary, conn: b.conn, pid: b.pid, key: b.key, started: b.started,
 		role: b.role, status: pgwire.TxIdle, born: b.born, syncCommit: b.syncCommit,
 	}
 	params := paramSet{list: s.params.list, shared: true}

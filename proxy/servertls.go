@@ -18,6 +18,19 @@ type loginFunc func(ctx context.Context, conn link, opts pgwire.LoginOptions) (*
 // TLS is asked again with it.
 func (p *Proxy) logIn(ctx context.Context, on *loop, addr string, login loginFunc,
 ) (*backend, error) {
+	b, err := p.logInAs(ctx, on, addr, login)
+	switch {
+	case errors.Is(err, pgwire.ErrTooManyParams):
+		p.metrics.limit(limitParameters)
+	case errors.Is(err, pgwire.ErrParamsTooLarge):
+		p.metrics.limit(limitParameterBytes)
+	}
+	return b, err
+}
+
+// logInAs is logIn without counting bounds that were reached.
+func (p *Proxy) logInAs(ctx context.Context, on *loop, addr string, login loginFunc,
+) (*backend, error) {
 	conn, opts, err := p.dialServer(ctx, on, addr, p.cfg.ServerTLS.Mode != SSLAllow)
 	if err != nil {
 		return nil, err
@@ -38,7 +51,9 @@ func (p *Proxy) logIn(ctx context.Context, on *loop, addr string, login loginFun
 // is on that loop. It tells what a login can make of the connection.
 func (p *Proxy) dialServer(ctx context.Context, on *loop, addr string, encrypt bool,
 ) (link, pgwire.LoginOptions, error) {
-	opts := pgwire.LoginOptions{Protocol: pgwire.Protocol32}
+	opts := pgwire.LoginOptions{Protocol: pgwire.Protocol32,
+		ParamsMax:      p.cfg.ServerParametersMax,
+		ParamsBytesMax: p.cfg.ServerParametersBytesMax}
 	cfg := p.tls.get().server
 	c, err := p.dialSock(ctx, on, addr)
 	switch {

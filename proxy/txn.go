@@ -122,13 +122,9 @@ func (f *flow) idle() bool {
 // replaced without the client noticing (DESIGN.md I1).
 func (f *flow) isSafePoint() bool { return f.idle() && f.status == pgwire.TxIdle }
 
-// outstandingMax bounds the messages that wait for their answers: what a client sends beyond them
-// waits in its socket. A server keeps at most 8 KiB of answers back until it is asked to flush
-// (PqSendBuffer), which are 1638 of the smallest; so it always has more to tell.
-const outstandingMax = 16 << 10
-
-// isFull tells that nothing more is to be sent until the server has answered some of it.
-func (f *flow) isFull() bool { return len(f.ops)-f.head >= outstandingMax }
+// isFull tells that nothing more is to be sent until the server has answered some of it, since as
+// many messages wait for their answers as may (Config.OutstandingMax).
+func (f *flow) isFull(most int) bool { return len(f.ops)-f.head >= most }
 
 // push records a message that is about to be sent; false if the server answers nothing to it.
 func (f *flow) push(o op) bool {

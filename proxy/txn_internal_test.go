@@ -319,12 +319,12 @@ func TestSnapshotsThatFailForGood(t *testing.T) {
 // Ends of a COPY that nobody asked for have no answer: as many as come must not fill the flow, of
 // which nothing would ever be answered.
 func TestStrayEndsOfCopy(t *testing.T) {
-	f := newFlow('I')
+	f, outstandingMax := newFlow('I'), DefaultConfig().OutstandingMax
 	f.push(op{kind: opParse})
 	for range 2 * outstandingMax {
 		f.copyEnd(0)
 	}
-	if f.isFull() {
+	if f.isFull(outstandingMax) {
 		t.Errorf("%d operations are outstanding", len(f.ops))
 	}
 }
