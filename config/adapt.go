@@ -61,6 +61,7 @@ func (c Config) proxyConfig() proxy.Config {
 
 		CommitGuard:     p.CommitGuard,
 		SecretTTL:       p.SecretTTL,
+		LoginRolesMax:   p.LoginRolesMax,
 		LookupUser:      p.LookupUser,
 		ShutdownTimeout: p.ShutdownTimeout,
 

@@ -192,8 +192,10 @@ type Proxy struct {
 	AdvisoryLocksMax   int           `mapstructure:"advisory_locks_max" min:"1" max:"2000"`
 	LockBarrierTimeout time.Duration `mapstructure:"lock_barrier_timeout"`
 
-	SecretTTL  time.Duration `mapstructure:"secret_ttl"`
-	LookupUser string        `mapstructure:"lookup_user"`
+	SecretTTL     time.Duration `mapstructure:"secret_ttl"`
+	LoginRolesMax int           `mapstructure:"login_roles_max" min:"0" max:"100000"`
+
+	LookupUser string `mapstructure:"lookup_user"`
 	// LookupPasswordFile is derived from postgres.secrets_dir if empty.
 	LookupPasswordFile string `mapstructure:"lookup_password_file"`
 

@@ -83,6 +83,7 @@ func defaultProxy(barrier time.Duration) Proxy {
 		PreparedBytesMax: px.PreparedBytesMax,
 		CommitGuard:      px.CommitGuard,
 		SecretTTL:        px.SecretTTL,
+		LoginRolesMax:    px.LoginRolesMax,
 		LookupUser:       px.LookupUser,
 
 		CatalogDatabasesMax: px.CatalogDatabasesMax,

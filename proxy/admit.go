@@ -95,7 +95,7 @@ func (p *Proxy) admitNow(conn *sock, until time.Time) bool {
 	}
 	s.loop = conn.loop
 	s.in.begin(nil)
-	if err := s.challenge(e.secret, e.ok, from, until); err != nil {
+	if err := s.challenge(e, from, until); err != nil {
 		go s.dismiss(err)
 	}
 	return true

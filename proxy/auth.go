@@ -58,6 +58,12 @@ func (d *door) authenticate(ctx context.Context, who login) (pgwire.Credentials,
 		p.metrics.authFailures.WithLabelValues(rule.method).Inc()
 		p.guesses.failed(client.addr)
 		p.cache.doubt(who.user)
+		if d.judged != nil {
+			until, _ := ctx.Deadline()
+			if err := p.stands(until, who.user, *d.judged); err != nil {
+				return pgwire.Credentials{}, err
+			}
+		}
 		return pgwire.Credentials{}, errAuthFailed(rule.method, who.user)
 	case errors.As(err, &pe):
 		return pgwire.Credentials{}, fatal(pe)
@@ -79,11 +85,13 @@ func (d *door) prove(ctx context.Context, rule hbaRule, c hbaClient,
 	if rule.method == methodTrust || rule.method == methodCert {
 		return d.serverCredentials(c.user), nil
 	}
-	stored, ok, err := d.proxy.secretOf(ctx, c.user)
+	e, err := d.proxy.secretOf(ctx, c.user)
 	if err != nil {
 		d.proxy.log.Info("secret could not be looked up", zap.Error(err))
 		return cred, errNoPrimaryLogin()
 	}
+	d.judged = &e
+	stored, ok := e.secret, e.ok
 	var secret pgwire.ScramSecret
 	isMD5 := ok && pgwire.IsMD5Secret(stored)
 	if ok && !isMD5 {

@@ -48,14 +48,17 @@ func TestChangedRoles(t *testing.T) {
 
 // A guess does not take the secret away that logins go on with while there is no primary.
 func TestGuessesLeaveTheSecret(t *testing.T) {
-	r := newRig(t, func(c *proxy.Config) { c.SecretTTL = time.Hour; c.HoldTimeout = 2 * time.Second })
+	r := newRig(t, func(c *proxy.Config) {
+		c.SecretTTL = time.Hour
+		c.HoldTimeout, c.StartupTimeout = 2*time.Second, 2*time.Second
+	})
 	closeConn(r.connect(""))
 	time.Sleep(1100 * time.Millisecond)
 	r.topo.Set(nil)
 	for range 2 {
 		conn, err := dial(context.Background(), r.as("app", "wrong"))
 		closeConn(conn)
-		if code(err) != "28P01" {
+		if code(err) != "57P03" { // it may be another one by now, which nobody can tell
 			t.Errorf("a wrong password without a primary: %v", err)
 		}
 	}

@@ -115,6 +115,10 @@ type Config struct {
 	CommitGuard string
 	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
 	SecretTTL time.Duration
+	// LoginRolesMax is up to how many roles that may log in are known with their secrets, so that
+	// each can while there is no primary, and a name of none is treated as one; 0 and in a group
+	// with more of them, only those that have logged in lately are.
+	LoginRolesMax int
 	// LookupUser and LookupPassword log in to the primary to look up secrets and outcomes. What
 	// clients with names of no role are shown is derived of the password, too: see DESIGN.md A3.
 	LookupUser     string
@@ -181,6 +185,7 @@ func DefaultConfig() Config {
 		AdvisoryLocksMax:   advisoryLocksMax,
 		CommitGuard:        GuardAll,
 		SecretTTL:          10 * time.Second,
+		LoginRolesMax:      5000,
 		Reuse:              true,
 		ReuseMax:           128,
 		ReuseRoleMax:       32,
@@ -289,6 +294,7 @@ func (c *Config) validateRanges() []error {
 		{"portals_max", c.PortalsMax, 1, 100000},
 		{"server_parameters_max", c.ServerParametersMax, 50, 100000},
 		{"server_parameters_bytes_max", c.ServerParametersBytesMax, 16 << 10, 64 << 20},
+		{"login_roles_max", c.LoginRolesMax, 0, 100000},
 		{"inspect_bytes_max", c.InspectBytesMax, 1024, 16 << 20},
 		{"replay_attempts_max", c.ReplayAttemptsMax, 0, 10},
 	} {

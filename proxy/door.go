@@ -23,7 +23,8 @@ type door struct {
 	tls     *tls.ConnectionState
 	binding []byte
 	peer    net.Addr
-	from    netip.Addr // not valid on a Unix socket
+	from    netip.Addr   // not valid on a Unix socket
+	judged  *secretEntry // by which the client's proof is judged
 }
 
 func newDoor(p *Proxy, c *sock, peer net.Addr) *door {

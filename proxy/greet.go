@@ -20,20 +20,21 @@ type greeting struct {
 	from      netip.Addr
 	begun     bool // the client's first message was taken
 	err       error
-	late      *time.Timer // ends the connection after startup_timeout
+	judged    secretEntry
+	until     time.Time
+	late      *time.Timer // ends the connection then
 }
 
-// challenge asks the client to prove who it is and leaves the rest to the loop. stored is the
-// secret that PostgreSQL itself has, ok is false if there is no such role; of the proof the
+// challenge asks the client to prove who it is and leaves the rest to the loop. e has the secret
+// that PostgreSQL itself has, and is not ok if there is no such role; of the proof the
 // ClientKey is kept, with which the proxy can log in as this user. The caller is the owner no more,
 // unless there is an error.
-func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.Time,
-) error {
-	p, user := s.proxy, s.track.loginUser
+func (s *session) challenge(e secretEntry, from netip.Addr, until time.Time) error {
+	p, user, ok := s.proxy, s.track.loginUser, e.ok
 	var secret pgwire.ScramSecret
 	if ok {
 		var err error
-		if secret, err = pgwire.ParseScramSecret(stored); err != nil {
+		if secret, err = pgwire.ParseScramSecret(e.secret); err != nil {
 			p.log.Warn("role has no scram-sha-256 secret", zap.String("user", user))
 			ok = false
 		}
@@ -46,6 +47,7 @@ func (s *session) challenge(stored string, ok bool, from netip.Addr, until time.
 	}
 	g := &greeting{
 		scram: pgwire.NewScramServer(secret, ok), serverKey: secret.ServerKey, from: from,
+		judged: e, until: until,
 	}
 	g.late = time.AfterFunc(time.Until(until), func() {
 		s.proxy.metrics.limit(limitStartup)
@@ -188,6 +190,9 @@ func (g *greeting) reason(s *session) error {
 	}
 	user := s.track.loginUser
 	s.proxy.log.Debug("authentication failed", zap.String("user", user), zap.Error(g.err))
+	if err := s.proxy.stands(g.until, user, g.judged); err != nil {
+		return err
+	}
 	return errAuthFailed(methodScram, user)
 }
 

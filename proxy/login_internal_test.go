@@ -32,7 +32,7 @@ func greeted(t *testing.T, p *Proxy, from netip.Addr) (s *session, send func(p [
 		t.Fatal(err)
 	}
 	s.loop = still
-	if err := s.challenge("", false, from, time.Now().Add(time.Hour)); err != nil {
+	if err := s.challenge(secretEntry{}, from, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	client.handle(nil)

@@ -49,6 +49,7 @@ const (
 	limitParameters  = "server_parameters"
 
 	limitParameterBytes = "server_parameters_bytes"
+	limitLoginRoles     = "login_roles"
 
 	limitCarryBytes  = "carry_temp_bytes"
 	limitCarryTotal  = "carry_temp_total_bytes"
@@ -57,8 +58,8 @@ const (
 
 var limits = []string{
 	limitStartup, limitPacket, limitAccept, limitOutstanding, limitInspect, limitPrepared,
-	limitPortals, limitParameters, limitParameterBytes, limitCarryBytes, limitCarryTotal,
-	limitCarryTables,
+	limitPortals, limitParameters, limitParameterBytes, limitLoginRoles, limitCarryBytes,
+	limitCarryTotal, limitCarryTables,
 }
 
 func newPrewarmMetrics() (*prometheus.CounterVec, prometheus.Gauge) {

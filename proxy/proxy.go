@@ -194,6 +194,7 @@ func (p *Proxy) Start(ctx context.Context) error {
 	go p.runWatch()
 	p.prewarm.start()
 	p.tlsWatch.Go(func() { p.tls.run(p.ctx.Done()) })
+	p.work.Go(func() { p.cache.runRoles(p.doors) })
 	return nil
 }
 

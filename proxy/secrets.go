@@ -32,6 +32,8 @@ type secretCache struct {
 	// absent are names that no role with a secret has: anybody may make them up, so they must
 	// not drive out the others.
 	absent generations
+	// roles are all that there are, where they are known.
+	roles loginRoles
 }
 
 type secretEntry struct {
@@ -41,6 +43,10 @@ type secretEntry struct {
 	roles  []string // that the user is a member of; none unless rules ask for them
 	// doubted: a login has failed since, so that it may be another one by now.
 	doubted bool
+	// listed: of loginRoles, of use only while nobody can be asked.
+	listed bool
+	// unsure: used since nobody could be asked.
+	unsure bool
 }
 
 // generations is a map that forgets what was not asked for lately: when the younger half is full
@@ -72,7 +78,9 @@ func (g *generations) forget(name string) {
 	delete(g.old, name)
 }
 
-func newSecretCache(p *Proxy) *secretCache { return &secretCache{proxy: p} }
+func newSecretCache(p *Proxy) *secretCache {
+	return &secretCache{proxy: p, roles: loginRoles{due: make(chan struct{}, 1)}}
+}
 
 var _ Secrets = (*secretCache)(nil)
 
@@ -88,11 +96,11 @@ func (c *secretCache) entry(ctx context.Context, user string) (secretEntry, erro
 		return secretEntry{}, nil // no role; the primary need not be asked
 	}
 	e, cached := c.cached(user)
-	isYoung := cached && time.Since(e.at) < c.proxy.cfg.SecretTTL
+	isYoung := cached && c.isYoung(e)
 	if isYoung && !e.doubted {
 		return e, nil
 	}
-	usable := isYoung || cached && e.ok
+	usable := isYoung || cached && (e.ok || e.listed || c.hasRoles())
 	for {
 		pr, changed := c.proxy.topo.Current()
 		err := errors.New("there is no primary to ask")
@@ -107,6 +115,7 @@ func (c *secretCache) entry(ctx context.Context, user string) (secretEntry, erro
 		case errors.Is(err, errTooManyRoles):
 			return secretEntry{}, err
 		case usable:
+			e.unsure = true
 			return e, nil
 		case ctx.Err() != nil || isNoSecretLeft(err):
 			return secretEntry{}, fmt.Errorf("look up secret: %w", err)
@@ -123,11 +132,15 @@ func (c *secretCache) entry(ctx context.Context, user string) (secretEntry, erro
 
 // secretOf is the secret that a client has to know: that of the file, which is there without any
 // primary, or what Secrets says.
-func (p *Proxy) secretOf(ctx context.Context, user string) (string, bool, error) {
+func (p *Proxy) secretOf(ctx context.Context, user string) (e secretEntry, err error) {
 	if secret, ok := p.tls.get().secrets[user]; ok {
-		return secret, true, nil
+		return secretEntry{secret: secret, ok: true}, nil
 	}
-	return p.secrets.UserSecret(ctx, user)
+	if p.secrets == Secrets(p.cache) {
+		return p.cache.entry(ctx, user)
+	}
+	e.secret, e.ok, err = p.secrets.UserSecret(ctx, user)
+	return e, err
 }
 
 // secretNow is secretOf if nobody need be asked.
@@ -144,7 +157,18 @@ func (p *Proxy) secretNow(user string) (secretEntry, bool) {
 // fresh is the secret of a role if it need not be asked for.
 func (c *secretCache) fresh(user string) (secretEntry, bool) {
 	e, ok := c.cached(user)
-	return e, ok && !e.doubted && time.Since(e.at) < c.proxy.cfg.SecretTTL
+	return e, ok && !e.doubted && c.isYoung(e)
+}
+
+// isYoung tells that a secret need not be asked for again.
+func (c *secretCache) isYoung(e secretEntry) bool {
+	return !e.listed && time.Since(e.at) < c.proxy.cfg.SecretTTL
+}
+
+func (c *secretCache) hasRoles() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.roles.entries != nil
 }
 
 // isNoSecretLeft tells that to ask again is of no use: the server has answered. That it lets no
@@ -176,10 +200,15 @@ func (c *secretCache) askInTime(ctx context.Context, pr *Primary, user string, u
 func (c *secretCache) cached(user string) (secretEntry, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e, ok := c.known.get(user); ok {
-		return e, true
+	e, ok := c.known.get(user)
+	if !ok {
+		e, ok = c.absent.get(user)
 	}
-	return c.absent.get(user)
+	l, isListed := c.roles.find(user)
+	if isListed && (!ok || l.at.After(e.at) && (l.secret != e.secret || l.ok != e.ok)) {
+		return l, true
+	}
+	return e, ok
 }
 
 // ask gets a secret from the primary. The user's name travels as a quoted literal.
@@ -212,6 +241,7 @@ func (c *secretCache) ask(ctx context.Context, pr *Primary, user string) (secret
 		c.known.forget(user)
 		c.absent.put(user, e)
 	}
+	c.wantRoles(pr.Epoch)
 	return e, nil
 }
 
@@ -239,4 +269,5 @@ func (c *secretCache) forget(user string) {
 	defer c.mu.Unlock()
 	c.known.forget(user)
 	c.absent.forget(user)
+	c.roles.forget(user)
 }
