@@ -145,11 +145,14 @@ func (p *Proxy) stands(until time.Time, user string, e secretEntry) error {
 			if isFiled || !e.unsure {
 				return nil
 			}
-			fresh, err := p.cache.ask(ctx, pr, user)
+			fresh, err := p.cache.entry(ctx, user)
 			switch {
-			case err == nil && fresh.secret == e.secret && fresh.ok == e.ok:
+			case err != nil:
+				return errNoPrimaryLogin()
+			case fresh.unsure: // nobody could be asked after all
+			case fresh.secret == e.secret && fresh.ok == e.ok:
 				return nil
-			case err == nil, isNoSecretLeft(err):
+			default:
 				return errNoPrimaryLogin()
 			}
 		}

@@ -173,6 +173,27 @@ func TestLoginsWithoutAListOfRoles(t *testing.T) {
 			if got, _ := isThere(in, 10*time.Second); got != "<nil>" {
 				t.Errorf("it comes to %s", got)
 			}
+			if n := r.count("limits_total", "login_roles"); (n > 0) != (name == "too many") {
+				t.Errorf("counted %v times", n)
+			}
 		})
+	}
+}
+
+// A proof against a secret that nobody could be asked for is judged by what the primary says, also
+// if that is there again before the proof is.
+func TestProofBehindAnOutage(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.SecretTTL = time.Millisecond })
+	closeConn(r.connect(""))
+	pr, _ := r.topo.Current()
+	r.topo.Set(nil)
+	right, wrong := r.guess("new"), r.guess("wrong")
+	r.topo.Set(pr)
+	if got := wrong(); got != "28P01" {
+		t.Errorf("a wrong password: %s", got)
+	}
+	r.server.Exec("ALTER ROLE app PASSWORD 'new'")
+	if got := right(); got != "57P03" {
+		t.Errorf("the new password: %s", got)
 	}
 }

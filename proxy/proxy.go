@@ -124,6 +124,7 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 		listeners:  deps.Listeners,
 		tag:        nodeTag(cfg.NodeName), peers: deps.Peers,
 		relaying: make(chan struct{}, cfg.CancelsMax),
+		doors:    context.Background(), // until Start
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()

@@ -118,7 +118,7 @@ func TestTLSOnBothSides(t *testing.T) {
 	}
 }
 
-// A cancel request to a server that takes none in clear.
+// A cancel request, over TLS of either kind, to a server that takes none in clear.
 func TestCancelOverTLS(t *testing.T) {
 	ca := proxytest.NewCA(t)
 	cert, key := ca.Issue("pg", "127.0.0.1")
@@ -129,22 +129,28 @@ func TestCancelOverTLS(t *testing.T) {
 	r.proxy.Cut(r.epoch)
 	r.server.UseTLS(cert, key, ca.File())
 	r.leadDirect()
-	c := r.connectTo(r.secure(front, ""))
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() {
-		_, err := tryExec(c, "SELECT pg_sleep(30)")
-		done <- err
-	}()
-	for r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' " +
-		"AND state = 'active' AND usename = 'app'")[0][0] != "1" {
-		time.Sleep(5 * time.Millisecond) // until it runs
-	}
-	if err := c.CancelRequest(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-done; code(err) != "57014" {
-		t.Errorf("got %v", err)
+	for i, negotiation := range []string{"postgres", "direct"} {
+		c := r.connectTo(r.secure(front, "sslnegotiation="+negotiation))
+		done := make(chan error, 1)
+		go func() {
+			_, err := tryExec(c, "SELECT pg_sleep(30)")
+			done <- err
+		}()
+		for r.server.Exec("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' " +
+			"AND state = 'active' AND usename = 'app'")[0][0] != "1" {
+			time.Sleep(5 * time.Millisecond) // until it runs
+		}
+		if err := c.CancelRequest(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; code(err) != "57014" {
+			t.Errorf("%s: got %v", negotiation, err)
+		}
+		// That of the session, and that of the request: the driver encrypts both.
+		if n := r.count("tls_handshakes_total", "ok"); n != float64(2*i+2) {
+			t.Errorf("%s: %v handshakes", negotiation, n)
+		}
 	}
 }
