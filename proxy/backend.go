@@ -250,9 +250,8 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 			}
 			errs[at] = e
 		case pgwire.SrvParameterStatus:
-			if told += len(body) + paramCost; told > b.proxy.cfg.ServerParametersBytesMax {
-				b.proxy.metrics.limit(limitParameterBytes)
-				return errs, 0, errTooManyParams
+			if err := b.countParam(&told, body); err != nil {
+				return errs, 0, err
 			}
 			if name, value, err := pgwire.ParseParameterStatus(body); err == nil {
 				report(name, value)
@@ -269,6 +268,15 @@ func (b *backend) exchangeAll(out []byte, n int, report func(name, value string)
 
 // paramCost is what a parameter takes besides its text, about.
 const paramCost = 64
+
+// countParam adds a parameter to what was told in an exchange, and bounds that.
+func (b *backend) countParam(told *int, body []byte) error {
+	if *told += len(body) + paramCost; *told > b.proxy.cfg.ServerParametersBytesMax {
+		b.proxy.metrics.limit(limitParameterBytes)
+		return errTooManyParams
+	}
+	return nil
+}
 
 // isServerFull tells that the server has no connection left for this login.
 func isServerFull(err error) bool {

@@ -379,7 +379,7 @@ func (c *prewarmed) message(typ byte, body []byte) bool {
 		if err == nil {
 			c.b.note(name, value)
 		}
-		return err == nil && len(c.b.params) <= paramsMax
+		return err == nil && len(c.b.params) <= c.b.proxy.cfg.ServerParametersMax
 	case pgwire.SrvNotice:
 		return !isFarewell(body)
 	}
@@ -460,8 +460,8 @@ func (b *backend) readProof(report func(name, value string)) error {
 			}
 			return fmt.Errorf("check backend: %w", e)
 		case pgwire.SrvParameterStatus:
-			if told += len(body) + paramCost; told > pgwire.ServerParamsBytesMax {
-				return errTooManyParams
+			if err := b.countParam(&told, body); err != nil {
+				return err
 			}
 			if name, value, err := pgwire.ParseParameterStatus(body); err == nil {
 				report(name, value)
