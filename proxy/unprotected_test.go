@@ -81,9 +81,18 @@ func TestUnprotectedByTheRole(t *testing.T) {
 	r.topo.Set(&quorum)
 	r.proxy.Cut(pr.Epoch)
 	r.connect("application_name=later")
-	all := r.proxy.Sessions()
-	at := slices.IndexFunc(all, func(s proxy.SessionInfo) bool { return s.Application == "later" })
-	if at < 0 || all[at].Unprotected != "remote_write" {
-		t.Errorf("%+v", all)
+	var later proxy.SessionInfo
+	r.until(func() bool { // the greeting comes before the backend is attached
+		all := r.proxy.Sessions()
+		at := slices.IndexFunc(all, func(s proxy.SessionInfo) bool {
+			return s.Application == "later" && s.PID != 0
+		})
+		if at >= 0 {
+			later = all[at]
+		}
+		return at >= 0
+	})
+	if later.Unprotected != "remote_write" {
+		t.Errorf("%+v", later)
 	}
 }
