@@ -28,22 +28,22 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 		case SrvDataRow:
 			cols, err := ParseDataRow(b)
 			if err != nil {
-				return nil, err
+				return nil, unusable(err)
 			}
 			// A row of no columns takes memory too.
 			if size += len(b) + 24*(len(cols)+1); size > queryBytesMax {
-				return nil, NewError(CodeProgramLimit, "result is too large")
+				return nil, unusable(NewError(CodeProgramLimit, "result is too large"))
 			}
 			rows = append(rows, cloneRow(cols))
 		case SrvError:
 			if failed, err = ParseError(b); err != nil {
-				return nil, err
+				return nil, unusable(err)
 			}
 			if failed.Severity == "FATAL" || failed.Severity == "PANIC" {
 				return nil, failed
 			}
 		case SrvCopyInResponse, SrvCopyOutResponse, SrvCopyBothResponse:
-			return nil, NewError(CodeFeatureNotSupported, "query: copy is not supported")
+			return nil, unusable(NewError(CodeFeatureNotSupported, "copy is not supported"))
 		case SrvReadyForQuery:
 			if failed != nil {
 				return nil, failed
@@ -52,6 +52,10 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 		}
 	}
 }
+
+// unusable is an error of this side, behind which answers may come that nobody reads: it is no
+// *Error itself, as an answer of the server is.
+func unusable(err error) error { return fmt.Errorf("query: %w", err) }
 
 func cloneRow(cols [][]byte) [][]byte {
 	out := make([][]byte, len(cols))

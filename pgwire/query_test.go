@@ -64,6 +64,22 @@ func TestSimpleQueryFatal(t *testing.T) {
 func TestSimpleQueryRefuses(t *testing.T) {
 	_, err := query(t, pgwire.AppendMessage(nil, 'D', []byte("\x00\x01\xff\xff\xff\xfe")))
 	wantCode(t, err, pgwire.CodeProtocolViolation)
+	if _, ok := err.(*pgwire.Error); ok {
+		t.Error("the connection counts as ready again, though more may come")
+	}
+	row := pgwire.AppendDataRow(nil, bytes.Repeat([]byte("x"), 1<<19))
+	client, server := net.Pipe()
+	defer client.Close()
+	go func() {
+		defer server.Close()
+		_, _ = io.CopyN(io.Discard, server, int64(len(pgwire.AppendQuery(nil, "SELECT 1"))))
+		_, _ = server.Write(bytes.Repeat(row, 34)) // to its end, or that of the client
+	}()
+	_, err = pgwire.SimpleQuery(client, pgwire.NewReader(client, 1<<20), "SELECT 1")
+	wantCode(t, err, pgwire.CodeProgramLimit)
+	if _, ok := err.(*pgwire.Error); ok {
+		t.Error("the connection counts as ready again, though rows are left")
+	}
 	_, err = query(t, pgwire.AppendMessage(nil, 'E', []byte("S")))
 	wantCode(t, err, pgwire.CodeProtocolViolation)
 	if _, err = query(t, []byte("D\x00\x00")); !errors.Is(err, io.ErrUnexpectedEOF) {

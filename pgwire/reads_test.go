@@ -208,7 +208,7 @@ func FuzzReads(f *testing.F) {
 			}
 		}
 		_ = pgwire.ReachOf(sql, conforming)
-		_ = pgwire.ParseSetters(sql, conforming)
+		_ = pgwire.ParseSetters(sql, conforming, nil)
 		_ = pgwire.AppendNameConstants(nil, sql, conforming, 9)
 		if !ok {
 			return

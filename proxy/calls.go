@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"slices"
+	"time"
 
 	"holdfast/pgwire"
 )
@@ -13,21 +14,32 @@ import (
 type calledBy struct {
 	known   *setters
 	effects []effect
+	cls     class
 }
 
-// askSetters has the database's functions asked for, if a statement may call one, or may have made
+// askSetters has the database's functions asked for, if a statement may call one, or may make
 // another one.
 func (s *session) askSetters(cls class, sql []byte) *setters {
 	if !cls.has(clsMayWrite) {
 		return nil
 	}
-	if s.setters == nil || s.setters.stale.Load() {
+	if s.setters.isDue(time.Now()) {
 		s.setters = s.proxy.settersOf(s.database())
 	}
-	if cls.has(clsSelfCommit) && s.setters != nil && mentionsRoutine(sql) {
-		s.setters.stale.Store(true) // it is asked for when the next statement comes
+	known := s.setters.known()
+	if cls.has(clsSelfCommit) && mentionsRoutine(sql) {
+		s.remakes, s.isBlind, s.blindOf = true, true, known
 	}
-	return s.setters.known()
+	return known
+}
+
+// remade has the functions asked for anew, now that a unit of work that may have made some has
+// ended. The caller holds s.mu.
+func (s *session) remade() {
+	s.remakes = false
+	if s.setters != nil {
+		s.setters.stale.Store(true)
+	}
 }
 
 // noteSetters lets a text that calls a function that sets settings count as one that does. It is
@@ -42,6 +54,10 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 	}
 	lower := lowered(sql)
 	if !known.isNamedIn(lower) {
+		return
+	}
+	if p.cls.has(clsOpaque) {
+		p.noteCalls(known, sql, lower, s.conf, 0) // its statements are not known
 		return
 	}
 	at := 0
@@ -73,10 +89,10 @@ func (s *session) parsedOf(ps *prepared) parsed {
 		sql := []byte(ps.sql)
 		var c parsed
 		c.noteCalls(known, sql, lowered(sql), ps.conf, 0)
-		ps.called = &calledBy{known: known, effects: c.effects}
+		ps.called = &calledBy{known: known, effects: c.effects, cls: c.cls}
 	}
 	if len(ps.called.effects) > 0 {
-		p.cls |= clsState
+		p.cls |= ps.called.cls
 		p.effects = append(slices.Clip(p.effects), ps.called.effects...)
 	}
 	return p
@@ -84,40 +100,48 @@ func (s *session) parsedOf(ps *prepared) parsed {
 
 // noteBlindness lets what may call any function, while those that set something are not known, be
 // one behind which the server is asked; if that is lost before, nothing is known to be set. The
-// names of custom settings are asked for as soon as they are known.
+// custom settings are asked for as soon as they are known.
 func (s *session) noteBlindness(p *parsed) {
 	known := s.setters.known()
-	isBlind := known == nil || known.isAll
-	if s.isBlind && !isBlind {
-		s.isBlind = false
-		if len(known.settings) > 0 {
-			p.effects = append(slices.Clip(p.effects), looks(known.settings))
+	if s.isBlind && !s.remakes && known != nil && known != s.blindOf {
+		s.isBlind, s.blindOf = false, nil
+		for _, name := range known.settings {
+			s.track.learn(name)
+			s.track.dirty = true
 		}
 	}
-	if !isBlind || !p.cls.has(clsMayWrite) || p.isSetConfig() {
+	if !s.isBlind && known != nil && !known.isAll || !p.cls.has(clsMayWrite) || p.isSetConfig() {
 		return
 	}
-	e := looks(nil)
+	e := effect{kind: pgwire.KindSelect, cls: clsState, isKnown: true, looks: true}
 	if known != nil {
 		e.names = known.settings
+	} else {
+		s.isBlind = true
 	}
 	p.effects = append(slices.Clip(p.effects), e)
-	s.isBlind = known == nil
-}
-
-// looks is the effect of what nobody knows of whether it sets something.
-func looks(names []string) effect {
-	return effect{kind: pgwire.KindSelect, cls: clsState, isKnown: true, looks: true, names: names}
 }
 
 // isNamedIn tells that a text, in lower case, has one of the names in it.
 func (s *setters) isNamedIn(lower []byte) bool {
-	return s.makers.in(lower) || s.functions.in(lower) || s.locals.in(lower)
+	return s.makers.in(lower) || s.functions.in(lower) || s.locals.in(lower) ||
+		(s.tables.in(lower) || s.localTables.in(lower) || s.makingTables.in(lower)) &&
+			writingWords.in(lower)
 }
+
+// writingWords are those without one of which a text writes to no relation itself.
+var writingWords = func() (w wordSet) {
+	for _, word := range []string{"insert", "update", "delete", "merge", "copy", "truncate",
+		"execute", "into", "refresh", "alter"} {
+		w.add([]byte(word))
+	}
+	return w
+}()
 
 // noteCalls adds the effects of one of the statements of a string; lower is the same in lower case.
 func (p *parsed) noteCalls(known *setters, sql, lower []byte, conforming bool, at int) {
-	if known.makers.in(lower) {
+	writes := writingWords.in(lower)
+	if known.makers.in(lower) || writes && known.makingTables.in(lower) {
 		// What it sets is known to be nothing, what it makes is asked for.
 		p.cls |= clsState
 		p.effects = append(p.effects, effect{
@@ -125,54 +149,54 @@ func (p *parsed) noteCalls(known *setters, sql, lower []byte, conforming bool, a
 			text: shortText(sql),
 		})
 	}
-	if e, ok := known.calls(sql, lower, conforming); ok {
+	if e, ok := known.calls(sql, lower, writes, conforming); ok {
 		e.at = at
-		p.cls |= clsState
+		if !e.isKnown || e.other {
+			p.cls |= clsState
+		}
 		p.effects = append(p.effects, e)
 	}
 }
 
 // isSetConfig tells of a single statement that it does nothing but call set_config.
 func (p *parsed) isSetConfig() bool {
-	return len(p.effects) == 1 && (p.effects[0].isKnown || p.effects[0].calls != nil)
+	return len(p.effects) == 1 && p.effects[0].kind == pgwire.KindSelect && !p.effects[0].looks &&
+		(p.effects[0].isKnown || p.effects[0].calls != nil)
 }
 
-// calledIn tells that a text names one of the setters, and notes in e what they set, and what the
-// functions that it names may make.
+// calledIn tells that a text may call one of the setters, and notes in e what they set, and what
+// the functions that it names may make.
 func (at *settersAt) calledIn(sql string, conforming bool, e *effect) bool {
 	known := at.known()
 	if known == nil || known.isEmpty() {
 		return false
 	}
 	lower := lowered([]byte(sql))
-	e.makes = known.makers.in(lower)
-	c, called := known.calls([]byte(sql), lower, conforming)
+	writes := writingWords.in(lower)
+	e.makes = known.makers.in(lower) || writes && known.makingTables.in(lower)
+	c, called := known.calls([]byte(sql), lower, writes, conforming)
 	if !called {
 		return false
 	}
-	e.names, e.other, e.isGiven = c.names, c.other, c.isGiven
+	e.names, e.other = c.names, c.other
 	return !c.isKnown
 }
 
 // calls is the effect of a statement that leads to functions which set something; lower is the same
 // in lower case. False is that of none.
-func (s *setters) calls(sql, lower []byte, conforming bool) (e effect, ok bool) {
-	sets := s.functions.in(lower)
-	if !sets && !s.locals.in(lower) {
+func (s *setters) calls(sql, lower []byte, writes, conforming bool) (e effect, ok bool) {
+	sets := s.functions.in(lower) || writes && s.tables.in(lower)
+	if !sets && !s.locals.in(lower) && !(writes && s.localTables.in(lower)) {
 		return e, false
 	}
 	e = effect{kind: pgwire.KindSelect, cls: clsState, names: s.settings, isKnown: !sets}
-	switch {
-	case s.computers.in(lower):
-		e.other = true
-	case s.givers.in(lower):
-		own := slices.Clip(s.settings)
-		e.names = pgwire.AppendNameConstants(own, sql, conforming, len(own)+givenMax)
-		e.isGiven = len(e.names) == len(own) || len(e.names) == len(own)+givenMax
-		e.other = e.isGiven
+	e.other = s.computers.in(lower)
+	if !s.givers.in(lower) {
+		return e, true
 	}
+	g := pgwire.ParseGiven(sql, conforming, nil, s.givers.has)
+	e.names = append(slices.Clip(s.settings), g.Names...)
+	e.isGiven = g.Params && !g.Other && !e.other
+	e.other = e.other || g.Params || g.Other
 	return e, true
 }
-
-// givenMax bounds the constants of a statement that are taken for names of settings.
-const givenMax = 64

@@ -7,6 +7,6 @@ func CarriedBytes(p *Proxy) int64 { return p.carried.Load() }
 // HOLD.
 func KnowsMaker(p *Proxy, database, function string) bool {
 	var e effect
-	p.settersOf(database).calledIn(function, true, &e)
+	p.settersOf(database).calledIn("insert "+function, true, &e)
 	return e.makes
 }

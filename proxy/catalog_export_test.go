@@ -52,7 +52,7 @@ func SettingNames(ctx context.Context, p *Proxy, pr *Primary, database string) (
 
 // KnowsSetter tells that a proxy knows of a function that sets settings.
 func KnowsSetter(p *Proxy, database, function string) bool {
-	return p.settersOf(database).calledIn(function, true, &effect{})
+	return p.settersOf(database).calledIn("insert "+function, true, &effect{})
 }
 
 // KnowsSetters tells that a proxy knows which functions of a database set something.

@@ -234,6 +234,8 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	}
 	if a.stmt != nil && typ == pgwire.SrvCommandComplete {
 		s.completed(a.stmt, body)
+	} else if a.stmt != nil && typ == pgwire.SrvPortalSuspended {
+		s.suspended(a.stmt)
 	}
 	if a.done != nil {
 		s.answered(a.done)
@@ -374,6 +376,16 @@ func (s *session) reported(name, value string) {
 }
 
 // completed takes CommandComplete of a statement; the caller holds s.mu.
+// suspended takes a portal that may go on: what it has called up to now may have set something.
+func (s *session) suspended(o *op) {
+	for _, e := range o.effects {
+		if e.cls.has(clsState | clsAdvisory) {
+			e.lock = nil // how often it was called is not known
+			s.track.succeeded(&e)
+		}
+	}
+}
+
 func (s *session) completed(o *op, body []byte) {
 	if o.isOurCommit() {
 		s.commitAnswered(o.cls)
@@ -466,6 +478,9 @@ func (s *session) ended(a answer, hide bool) bool {
 	}
 	s.track.batchEnded(s.flow.status, s.flow.rolledBack)
 	s.flow.rolledBack = false
+	if s.remakes && s.flow.status == pgwire.TxIdle {
+		s.remade()
+	}
 	if s.track.dirty && s.flow.isSafePoint() && !hide {
 		s.endHeld = true
 		s.interrupt()

@@ -25,6 +25,7 @@ func TestStringsByGuard(t *testing.T) {
 		t.Run(guard, func(t *testing.T) {
 			r := newRig(t, func(c *proxy.Config) { c.CommitGuard, c.Reuse = guard, false })
 			exec(t, r.connect(""), "CREATE TABLE t (a int)")
+			r.until(func() bool { return proxy.KnowsSetters(r.proxy, "app") }) // else any may set
 			w := hijack(t, r.connect(""))
 			if got := r.sentBy(w, q(twoWrites)); got != want {
 				t.Errorf("sent %s, want %s", got, want)

@@ -15,6 +15,7 @@ var opaque = parsed{cls: clsOpaque | clsMayWrite}
 // taken for what it may be at worst.
 func (s *session) classify(sql []byte) parsed {
 	if s.isAmbiguous(sql) {
+		s.scratch = s.scratch[:0]
 		return opaque
 	}
 	p := classify(&s.scratch, sql, s.conf)

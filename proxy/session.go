@@ -32,7 +32,9 @@ type session struct {
 	in      inbox      // from the client; the owner's
 	conf    bool       // standard_conforming_strings; the owner's, under mu for writing
 	setters *settersAt // of its database, once there was a use for them
+	blindOf *setters   // what was known when isBlind began
 	isBlind bool       // functions may have been called before those were known
+	remakes bool       // so may the unit of work have made some
 
 	onLoop     atomic.Bool            // the loop is the owner
 	clientFull atomic.Bool            // the backend's bytes wait for room at the client

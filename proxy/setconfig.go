@@ -65,6 +65,9 @@ func (s *session) bindSettings(p parsed, stmt, body []byte) parsed {
 	return p
 }
 
+// givenMax bounds the parameters of a portal that are looked at for names of settings.
+const givenMax = 64
+
 // bindGiven takes the parameters of a portal that may be names of settings which it gives to a
 // function.
 func (s *session) bindGiven(p parsed, stmt, body []byte) parsed {
@@ -72,24 +75,22 @@ func (s *session) bindGiven(p parsed, stmt, body []byte) parsed {
 	if i < 0 {
 		return p
 	}
+	var given []string
+	for param := 1; param <= givenMax; param++ {
+		v, format, ok := pgwire.ParseBindParam(body, param)
+		if !ok {
+			break
+		}
+		isText := format == 0 || isTextOID(s.paramType(stmt, param))
+		if name := strings.ToLower(string(v)); isText && len(v) < 256 && pgwire.IsSettingName(name) {
+			given = append(given, name)
+		}
+	}
 	p.effects = slices.Clone(p.effects)
-	for ; i < len(p.effects); i++ {
-		e := &p.effects[i]
-		if !e.isGiven {
-			continue
+	for ; i < len(p.effects) && len(given) > 0; i++ {
+		if e := &p.effects[i]; e.isGiven {
+			e.names, e.other = append(slices.Clip(e.names), given...), false
 		}
-		own := slices.Clip(e.names)
-		for param := 1; param <= givenMax; param++ {
-			v, format, ok := pgwire.ParseBindParam(body, param)
-			if !ok {
-				break
-			}
-			if format == 0 || isTextOID(s.paramType(stmt, param)) {
-				own = pgwire.AppendSettingName(own, string(v))
-			}
-		}
-		e.other = e.other && len(own) == len(e.names)
-		e.names = own
 	}
 	return p
 }

@@ -2,9 +2,14 @@ package proxy_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -157,5 +162,64 @@ func TestSettingsOfFunctionsNobodyKnows(t *testing.T) {
 	r.change()
 	if got, err := tryExec(c, "SHOW work_mem"); got != "7MB" {
 		t.Errorf("%q %v", got, err)
+	}
+}
+
+// What a session calls before its functions are known is asked for when they are: custom settings
+// too, by the SQL command EXECUTE, and in a transaction that ends meanwhile; functions that a
+// transaction makes are known when it has committed, to sessions that are there already.
+func TestSettingsOfFunctionsThatAreNew(t *testing.T) {
+	r := newRig(t, nil)
+	const become = `CREATE FUNCTION %s() RETURNS text LANGUAGE sql AS
+		$$SELECT set_config('app.%[1]s', '42', false)$$`
+	r.server.ExecIn("app", fmt.Sprintf(become, "first")+";"+fmt.Sprintf(become, "second"))
+	c, there := r.connect(""), r.connect("")
+	exec(t, c, "BEGIN")
+	exec(t, c, "SELECT first()")
+	exec(t, c, "COMMIT")
+	exec(t, there, "PREPARE p AS SELECT second()")
+	exec(t, there, "EXECUTE p")
+	r.until(func() bool {
+		_, _ = tryExec(c, "SELECT 1 + length('')")
+		_, _ = tryExec(there, "SELECT 1 + length('')")
+		return proxy.KnowsSetter(r.proxy, "app", "second")
+	})
+	exec(t, c, "BEGIN")
+	exec(t, c, fmt.Sprintf(become, "third"))
+	exec(t, c, "SELECT third()")
+	exec(t, c, "COMMIT")
+	r.until(func() bool { return proxy.KnowsSetter(r.proxy, "app", "third") })
+	exec(t, there, "SELECT third()")
+	exec(t, c, "SELECT first()")
+	r.change()
+	for name, conn := range map[string]*pgconn.PgConn{"first": c, "second": there, "third": there} {
+		if got, err := tryExec(conn, "SHOW app."+name); got != "42" {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+	}
+	if got, err := tryExec(c, "SHOW app.third"); got != "42" {
+		t.Errorf("third, of the transaction that made it: %q %v", got, err)
+	}
+}
+
+// A portal that may go on has called what it calls.
+func TestSettingsOfSuspendedPortals(t *testing.T) {
+	r := newRig(t, nil)
+	c := r.connect("")
+	exec(t, c, `CREATE FUNCTION wm() RETURNS text LANGUAGE sql AS
+		$$SELECT set_config('work_mem', '7MB', false)$$`)
+	r.until(func() bool {
+		_, _ = tryExec(c, "SELECT 1 + length('')")
+		return proxy.KnowsSetter(r.proxy, "app", "wm")
+	})
+	conn := hijack(t, c)
+	b := pgwire.AppendParse(nil, "", "SELECT wm() FROM generate_series(1, 3)", nil)
+	b = pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(b, "", ""), "", 1))
+	conn.send(b)
+	conn.until(1, 20*time.Second)
+	r.change()
+	conn.send(pgwire.AppendQuery(nil, "SELECT 1/(current_setting('work_mem') = '7MB')::int"))
+	if got := conn.until(1, 20*time.Second); !strings.Contains(got, "C(SELECT 1)") {
+		t.Errorf("%q", got)
 	}
 }

@@ -27,27 +27,31 @@ type setters struct {
 	functions wordSet // whose settings outlive the transaction
 	locals    wordSet // whose settings do not
 	givers    wordSet // of those above, whose callers give the name
-	computers wordSet // of those above, that put the name together
+	computers wordSet // of those above, that make the name in another way
 	makers    wordSet // those that may make a temporary table or a cursor WITH HOLD
-	settings  []string
-	answering wordSet // (ruled.go)
+	// tables, localTables and makingTables are relations that lead to the like if they are written
+	// to.
+	tables, localTables, makingTables wordSet
+	settings                          []string
+	answering                         wordSet // (ruled.go)
 	// isAll tells that there are too many: each statement that may call one counts as one.
 	isAll bool
 	at    time.Time
-	took  time.Duration
 }
 
 // isEmpty tells that no statement has to be looked through.
 func (s *setters) isEmpty() bool {
-	return !s.isAll && s.functions.len()+s.locals.len()+s.makers.len() == 0
+	return s.functions.len()+s.locals.len()+s.makers.len()+s.tables.len()+s.localTables.len()+
+		s.makingTables.len() == 0
 }
 
 // settersAt is what is known of a database, which its sessions share. nil is nothing.
 type settersAt struct {
 	now    atomic.Pointer[setters]
 	asking atomic.Bool
-	stale  atomic.Bool // a function was made, or changed, by way of this proxy
-	warned atomic.Bool // that the database refuses to tell
+	stale  atomic.Bool  // a function was made, or changed, by way of this proxy
+	warned atomic.Bool  // that the database refuses to tell
+	rest   atomic.Int64 // until when it is not asked again, by CLOCK_BOOTTIME
 }
 
 // setterBook keeps them by database. They are asked for in the background, by the look-up role,
@@ -79,8 +83,7 @@ func (p *Proxy) settersOf(database string) *settersAt {
 	if at == nil {
 		return nil
 	}
-	s := at.now.Load()
-	if p.ctx == nil || s != nil && !s.isDue(at.stale.Load(), time.Since(s.at)) {
+	if p.ctx == nil || !at.isDue(time.Now()) || bootNow() < at.rest.Load() {
 		return at
 	}
 	pr, _ := p.topo.Current()
@@ -93,9 +96,21 @@ func (p *Proxy) settersOf(database string) *settersAt {
 	return at
 }
 
-// isDue tells that what is known is to be asked for again, age after it was.
-func (s *setters) isDue(isStale bool, age time.Duration) bool {
-	return age >= settersRest*s.took && (isStale || age >= settersTTL)
+// isDue tells that what is known is old, or may be wrong. nil is always due.
+func (at *settersAt) isDue(now time.Time) bool {
+	if at == nil {
+		return true
+	}
+	s := at.now.Load()
+	return s == nil || at.stale.Load() || now.Sub(s.at) >= settersTTL
+}
+
+// restAfter is how long a database is not asked again that took so long to answer, or refuses.
+func restAfter(took time.Duration, refused bool) time.Duration {
+	if refused {
+		return max(settersTTL, settersRest*took)
+	}
+	return settersRest * took
 }
 
 // runAskSetters asks a database for its functions that set settings.
@@ -104,14 +119,18 @@ func (p *Proxy) runAskSetters(pr *Primary, database string, at *settersAt) {
 	defer at.asking.Store(false)
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
+	begun := time.Now()
 	found, err := p.findSetters(ctx, pr, database)
+	refused := err != nil && !isServerAway(err)
+	at.rest.Store(bootNow() + restAfter(time.Since(begun), refused).Nanoseconds())
 	if err != nil {
-		if isServerAway(err) {
+		at.stale.Store(true)
+		if !refused {
 			p.log.Debug("functions that set something could not be asked for", zap.Error(err))
-			at.stale.Store(true) // who has this entry asks again
 		} else if !at.warned.Swap(true) {
 			p.log.Warn("a database does not tell its functions: each write in it costs a question"+
-				" for what the session has set", zap.String("database", database), zap.Error(err))
+				" for what the session has set, and custom settings of functions are not carried",
+				zap.String("database", database), zap.Error(err))
 		}
 		return
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // noSetters is what is known of a database without functions that set anything.
 func noSetters() *settersAt {
 	at := &settersAt{}
-	at.now.Store(&setters{})
+	at.now.Store(&setters{at: time.Now()})
 	return at
 }
 
@@ -20,7 +21,7 @@ func noSetters() *settersAt {
 // statement that calls it; what does nothing but call set_config stays known.
 func TestCallsBesideSettings(t *testing.T) {
 	at := &settersAt{}
-	known := &setters{settings: []string{"app.it"}}
+	known := &setters{settings: []string{"app.it"}, at: time.Now()}
 	known.makers.add([]byte("make_it"))
 	known.functions.add([]byte("Set_it"))
 	at.now.Store(known)
@@ -60,7 +61,7 @@ func TestCallsBesideSettings(t *testing.T) {
 // The SQL command EXECUTE of what calls such a function tells which names it may have set.
 func TestExecuteKnowsItsSettings(t *testing.T) {
 	at := &settersAt{}
-	known := &setters{settings: []string{"app.it"}}
+	known := &setters{settings: []string{"app.it"}, at: time.Now()}
 	known.functions.add([]byte("set_it"))
 	at.now.Store(known)
 	cfg := DefaultConfig()
@@ -106,42 +107,65 @@ func TestNamesAreWords(t *testing.T) {
 	}
 }
 
-// What leads to a function sets what that sets; names that it passes on are those in the texts of
-// its callers, or of the statement.
+// What leads to a function sets what that sets, and a relation what a write to it leads to; names
+// that it passes on are those that its callers or the statement give.
 func TestReach(t *testing.T) {
+	var g reachGraph
 	row := func(cols ...string) (out [][]byte) {
 		for _, c := range cols {
-			out = append(out, []byte(c))
+			if c == "-" {
+				out = append(out, nil)
+			} else {
+				out = append(out, []byte(c))
+			}
 		}
 		return out
 	}
-	give := &reached{Setters: pgwire.Setters{Sets: true, Passes: true}}
-	local := &reached{Setters: pgwire.Setters{Local: true, Names: []string{"app.l"}}}
+	for _, f := range [][2]string{
+		{"1 give n\nv", "PERFORM set_config(n, v, false)"},
+		{"2 loc ", "SET LOCAL app.l = 1"}, {"9 Make$ ", "-"},
+		{"3 via x", "give('app.v', x)"}, {"4 blank x\ny", "give(x, y)"},
+		{"7 round x", "blank(x)"}, {"8 made x", "give('app.' || x, 1)"},
+		{"10 trig ", "PERFORM via(1)"}, {"11 fill ", "INSERT INTO t VALUES (1)"},
+		{"12 trigiven ", "PERFORM give(NEW.a, 1)"}, {"13 harmless x", "x + 1"},
+	} {
+		head := strings.SplitN(f[0], " ", 3)
+		g.function(row(head[0], head[1], head[2], f[1], fmt.Sprint(head[1] == "Make$")[:1], "f"), true)
+	}
+	for _, w := range []string{
+		"w r5 t f10 -", "a r6 v r5 t", "w r20 l f2 -", "w r21 given f12 -", "a r22 view f3 -",
+		"w r23 other f13 -", "a r24 whole r5 t", "w r25 - f10 -",
+	} {
+		g.way(row(strings.Fields(w)...))
+	}
 	known := &setters{}
-	known.reach(map[string]*reached{"f1": give, "f2": local, "f9": {makes: true}}, [][][]byte{
-		row("f1", "give", "", ""), row("f2", "loc", "", ""), row("f9", "Make$", "", ""),
-		row("f3", "via", "give('app.v', x)", "f1"), row("f4", "blank", "give(x, y)", "f1"),
-		row("r5", "t", "", "f3"), row("r6", "v", "", "r5"), row("f4", "blank", "give(x, y)", "f7"),
-		row("f7", "round", "blank(x)", "f4"), row("r8", "l", "", "f2"), row("r8", "l", "", "gone"),
-	})
+	known.take(&g)
 	if want := []string{"app.l", "app.v"}; !slices.Equal(known.settings, want) {
 		t.Errorf("%q", known.settings)
 	}
 	for sql, want := range map[string]string{
-		"select give('app.x')": "sets [app.l app.v app.x]", "select 1": "",
-		"select give($1)": "sets [app.l app.v] given", "select round(1)": "sets [app.l app.v] given",
+		"select give('app.x')": "sets [app.l app.v app.x]", "select harmless(1)": "",
+		"select give($1)": "sets [app.l app.v] given", "select round($1)": "sets [app.l app.v] given",
+		"select give($1, 'a.b.c')": "sets [app.l app.v a.b.c]",
+		"select give(a)":           "sets [app.l app.v] other", "select made(1)": "sets [app.l app.v] other",
+		"select round('app.y')": "sets [app.l app.v app.y]", "select give('app.v')": "sets [app.l app.v app.v]",
 		"select via(1)": "sets [app.l app.v]", "insert into v values (1)": "sets [app.l app.v]",
+		"select * from v": "", "delete from whole": "sets [app.l app.v]", "select fill()": "sets [app.l app.v]",
+		"select * from view": "sets [app.l app.v]", "insert into given values (1)": "sets [app.l app.v] other",
 		"select loc()": "[app.l app.v]", "delete from l": "[app.l app.v]", "select make$()": "",
+		"insert into other values (1)": "",
 	} {
-		e, ok := known.calls([]byte(sql), []byte(sql), true)
+		e, ok := known.calls([]byte(sql), []byte(sql), writingWords.in([]byte(sql)), true)
 		got := ""
 		if ok {
 			got = fmt.Sprint(e.names)
 			if !e.isKnown {
 				got = "sets " + got
 			}
-			if e.isGiven && e.other {
+			if e.isGiven {
 				got += " given"
+			} else if e.other {
+				got += " other"
 			}
 		}
 		if got != want {
@@ -153,18 +177,43 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// A database is not asked all the time for what takes it long to tell.
+// A database is not asked all the time for what takes it long to tell, nor for what it refuses.
 func TestSettersAreAskedForInMeasure(t *testing.T) {
-	s := &setters{took: time.Second}
-	for age, want := range map[time.Duration]string{
-		19 * time.Second: "false false", 21 * time.Second: "true false", 61 * time.Second: "true true",
+	at, now := noSetters(), time.Now()
+	if at.isDue(now) || !at.isDue(now.Add(2*time.Minute)) || !(*settersAt)(nil).isDue(now) {
+		t.Error("what is known is old too early, or never")
+	}
+	if at.stale.Store(true); !at.isDue(now) {
+		t.Error("what may be wrong is not asked for")
+	}
+	if restAfter(time.Second, false) != 20*time.Second || restAfter(0, true) != time.Minute ||
+		restAfter(time.Hour, true) != 20*time.Hour {
+		t.Error("a database is busy with a twentieth of its time and more")
+	}
+}
+
+// A text that is not read is looked through as a whole, whatever was read before it.
+func TestCallsInOpaqueTexts(t *testing.T) {
+	known := &setters{settings: []string{"app.it"}, at: time.Now()}
+	known.functions.add([]byte("set_it"))
+	at := &settersAt{}
+	at.now.Store(known)
+	s := &session{conf: true, setters: at, account: newAccount(nil), work: &work{}}
+	s.params.set("client_encoding", "GBK")
+	opaques := 0
+	for _, sql := range []string{
+		"SELECT 1; SELECT 2; SELECT 3333333333333333333333333333333", "SELECT set_it(), '\xd6\x5c'",
 	} {
-		if got := fmt.Sprint(s.isDue(true, age), s.isDue(false, age)); got != want {
-			t.Errorf("after %v: %s, want %s", age, got, want)
+		p := s.classify([]byte(sql))
+		s.noteSetters(&p, []byte(sql))
+		if !p.cls.has(clsOpaque) {
+			continue
+		}
+		if opaques++; len(p.effects) != 1 || p.effects[0].isKnown {
+			t.Errorf("%+v", p.effects)
 		}
 	}
-	s.took = time.Minute
-	if s.isDue(false, 2*time.Minute) {
-		t.Error("a database is busy with a twentieth of its time and more")
+	if opaques != 1 {
+		t.Errorf("%d opaque texts", opaques)
 	}
 }

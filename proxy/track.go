@@ -163,6 +163,9 @@ func (t *tracker) called(e *effect) {
 	}
 	t.dirty = true
 	t.txUnknown = t.txUnknown || !e.isKnown
+	if e.looks {
+		t.suspect |= reasonsAsked
+	}
 	if e.again != "" {
 		t.lay(e.again)
 	}

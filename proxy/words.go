@@ -11,16 +11,27 @@ type wordSet struct {
 
 func (w *wordSet) add(name []byte) {
 	name = lowered(name)
-	for i := range name {
-		if !isWord(name, i) {
-			w.others = append(w.others, name)
-			return
-		}
+	if !isOneWord(name) {
+		w.others = append(w.others, name)
+		return
 	}
 	if w.words == nil {
 		w.words = make(map[string]struct{})
 	}
 	w.words[string(name)] = struct{}{}
+}
+
+// has tells that a name in lower case is one of them.
+func (w *wordSet) has(name string) bool {
+	if _, ok := w.words[name]; ok {
+		return true
+	}
+	for _, o := range w.others {
+		if string(o) == name {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *wordSet) len() int {
@@ -36,7 +47,20 @@ func (w *wordSet) in(sql []byte) bool {
 	if w.len() == 0 {
 		return false
 	}
-	for i := 0; i < len(sql) && len(w.words) > 0; i++ {
+	found := false
+	if len(w.words) > 0 {
+		eachWord(sql, func(word []byte) bool {
+			_, found = w.words[string(word)]
+			return !found
+		})
+	}
+	return found || len(w.others) > 0 && names(sql, w.others)
+}
+
+// eachWord calls do with each word of a text in lower case until it returns false, and with the
+// word behind an escape, as in E'\nf()', twice: once with its first letter.
+func eachWord(sql []byte, do func(word []byte) bool) {
+	for i := 0; i < len(sql); i++ {
 		if !isWord(sql, i) {
 			continue
 		}
@@ -44,16 +68,20 @@ func (w *wordSet) in(sql []byte) bool {
 		for isWord(sql, i) {
 			i++
 		}
-		if _, ok := w.words[string(sql[start:i])]; ok {
-			return true
-		}
-		if start > 0 && sql[start-1] == '\\' { // the word behind an escape, as in E'\nf()'
-			if _, ok := w.words[string(sql[start+1:i])]; ok {
-				return true
-			}
+		if !do(sql[start:i]) || start > 0 && sql[start-1] == '\\' && !do(sql[start+1:i]) {
+			return
 		}
 	}
-	return names(sql, w.others)
+}
+
+// isOneWord tells of a name that is a word.
+func isOneWord(name []byte) bool {
+	for i := range name {
+		if !isWord(name, i) {
+			return false
+		}
+	}
+	return true
 }
 
 // lowered is a text in lower case as the server makes names of it: bytes beyond ASCII stay, and so
@@ -107,6 +135,7 @@ func mentionsRoutine(sql []byte) bool {
 	sql = bytes.ToLower(sql)
 	for _, word := range []string{
 		"function", "procedure", "routine", "trigger", "rule", "view", "table", "policy", "extension",
+		"domain", "aggregate", "operator",
 	} {
 		if bytes.Contains(sql, []byte(word)) {
 			return true
