@@ -54,6 +54,9 @@ var settingBodiesSQL = `SELECT oid, name, args, left(body, ` + strconv.Itoa(sett
  FROM (SELECT *, ` + setsSQL + ` AS sets, body ~* ` + makesSQL + ` AS makes FROM (` + bodiesSQL + `) b) b
  WHERE sets OR makes ORDER BY oid LIMIT ` + strconv.Itoa(settingBodiesMax+1)
 
+// bodyColumns is how many columns these have, and the next.
+const bodyColumns = 6
+
 // callingBodiesSQL are all bodies, a page behind an oid.
 var callingBodiesSQL = `SELECT oid, name, args, left(body, ` + strconv.Itoa(settingBodyMax) + `),
   false, false FROM (` + bodiesSQL + ` AND p.oid > %s ORDER BY p.oid LIMIT ` +
@@ -91,10 +94,15 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 		return nil, fmt.Errorf("ask for rules that return rows: %w", err)
 	}
 	for _, row := range rows {
-		found.answering.add(row[0])
+		if len(row) == 1 {
+			found.answering.add(row[0])
+		}
 	}
 	return found, nil
 }
+
+// errNotAsked is an answer to another question.
+var errNotAsked = errors.New("the answer is not one to the question")
 
 // errTooMuchToReach is a database with more functions, or ways, than are looked through.
 var errTooMuchToReach = errors.New("too many functions to look through")
@@ -107,13 +115,20 @@ func (g *reachGraph) ask(ask func(sql string) ([][][]byte, error)) error {
 		if err != nil {
 			return err
 		}
+		before := last
 		for _, row := range rows {
+			if len(row) != bodyColumns {
+				return errNotAsked
+			}
 			g.function(row, false)
 			last = string(row[0])
 			size += len(row[3])
 		}
 		if size > reachBytesMax {
 			return errTooMuchToReach
+		}
+		if _, err := strconv.ParseUint(last, 10, 32); err != nil || len(rows) > 0 && last == before {
+			return errNotAsked
 		}
 		if len(rows) < reachPage {
 			break

@@ -58,7 +58,7 @@ func (g *reachGraph) node(key []byte) *reachNode {
 // function takes a row of settingBodiesSQL or callingBodiesSQL; isRead tells that its body is to
 // be read for what it sets. What cannot be read to its end sets anything.
 func (g *reachGraph) function(row [][]byte, isRead bool) {
-	if len(row) != 6 {
+	if len(row) != bodyColumns {
 		return
 	}
 	n := g.node(append([]byte("f"), row[0]...))
@@ -83,7 +83,10 @@ func (g *reachGraph) function(row [][]byte, isRead bool) {
 
 // way takes a row of reachSQL.
 func (g *reachGraph) way(row [][]byte) {
-	if len(row) != 5 || row[1][0] == 'r' && row[2] == nil || row[3][0] == 'r' && row[4] == nil {
+	isWhole := func(key, relation []byte) bool {
+		return len(key) > 1 && (key[0] == 'f' || relation != nil)
+	}
+	if len(row) != 5 || !isWhole(row[1], row[2]) || !isWhole(row[3], row[4]) {
 		return
 	}
 	from, to := g.node(row[1]), g.node(row[3])

@@ -217,3 +217,28 @@ func TestCallsInOpaqueTexts(t *testing.T) {
 		t.Errorf("%d opaque texts", opaques)
 	}
 }
+
+// An answer to another question, as a broken server gives one, ends nothing but that question.
+func TestReachOfNonsense(t *testing.T) {
+	rows := map[string][][][]byte{
+		"nothing": nil, "no columns": {{}}, "one": {{[]byte("1")}}, "nulls": {{nil, nil, nil, nil, nil, nil}},
+		"five nulls": {{nil, nil, nil, nil, nil}}, "empty": {{{}, {}, {}, {}, {}}},
+		"no oid": {{[]byte("x"), nil, nil, nil, nil, nil}},
+	}
+	for first, bodies := range rows {
+		for second, ways := range rows {
+			var g reachGraph
+			n := 0
+			err := g.ask(func(string) ([][][]byte, error) {
+				if n++; n == 1 {
+					return bodies, nil
+				}
+				return ways, nil
+			})
+			if first != "nothing" && err == nil {
+				t.Errorf("%s, %s: taken for an answer", first, second)
+			}
+			(&setters{}).take(&g)
+		}
+	}
+}
