@@ -101,7 +101,10 @@ func (c Config) ElectionConfig() (election.Config, error) {
 	e.Nodes, e.Profile, e.SyncMode = c.members(), c.Group.Profile, c.Synchronous.Mode
 	e.CAFile, e.CertFile, e.KeyFile = c.Group.TLS.CAFile, c.Group.TLS.CertFile, c.Group.TLS.KeyFile
 	e.DrainTimeout, e.Fence = c.Group.DrainTimeout, c.Group.Fence
-	e.CutOffAfter, e.HoldTimeout = c.Group.CutOffAfter, c.Proxy.HoldTimeout
+	e.CutOffAfter = c.Group.CutOffAfter
+	if c.Proxy.Enabled { // else what others hold is not known, and the default stands
+		e.HoldTimeout = c.Proxy.HoldTimeout
+	}
 	e.PrewarmTime = c.Group.PrewarmTime
 	e.LockBarrier = c.Proxy.LockBarrierTimeout
 	e.SyncWait, e.SyncDegradeAfter = c.Synchronous.Standbys, c.Synchronous.DegradeAfter

@@ -108,10 +108,15 @@ func (k *checker) proxy() {
 	if err != nil {
 		return // the walk refuses other profiles
 	}
-	if least := election.SwitchoverLeast(t, k.c.Group.DrainTimeout); p.HoldTimeout < least {
+	least := election.SwitchoverLeast(t, k.c.Group.DrainTimeout)
+	switch {
+	case k.c.Raft.Enabled && p.HoldTimeout < least:
 		k.bad("proxy.hold_timeout", "%s must be at least %s with profile %s and group.drain_timeout "+
 			"%s: a switchover that fails leads back to the old primary within it", p.HoldTimeout,
 			least, k.c.Group.Profile, k.c.Group.DrainTimeout)
+	case p.HoldTimeout <= t.Promise: // a sidecar leads no group
+		k.bad("proxy.hold_timeout", "%s must be more than %s, which a failover may take with "+
+			"profile %s", p.HoldTimeout, t.Promise, k.c.Group.Profile)
 	}
 	if p.LeaseGrace > t.Promise-t.Lease {
 		k.bad("proxy.lease_grace", "%s must be at most %s with profile %s (promise "+

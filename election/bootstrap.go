@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -219,7 +218,8 @@ func pgRoleAttrsSQL(name, attrs string) string {
 }
 
 // sessionState are those of the first done statements that a file which goes on in another session
-// repeats: what they set is of the session that is gone, and holds for what follows.
+// repeats: what they set is of the session that is gone, and holds for what follows. Roles are noted
+// and not repeated: one may be gone by then, and set_config sets them too.
 func sessionState(all []pgwire.Statement, done int) (again []int) {
 	begun := -1 // how many there were when the open transaction began
 	for i, st := range all[:min(done, len(all))] {
@@ -228,12 +228,21 @@ func sessionState(all []pgwire.Statement, done int) (again []int) {
 			begun = len(again)
 		case pgwire.KindCommit:
 			begun = -1
+			if st.Chain {
+				begun = len(again)
+			}
 		case pgwire.KindRollback:
 			if begun >= 0 {
-				again, begun = again[:begun], -1
+				again = again[:begun]
 			}
-		case pgwire.KindSet, pgwire.KindSetRole, pgwire.KindSetSessionAuthorization,
-			pgwire.KindReset:
+			if !st.Chain {
+				begun = -1
+			}
+		case pgwire.KindDiscard:
+			if st.All {
+				again = nil
+			}
+		case pgwire.KindSet, pgwire.KindReset:
 			if !st.Local {
 				again = append(again, i)
 			}
@@ -246,13 +255,16 @@ func sessionState(all []pgwire.Statement, done int) (again []int) {
 // another role by then, by SET ROLE or SET SESSION AUTHORIZATION: it keeps it, as does a
 // transaction that is open, with which the note is taken back if it is.
 func noteBootstrap(ctx context.Context, c *pgconn.PgConn, login, path string, done int) error {
-	rows, err := pgQuery(ctx, c, "SELECT session_user, current_setting('role')")
+	rows, err := pgQuery(ctx, c, "SELECT session_user, current_setting('role'),"+
+		" current_setting('search_path')")
 	if err != nil {
 		return err
 	}
 	user, role := rows[0][0], rows[0][1]
-	sql := fmt.Sprintf("INSERT INTO holdfast.bootstrap_sql VALUES (%s, %d)"+
-		" ON CONFLICT (file) DO UPDATE SET done = EXCLUDED.done", pgLiteral(path), done)
+	sql := fmt.Sprintf("INSERT INTO holdfast.bootstrap_sql (file, done, who, role, path)"+
+		" VALUES (%s, %d, %s, %s, %s) ON CONFLICT (file) DO UPDATE SET done = EXCLUDED.done,"+
+		" who = EXCLUDED.who, role = EXCLUDED.role, path = EXCLUDED.path", pgLiteral(path), done,
+		pgLiteral(user), pgLiteral(role), pgLiteral(rows[0][2]))
 	before, after := "", ""
 	if user != login {
 		before = "SET LOCAL SESSION AUTHORIZATION DEFAULT; "
@@ -275,42 +287,62 @@ func (a *PostgresAgent) runBootstrapFile(ctx context.Context, path, text string)
 		return err
 	}
 	defer pgClose(c)
-	_, err = pgQuery(ctx, c, "CREATE TABLE IF NOT EXISTS holdfast.bootstrap_sql"+
-		" (file text PRIMARY KEY, done int NOT NULL)")
-	if err != nil {
-		return err
-	}
-	rows, err := pgQuery(ctx, c, "SELECT done FROM holdfast.bootstrap_sql WHERE file = "+
-		pgLiteral(path))
-	if err != nil {
-		return err
-	}
 	login := a.cfg.Superuser
-	done := 0
-	if len(rows) == 1 {
-		done, _ = strconv.Atoi(rows[0][0])
-	}
-	if _, err = pgQuery(ctx, c, `SET search_path = "$user", public`); err != nil {
+	all := pgwire.Classify(nil, []byte(text), true)
+	done, err := resumeBootstrap(ctx, c, login, path, text, all)
+	if err != nil {
 		return err
 	}
-	all := pgwire.Classify(nil, []byte(text), true)
-	again := sessionState(all, done)
-	for i, st := range all {
-		if i < done && !slices.Contains(again, i) {
-			continue
-		}
-		if _, err := pgQuery(ctx, c, text[st.Start:st.End]); err != nil {
+	for i := min(done, len(all)); i < len(all); i++ {
+		if _, err := pgQuery(ctx, c, text[all[i].Start:all[i].End]); err != nil {
 			return fmt.Errorf("statement %d: %w", i+1, err)
 		}
-		if i < done {
-			continue
-		}
-		err := noteBootstrap(ctx, c, login, path, i+1)
-		if err != nil {
+		if err := noteBootstrap(ctx, c, login, path, i+1); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// resumeBootstrap tells how many statements of a file are done, and makes the session what it was
+// behind them.
+func resumeBootstrap(ctx context.Context, c *pgconn.PgConn, login, path, text string,
+	all []pgwire.Statement,
+) (done int, err error) {
+	run := func(sql string) ([][]string, error) { return pgQuery(ctx, c, sql) }
+	_, err = run("CREATE TABLE IF NOT EXISTS holdfast.bootstrap_sql" +
+		" (file text PRIMARY KEY, done int NOT NULL, who text, role text, path text)")
+	if err != nil {
+		return 0, err
+	}
+	rows, err := run("SELECT done, who, role, path FROM holdfast.bootstrap_sql WHERE file = " +
+		pgLiteral(path))
+	if err != nil {
+		return 0, err
+	}
+	if _, err = run(`SET search_path = "$user", public`); err != nil || len(rows) != 1 {
+		return 0, err
+	}
+	if done, err = strconv.Atoi(rows[0][0]); err != nil {
+		return 0, fmt.Errorf("how much is done: %w", err)
+	}
+	for _, i := range sessionState(all, done) {
+		if _, err := run(text[all[i].Start:all[i].End]); err != nil {
+			return 0, fmt.Errorf("statement %d, once more: %w", i+1, err)
+		}
+	}
+	who, role, at := rows[0][1], rows[0][2], rows[0][3]
+	sql := "SELECT set_config('search_path', " + pgLiteral(at) + ", false)"
+	if who != login {
+		sql += "; SET SESSION AUTHORIZATION " + pgLiteral(who)
+	}
+	if role != "none" { // after the other one, which ends a role
+		sql += "; SET ROLE " + pgLiteral(role)
+	}
+	if _, err := run(sql); err != nil {
+		return 0, fmt.Errorf("be %s with the role %s again: %w", who, role, err)
+	}
+	return done, nil
 }
 
 // pgRewindSQL may be run again.

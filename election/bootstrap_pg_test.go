@@ -16,8 +16,9 @@ func TestBootstrapSQLKeepsItsRole(t *testing.T) {
 	path := filepath.Join(c.dir, "roles.sql")
 	write := func(last string) {
 		text := `CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app;
-			SET ROLE app; CREATE TABLE a (); BEGIN; CREATE TABLE b (); RESET ROLE;
-			CREATE TABLE super (); ROLLBACK; CREATE TABLE c ();` + last
+			CREATE ROLE gone; SET ROLE gone; RESET ROLE; DROP ROLE gone;
+			SELECT set_config('role', 'app', false); CREATE TABLE a (); BEGIN; CREATE TABLE b ();
+			RESET ROLE; CREATE TABLE super (); ROLLBACK; CREATE TABLE c ();` + last
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,22 @@ import (
 type walGap struct {
 	at    pgwire.LSN
 	since time.Time
+	// A clone that failed is tried again after a pause that grows: each stops a server that serves
+	// reads, fills the disk and loads the primary.
+	again time.Time
+	pause time.Duration
+}
+
+// Between two clones that nobody asked for.
+const (
+	walClonePauseMin = time.Minute
+	walClonePauseMax = time.Hour
+)
+
+// tries notes that a clone begins.
+func (g *walGap) tries(now time.Time) {
+	g.pause = min(max(2*g.pause, walClonePauseMin), walClonePauseMax)
+	g.again = now.Add(g.pause)
 }
 
 // walGapAfter is how long a standby must have waited at one place before the primary is asked
@@ -34,7 +50,7 @@ func (a *PostgresAgent) checkWALGone(ctx context.Context, s agentStep, timeline 
 		return err
 	}
 	if at == 0 || at != a.gap.at {
-		a.gap = walGap{at: at, since: time.Now()}
+		a.gap.at, a.gap.since = at, time.Now()
 		return nil
 	}
 	if time.Since(a.gap.since) < walGapAfter {
@@ -60,8 +76,12 @@ func (a *PostgresAgent) checkWALGone(ctx context.Context, s agentStep, timeline 
 	case st.Maintenance != nil:
 		return fmt.Errorf("%s: the data is made anew when the maintenance ends", why)
 	}
+	if left := time.Until(a.gap.again); left > 0 {
+		return fmt.Errorf("%s; the last clone failed, the next one begins in %s", why,
+			left.Round(time.Second))
+	}
 	a.log.Warn("cloning anew", zap.String("why", why))
-	a.gap = walGap{}
+	a.gap.tries(time.Now())
 	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
 		return err
 	}
@@ -71,6 +91,7 @@ func (a *PostgresAgent) checkWALGone(ctx context.Context, s agentStep, timeline 
 	if err := a.cloneServer(ctx, *s.holder, s.lock.Epoch, why); err != nil {
 		return err
 	}
+	a.gap = walGap{}
 	return a.startRejoined(ctx, *s.holder)
 }
 

@@ -253,8 +253,12 @@ const cleanProbes = 4
 
 // silentUntilClean ends a write that failed or hung once so many probes in a row were clean.
 func (s *store) silentUntilClean(w *diskWrite, probes int) {
+	within := slowWrite
+	if probes == 1 {
+		within = s.stall // else a disk that is slow all the time would never be let back
+	}
 	for clean := 0; ; {
-		if clean++; !s.isClean() {
+		if clean++; !s.isClean(within) {
 			clean = 0
 		}
 		if clean >= probes {
@@ -271,9 +275,9 @@ func (s *store) silentUntilClean(w *diskWrite, probes int) {
 }
 
 // isClean writes to the disk and tells whether that went as it should.
-func (s *store) isClean() bool {
+func (s *store) isClean(within time.Duration) bool {
 	begin := time.Now()
-	return s.probe() == nil && time.Since(begin) < slowWrite
+	return s.probe() == nil && time.Since(begin) < within
 }
 
 // Close waits for the probes and closes the store on disk.

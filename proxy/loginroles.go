@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 const (
 	// loginRolesEvery is how often the roles that may log in are asked for.
 	loginRolesEvery = time.Minute
+	// loginRolesSpread is how much later than a login on a new primary they are asked for at most.
+	loginRolesSpread = 2 * time.Second
 	// loginRolesPage is how many are asked for at a time: other questions wait so long.
 	loginRolesPage = 500
 )
@@ -71,13 +74,13 @@ func (c *secretCache) runRoles(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-c.roles.due:
+			if tick != nil && sleep(ctx, rand.N(loginRolesSpread)) != nil {
+				return
+			}
 		case <-tick:
 		}
-		if tick == nil {
-			t := time.NewTicker(loginRolesEvery)
-			defer t.Stop()
-			tick = t.C
-		}
+		// Hundreds of sidecars ask: not all in the same moment, nor in that of a new primary.
+		tick = time.After(loginRolesEvery + rand.N(loginRolesEvery/2))
 		if err := c.askRoles(ctx); err != nil {
 			c.proxy.log.Debug("the roles that may log in could not be asked for", zap.Error(err))
 		}
@@ -97,9 +100,6 @@ func (c *secretCache) askRoles(ctx context.Context) error {
 	if pr == nil || !c.mayAsk(pr) {
 		return nil
 	}
-	c.mu.Lock()
-	c.roles.epoch = pr.Epoch
-	c.mu.Unlock()
 	at, most := time.Now(), c.proxy.cfg.LoginRolesMax
 	entries := make(map[string]secretEntry)
 	for last := ""; ; {
@@ -125,7 +125,7 @@ func (c *secretCache) askRoles(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.roles.entries, c.roles.at = entries, at
+	c.roles.entries, c.roles.at, c.roles.epoch = entries, at, pr.Epoch
 	return nil
 }
 
