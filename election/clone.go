@@ -114,9 +114,17 @@ func (a *PostgresAgent) finishCopy(dir string, holder Member) error {
 	return err
 }
 
-// keepOneLost renames our old data to DataDir.lost-EPOCH and removes earlier ones.
+// keepOneLost renames our old data to DataDir.lost-EPOCH and removes earlier ones, unless the old
+// data hold nothing of their own.
 func (a *PostgresAgent) keepOneLost(epoch uint64) error {
 	old, _ := filepath.Glob(a.cfg.DataDir + ".lost-*")
+	if a.gap.clones && len(old) > 0 {
+		// Those may be the only copy of commits; what is replaced now lacks nothing else.
+		if err := os.RemoveAll(a.replacedDir()); err != nil {
+			return fmt.Errorf("remove replaced data: %w", err)
+		}
+		return a.setAside(a.replacedDir())
+	}
 	for _, dir := range old {
 		if strings.HasPrefix(dir, a.cfg.DataDir+".lost-") {
 			if err := os.RemoveAll(dir); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,6 +23,8 @@ type walGap struct {
 	// reads, fills the disk and loads the primary.
 	again time.Time
 	pause time.Duration
+	// clones tells that one is under way, of data that hold nothing which the holder lacks.
+	clones bool
 }
 
 // Between two clones that nobody asked for.
@@ -88,12 +91,20 @@ func (a *PostgresAgent) checkWALGone(ctx context.Context, s agentStep, timeline 
 	if err := a.endOrphans(ctx); err != nil {
 		return err
 	}
-	if err := a.cloneServer(ctx, *s.holder, s.lock.Epoch, why); err != nil {
+	a.gap.clones = true
+	err = a.cloneServer(ctx, *s.holder, s.lock.Epoch, why)
+	if a.gap.clones = false; err != nil {
 		return err
 	}
 	a.gap = walGap{}
+	if err := os.RemoveAll(a.replacedDir()); err != nil {
+		a.log.Warn("replaced data not removed", zap.Error(err))
+	}
 	return a.startRejoined(ctx, *s.holder)
 }
+
+// replacedDir is where data are kept that are of no use, until their clone is in its place.
+func (a *PostgresAgent) replacedDir() string { return a.cfg.DataDir + ".replaced" }
 
 // waitsForWAL tells where the startup process waits for WAL that is not here; 0 if it has some to
 // replay, or replay is paused. In both waits it has looked through pg_wal in vain.

@@ -49,6 +49,10 @@ func lostWAL(t *testing.T, settings ...string) *agentCluster {
 // gone. Its slot is made anew, and it clones anew by itself; its old data is kept.
 func TestAgentLostSlot(t *testing.T) {
 	c := lostWAL(t)
+	kept := c.cfgs["n2"].DataDir + ".lost-0" // of a primary that lost commits
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	c.start("n2")
 	c.waitStreaming("n2", "n1")
 	c.awaitReceived("n1", "n2")
@@ -56,8 +60,9 @@ func TestAgentLostSlot(t *testing.T) {
 	if n1, n2 := c.sql("n1", rows), c.sql("n2", rows); n1 != n2 {
 		t.Errorf("n1 has %s rows, n2 %s", n1, n2)
 	}
-	if old, _ := filepath.Glob(c.cfgs["n2"].DataDir + ".lost-*"); len(old) != 1 {
-		t.Errorf("old data is kept in %v", old)
+	old, _ := filepath.Glob(c.cfgs["n2"].DataDir + ".[lr]*")
+	if len(old) != 1 || old[0] != kept {
+		t.Errorf("there is %v, want what was lost before alone", old)
 	}
 	slot := c.sql("n1", "SELECT (wal_status <> 'lost') || ' ' || active FROM pg_replication_slots "+
 		"WHERE slot_name = 'holdfast_n2'")

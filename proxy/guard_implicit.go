@@ -151,6 +151,9 @@ func (s *session) forwardSync(b *backend, isOurs, wait bool) error {
 	before := s.flow
 	s.pushed = 0
 	s.asking = askingNothing
+	if s.flow.wrapped {
+		s.asking = askingEnd // an error behind BEGIN has left its block, which is to be rolled back
+	}
 	s.inDoubt = !s.flow.skipping
 	s.push(op{kind: opSync, commits: true, start: s.unit.end()})
 	s.mu.Unlock()

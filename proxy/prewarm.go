@@ -129,7 +129,7 @@ func (w *prewarm) choose(t *Target) []prewarmFor {
 		s.mu.Lock()
 		c := prewarmFor{account: s.account, loop: s.loop, hasLocks: s.hasLocks}
 		stays := s.backend != nil && s.backend.primary.Epoch == t.Epoch && !s.closing &&
-			s.track.unmovable&^reasonTemp == 0 && !s.account.isApart
+			!s.backend.streams && s.track.unmovable&^reasonTemp == 0 && !s.account.isApart
 		s.mu.Unlock()
 		if stays && !c.account.asksForWrites() {
 			c.quietFor = quietFor(s.client)
@@ -182,7 +182,7 @@ func (w *prewarm) round(ctx context.Context, cancel func(), t *Target) {
 					made.Add(1)
 				case ctx.Err() != nil:
 					return
-				case isServerAway(err): // or full: nobody gets in
+				case isServerAway(err) && !isServerFull(err): // nobody gets in
 					why.Store(&err)
 					cancel()
 				default:

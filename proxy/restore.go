@@ -110,11 +110,15 @@ func (p *Proxy) while(ctx context.Context, pr *Primary) (context.Context, func()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		select {
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
+		for now == pr { // the same one is told again with the target of a switchover
+			select {
+			case <-changed:
+				now, changed = p.topo.Current()
+			case <-ctx.Done():
+				return
+			}
 		}
+		cancel()
 	}()
 	return ctx, func() { cancel(); <-done }
 }
