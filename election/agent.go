@@ -70,6 +70,7 @@ type PostgresAgent struct {
 	// configuration that the postmaster toldPid was told to read; when it was last looked at for
 	// WAL that its primary does not have.
 	isQuiet    bool
+	scan       *walReader // how far its WAL was read; dropped where isQuiet changes
 	toldSeq    string
 	toldPid    int
 	divergedAt time.Time

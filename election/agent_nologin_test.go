@@ -66,9 +66,12 @@ func (c *agentCluster) waitRecovering(name string) {
 }
 
 // withoutLogins is a group of three whose standbys stream and take no logins.
-func withoutLogins(t *testing.T) (c *agentCluster, last uint64) {
+func withoutLogins(t *testing.T, with ...func(*agentCluster)) (c *agentCluster, last uint64) {
 	t.Helper()
 	c = newAgentCluster(t, 3)
+	for _, f := range with {
+		f(c)
+	}
 	c.start("n1", "n2", "n3")
 	c.bootstrap("")
 	c.open("n1")

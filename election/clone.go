@@ -18,7 +18,7 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	reason string,
 ) error {
 	defer a.rebuilding(PhaseCloning)()
-	a.unproved = 0 // nothing of the old data stays
+	a.unproved, a.scan = 0, nil // nothing of the old data stays
 	tmp := a.cfg.DataDir + ".holdfast-clone"
 	if err := os.RemoveAll(tmp); err != nil {
 		return fmt.Errorf("remove the rest of an earlier clone: %w", err)
@@ -64,7 +64,7 @@ func (a *PostgresAgent) cloneServer(ctx context.Context, holder Member, epoch ui
 	return a.updateRecord(func(r *agentRecord) {
 		r.Rewinding, r.SystemID = false, st.SystemID
 		r.PrimaryEpoch, r.Result, r.StartXid = 0, nil, 0
-		r.Reinit = false
+		r.Reinit, r.Unentered = false, false
 	})
 }
 

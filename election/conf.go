@@ -207,8 +207,8 @@ func (a *PostgresAgent) writeConf(dir string, c pgConf) (seq string, changed boo
 	if err != nil {
 		return "", false, err
 	}
-	if c.upstream != nil {
-		a.isQuiet = false // before the file is there
+	if c.upstream != nil && a.isQuiet {
+		a.isQuiet, a.scan = false, nil // before the file is there
 	}
 	path := filepath.Join(dir, pgConfName)
 	old, _ := os.ReadFile(path)

@@ -31,6 +31,9 @@ type agentRecord struct {
 	// that is opened again. It does not go by the lock: the state here may be behind the door.
 	StartXid  uint64 `json:"start_xid,omitempty"`
 	SyncNames string `json:"sync_names,omitempty"`
+	// Unentered is set before a promotion under PrimaryEpoch begins, and cleared when a lock names
+	// this member, or when it is a standby again.
+	Unentered bool `json:"unentered,omitempty"`
 	// SyncEpoch and SyncSeq name the newest record of the sync set that was acted upon.
 	SyncEpoch uint64   `json:"sync_epoch,omitempty"`
 	SyncSeq   uint64   `json:"sync_seq,omitempty"`

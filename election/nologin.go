@@ -49,7 +49,8 @@ func (s *agentSampler) lookRecovering(ctx context.Context, pid int) (MemberStatu
 		return MemberStatus{}, false
 	}
 	c, err := s.a.controlData(ctx)
-	if err != nil || c.state != "in archive recovery" {
+	// One whose backup has not ended can be neither recruited nor promoted.
+	if err != nil || c.state != "in archive recovery" || !c.isWhole() {
 		return MemberStatus{}, false
 	}
 	if s.recovering.Pid != pid {
@@ -91,6 +92,10 @@ func (a *PostgresAgent) fenceByFiles(ctx context.Context, syncNames string, wait
 ) (OrderResult, error) {
 	conf := pgConf{syncNames: syncNames, recruited: true}
 	if !a.isQuiet {
+		// One that has no position is left alone.
+		if _, err := a.walControl(ctx); err != nil {
+			return OrderResult{}, fmt.Errorf("read position: %w", err)
+		}
 		a.log.Warn("the standby takes no logins; it is fenced by a restart")
 		// Written before, so that whoever else starts it meanwhile reads this.
 		if err := a.tellConf(conf); err != nil {
@@ -99,31 +104,52 @@ func (a *PostgresAgent) fenceByFiles(ctx context.Context, syncNames string, wait
 		if _, err := a.stopServer(ctx, min(2*time.Second, a.cfg.StopTimeout)); err != nil {
 			return OrderResult{}, err
 		}
-		if err := a.syncWAL(); err != nil {
-			return OrderResult{}, err
-		}
-		a.isQuiet = true
 	}
 	if !a.hasStandbySignal() {
 		return OrderResult{}, fmt.Errorf("%w: a promotion of it has ended just now", ErrAgentRole)
 	}
-	res, err := a.readWALEnd(ctx)
-	if err != nil {
-		return OrderResult{}, fmt.Errorf("read position: %w", err)
-	}
-	if pid, _, err := a.postmaster(); err != nil {
+	res, err := a.readQuiet(ctx)
+	if err := errors.Join(err, a.launchAgain(ctx, conf)); err != nil {
 		return OrderResult{}, err
-	} else if pid == 0 {
-		err := a.launchStandby(ctx, conf)
-		if err != nil && !errors.Is(err, errNoLogins) {
-			return OrderResult{}, err
-		}
 	}
 	if wait != 0 && res.LSN <= wait {
 		return res, fmt.Errorf("the standby has WAL up to %v only, not the record at %v",
 			res.LSN, wait)
 	}
 	return res, nil
+}
+
+// readQuiet reads the position of a standby that was stopped, or has run without an upstream since.
+func (a *PostgresAgent) readQuiet(ctx context.Context) (OrderResult, error) {
+	if !a.isQuiet {
+		if err := a.syncWAL(); err != nil {
+			return OrderResult{}, err
+		}
+		a.isQuiet, a.scan = true, nil
+	}
+	res, err := a.readWALEnd(ctx)
+	if err != nil {
+		return OrderResult{}, fmt.Errorf("read position: %w", err)
+	}
+	return res, nil
+}
+
+// launchAgain starts the standby that the fence has stopped, also if ctx has ended: in maintenance
+// nobody else does.
+func (a *PostgresAgent) launchAgain(ctx context.Context, conf pgConf) error {
+	if pid, _, err := a.postmaster(); err != nil || pid != 0 {
+		return err
+	}
+	end := time.Now().Add(time.Second)
+	if d, ok := ctx.Deadline(); ok && d.After(end) {
+		end = d
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), end)
+	defer cancel()
+	if err := a.launchStandby(ctx, conf); !errors.Is(err, errNoLogins) {
+		return err
+	}
+	return nil
 }
 
 // promoteByFiles is orderPromote for a standby that lets nobody in. It opens as a primary behind
@@ -143,12 +169,7 @@ func (a *PostgresAgent) promoteByFiles(ctx context.Context, o Order) (OrderResul
 	if err := a.tellConf(pgConf{syncNames: o.SyncNames, recruited: true}); err != nil {
 		return OrderResult{}, err
 	}
-	// Written down first, as in orderPromote.
-	err = a.updateRecord(func(r *agentRecord) {
-		r.PrimaryEpoch, r.SyncNames, r.Upstream = o.Epoch, o.SyncNames, nil
-		r.Result, r.ResultEpoch, r.StartXid = &OrderResult{XidLo: pos.XidLo}, 0, 0
-	})
-	if err != nil {
+	if err := a.beginPromotion(o, pos); err != nil {
 		return OrderResult{}, err
 	}
 	if err := a.signalPromote(ctx); err != nil {
@@ -166,12 +187,11 @@ func (a *PostgresAgent) promoteByFiles(ctx context.Context, o Order) (OrderResul
 // signalPromote does what pg_ctl promote does, and returns once the server is a primary that takes
 // logins. It replays all WAL that is here first.
 func (a *PostgresAgent) signalPromote(ctx context.Context) error {
-	path := filepath.Join(a.cfg.DataDir, "promote")
 	pid, _, err := a.postmaster()
 	if err != nil || pid == 0 {
 		return errors.Join(ErrAgentDown, err)
 	}
-	if err := a.writeFile(path, nil, 0o600); err != nil {
+	if err := a.writeFile(a.promoteFile(), nil, 0o600); err != nil {
 		return err
 	}
 	pgSignal(pid, unix.SIGUSR1, a.cfg.DataDir)
@@ -230,8 +250,7 @@ func (a *PostgresAgent) dropOverrides() (changed bool, err error) {
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(old)) {
-		name, _, _ := strings.Cut(line, "=")
-		if _, isOurs := pgManaged[strings.ToLower(strings.TrimSpace(name))]; !isOurs {
+		if _, isOurs := pgManaged[confName(line)]; !isOurs {
 			b.WriteString(line)
 		}
 	}
@@ -243,6 +262,18 @@ func (a *PostgresAgent) dropOverrides() (changed bool, err error) {
 		return false, fmt.Errorf("reset settings: %w", err)
 	}
 	return true, nil
+}
+
+// confName is the name of a line's setting; what follows may begin with "=", or not.
+func confName(line string) string {
+	line = strings.ToLower(strings.TrimSpace(line))
+	end := strings.IndexFunc(line, func(r rune) bool {
+		return r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z')
+	})
+	if end < 0 {
+		return line
+	}
+	return line[:end]
 }
 
 // divergedEvery is how often a standby that takes no logins is looked at for WAL that its primary
@@ -268,15 +299,25 @@ func (a *PostgresAgent) reconcileRecovering(ctx context.Context, s agentStep) er
 		return nil
 	}
 	a.divergedAt = time.Now()
-	pos, err := a.readWALEnd(ctx)
-	if err != nil || !view.diverged(pos.Timeline, pos.LSN) {
+	look, cancel := a.yielding(ctx)
+	pos, err := a.readWALEnd(look)
+	isCut := look.Err() != nil
+	cancel()
+	if err != nil && isCut || errors.Is(err, errNotWhole) {
+		return nil // the next look goes on from there
+	}
+	if err != nil {
+		return err
+	}
+	if diverged, err := a.diverged(view, pos.Timeline, pos.LSN); err != nil || !diverged {
 		return err
 	}
 	a.log.Warn("standby has diverged from the new primary", zap.Stringer("lsn", pos.LSN),
 		zap.Uint32("timeline", pos.Timeline))
 	a.unproved = math.MaxUint64
+	pid, _, _ := pgPostmaster(a.cfg.DataDir)
 	a.mu.Lock()
-	if pid, _, _ := pgPostmaster(a.cfg.DataDir); pid == a.recoverPid {
+	if pid == a.recoverPid {
 		a.unproved = a.recoverMin
 	}
 	a.mu.Unlock()

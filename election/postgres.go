@@ -94,7 +94,7 @@ func (a *PostgresAgent) exec(ctx context.Context, sql string) ([][]string, error
 		}
 		a.conn = c
 		// It is consistent, and from now on others can log in, and ALTER SYSTEM.
-		a.isQuiet, a.unproved = false, 0
+		a.isQuiet, a.unproved, a.scan = false, 0, nil
 	}
 	return pgQuery(ctx, a.conn, sql)
 }
@@ -151,6 +151,9 @@ type pgControl struct {
 	block, segment uint64
 	isBackup       bool
 }
+
+// isWhole tells that a server's recovery has come to the end of the backup that it was made from.
+func (c pgControl) isWhole() bool { return !c.isBackup && c.minLSN != 0 }
 
 func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

@@ -20,6 +20,11 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if err := a.needOurs(); err != nil {
 		return OrderResult{}, err
 	}
+	if rec := a.record(); rec.Unentered && rec.PrimaryEpoch != o.Epoch {
+		if err := a.disarmFor(ctx, o); err != nil {
+			return OrderResult{}, err
+		}
+	}
 	running, err := a.isRunning(ctx)
 	if errors.Is(err, errNoLogins) {
 		return a.promoteByFiles(ctx, o)
@@ -56,13 +61,7 @@ func (a *PostgresAgent) orderPromote(ctx context.Context, o Order) (OrderResult,
 	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
 	}
-	// From here on this may be the only server with every acknowledged commit. It is written
-	// down first, so that a restarted agent does not rewind it.
-	err = a.updateRecord(func(r *agentRecord) {
-		r.PrimaryEpoch, r.SyncNames, r.Upstream = o.Epoch, o.SyncNames, nil
-		r.Result, r.ResultEpoch, r.StartXid = &OrderResult{XidLo: pos.XidLo}, 0, 0
-	})
-	if err != nil {
+	if err := a.beginPromotion(o, pos); err != nil {
 		return OrderResult{}, err
 	}
 	if _, err := a.exec(ctx, "SELECT pg_promote(false)"); err != nil {
@@ -269,6 +268,9 @@ func (a *PostgresAgent) orderFollow(ctx context.Context, o Order) (OrderResult, 
 		return OrderResult{}, errors.New("the order names no other member to follow")
 	}
 	if err := a.needOurs(); err != nil {
+		return OrderResult{}, err
+	}
+	if err := a.disarmFor(ctx, o); err != nil {
 		return OrderResult{}, err
 	}
 	running, err := a.isRunning(ctx)

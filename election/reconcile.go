@@ -109,6 +109,9 @@ func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *t
 	if a.record().Reinit && step.holder != nil && step.lock.Epoch >= a.record().Pledged {
 		return a.reinit(ctx, step)
 	}
+	if done, err := a.reconcileUnentered(ctx, step); done || err != nil {
+		return err
+	}
 	if pid, word, err := a.postmaster(); err != nil {
 		return err
 	} else if pid == 0 {
@@ -318,7 +321,9 @@ func (a *PostgresAgent) checkDiverged(ctx context.Context, s agentStep) error {
 	if err != nil {
 		return err
 	}
-	if !view.diverged(pos.Timeline, pos.LSN) {
+	if diverged, err := a.diverged(view, pos.Timeline, pos.LSN); err != nil {
+		return err
+	} else if !diverged {
 		return a.checkWALGone(ctx, s, pos.Timeline)
 	}
 	a.log.Warn("standby has diverged from the new primary", zap.Stringer("lsn", pos.LSN),

@@ -23,8 +23,11 @@ func (a *PostgresAgent) orderRecruit(ctx context.Context, o Order) (OrderResult,
 	if err := a.needOurs(); err != nil {
 		return OrderResult{}, err
 	}
+	if err := a.disarmFor(ctx, o); err != nil {
+		return OrderResult{}, err
+	}
 	running, err := a.isRunning(ctx)
-	if errors.Is(err, errNoLogins) {
+	if errors.Is(err, errNoLogins) || err == nil && !running && a.isQuiet && a.hasStandbySignal() {
 		if err := a.pledge(o); err != nil {
 			return OrderResult{}, err
 		}

@@ -21,7 +21,8 @@ type agentSampler struct {
 	pid  int // postmaster of conn
 	// ctl is pg_control of the stopped server, as long as it stays stopped.
 	ctl     *pgControl
-	badFrom time.Time // since when the live server has not answered
+	badFrom time.Time // since when the live server, of badPid, has not answered
+	badPid  int
 	// wasPrimary tells that the newest sample with a role was that of a primary.
 	wasPrimary bool
 	// recovering is what was last seen of a standby that takes no logins.
@@ -124,8 +125,8 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 	}
 	pgClose(s.conn)
 	s.conn = nil
-	if s.badFrom.IsZero() {
-		s.badFrom = time.Now()
+	if s.badFrom.IsZero() || s.badPid != pid {
+		s.badFrom, s.badPid = time.Now(), pid
 	}
 	old := a.Status()
 	if again, _, err2 := a.postmaster(); err2 == nil && again == 0 {

@@ -40,13 +40,21 @@ type walFound struct {
 	nextXid uint64
 }
 
-// walReader reads WAL files as recovery does, in constant memory.
+// walReader reads WAL files as recovery does, in constant memory. A scan that was cut off goes on
+// where it was.
 type walReader struct {
 	dir            string
 	lines          []walLine // the newest first
 	block, segment uint64
 	systemID       uint64
 
+	// at is where the next record is expected, prev where the last one begins (0: none was read),
+	// tl the newest timeline of which a file was needed for the records up to there.
+	at, prev uint64
+	tl       uint32
+	found    walFound
+
+	newest uint32 // timeline of which a file was opened: recovery never goes back to older ones
 	file   *os.File
 	fileAt uint64  // where file begins
 	line   walLine // of file
@@ -65,31 +73,32 @@ type walLine struct {
 // errWALEnds ends a scan: what comes next is no record. That is where WAL ends, and no failure.
 var errWALEnds = errors.New("no whole record")
 
-// scan reads records from start, where one begins, to the last that is whole.
-func (r *walReader) scan(ctx context.Context, start pgwire.LSN, nextXid uint64,
-) (walFound, error) {
-	found := walFound{nextXid: nextXid}
-	r.page = make([]byte, r.block)
+// scan reads records from where it is to the last that is whole.
+func (r *walReader) scan(ctx context.Context) (walFound, error) {
+	if r.page == nil {
+		r.page = make([]byte, r.block)
+	}
+	// A record that was being read may have reached a file of a newer timeline; it is read anew.
+	r.isRead, r.newest = false, r.tl
 	defer r.close()
-	at, prev := uint64(start), uint64(0)
 	for {
-		rec, err := r.record(ctx, at)
+		rec, err := r.record(ctx, r.at)
 		switch {
 		case errors.Is(err, errWALEnds):
-			return found, nil
+			return r.found, nil
 		case err != nil:
-			return found, fmt.Errorf("read WAL at %s: %w", pgwire.LSN(at), err)
+			return r.found, fmt.Errorf("read WAL at %s: %w", pgwire.LSN(r.at), err)
 		case rec.overwritten != 0:
-			at = rec.overwritten // the record was given up by the server that wrote it
+			r.at = rec.overwritten // the record was given up by the server that wrote it
 			continue
-		case prev != 0 && rec.prev != prev:
-			return found, nil
+		case r.prev != 0 && rec.prev != r.prev:
+			return r.found, nil
 		}
-		prev, at = rec.at, rec.end
-		found.end, found.timeline = pgwire.LSN(rec.end), r.timelineAt(pgwire.LSN(rec.at))
+		r.prev, r.at, r.tl = rec.at, rec.end, r.newest
+		r.found.end, r.found.timeline = pgwire.LSN(rec.end), r.timelineAt(pgwire.LSN(rec.at))
 		// Ids are of 32 bits, and less than half of them from each other.
-		if d := int32(rec.xid - uint32(found.nextXid)); rec.xid != 0 && d >= 0 {
-			found.nextXid += uint64(d) + 1
+		if d := int32(rec.xid - uint32(r.found.nextXid)); rec.xid != 0 && d >= 0 {
+			r.found.nextXid += uint64(d) + 1
 		}
 	}
 }
@@ -172,10 +181,10 @@ func (r *walReader) read(ctx context.Context, at uint64) (flags uint16, rest uin
 		return order.Uint16(r.page[2:]), order.Uint32(r.page[16:]), nil
 	}
 	r.isRead = false
+	if err := ctx.Err(); err != nil {
+		return 0, 0, err
+	}
 	if r.file == nil || at < r.fileAt || at >= r.fileAt+r.segment {
-		if err := ctx.Err(); err != nil {
-			return 0, 0, err
-		}
 		if err := r.open(at); err != nil {
 			return 0, 0, err
 		}
@@ -201,13 +210,17 @@ func (r *walReader) read(ctx context.Context, at uint64) (flags uint16, rest uin
 	return flags, order.Uint32(r.page[16:]), nil
 }
 
-// open opens the file of the newest timeline that has begun by then and has one.
+// open opens the file of the newest timeline that has begun by then and has one, but none of an
+// older timeline than was opened before.
 func (r *walReader) open(at uint64) error {
 	r.close()
 	number := at / r.segment
 	for _, line := range r.lines {
 		if uint64(line.begin)/r.segment > number {
 			continue
+		}
+		if line.tl < r.newest {
+			break
 		}
 		f, err := os.Open(filepath.Join(r.dir, walFileName(line.tl, number, r.segment)))
 		if errors.Is(err, os.ErrNotExist) {
@@ -216,7 +229,7 @@ func (r *walReader) open(at uint64) error {
 		if err != nil {
 			return err
 		}
-		r.file, r.fileAt, r.line = f, number*r.segment, line
+		r.file, r.fileAt, r.line, r.newest = f, number*r.segment, line, line.tl
 		return nil
 	}
 	return errWALEnds
@@ -245,57 +258,97 @@ func walFileName(timeline uint32, number, segment uint64) string {
 	return fmt.Sprintf("%08X%08X%08X", timeline, number/perID, number%perID)
 }
 
-// readWALEnd reads how far the WAL of a standby goes, from its files: what is whole in them is what
-// its recovery will have replayed when it ends. The caller knows that nobody writes any more, or
-// takes an answer that is about to be overtaken.
-func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
+// errNotWhole says that a copy has not replayed to the end of its backup: there is no position that
+// it could be promoted at.
+var errNotWhole = errors.New("the copy that it was made from is not whole yet")
+
+// walControl is pg_control of a standby whose WAL can be scanned.
+func (a *PostgresAgent) walControl(ctx context.Context) (pgControl, error) {
 	c, err := a.controlData(ctx)
 	if err != nil {
-		return OrderResult{}, err
+		return c, err
 	}
 	if c.state != "in archive recovery" && c.state != "shut down in recovery" {
-		return OrderResult{}, fmt.Errorf("%w: by pg_control it is %s", ErrAgentRole, c.state)
+		return c, fmt.Errorf("%w: by pg_control it is %s", ErrAgentRole, c.state)
 	}
-	if c.isBackup || c.minLSN == 0 {
-		return OrderResult{}, errors.New("the copy that it was made from is not whole yet")
+	if !c.isWhole() {
+		return c, errNotWhole
 	}
-	id, err := strconv.ParseUint(c.systemID, 10, 64)
-	if err != nil || c.segment == 0 || c.block < 1024 || c.redo == 0 {
-		return OrderResult{}, errors.New("pg_controldata: output not understood")
+	if _, err := strconv.ParseUint(c.systemID, 10, 64); err != nil || c.segment == 0 ||
+		c.block < 1024 || c.redo == 0 {
+		return c, errors.New("pg_controldata: output not understood")
 	}
-	dir := filepath.Join(a.cfg.DataDir, "pg_wal")
-	lines, err := walLines(dir, c)
-	if err != nil {
-		return OrderResult{}, err
+	return c, nil
+}
+
+// readWALEnd reads how far the WAL of a standby goes, from its files: what is whole in them is what
+// its recovery will have replayed when it ends. The caller knows that nobody writes any more, or
+// takes an answer that is about to be overtaken. What was read is kept, also if ctx ends: WAL since
+// the last restart point may take longer than an order.
+func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
+	c, err := a.walControl(ctx)
+	for {
+		if err != nil {
+			return OrderResult{}, err
+		}
+		lines, err := walLines(filepath.Join(a.cfg.DataDir, "pg_wal"), c)
+		if err != nil {
+			return OrderResult{}, err
+		}
+		if !a.scan.isOf(c, lines) {
+			a.scan = newWALReader(filepath.Join(a.cfg.DataDir, "pg_wal"), c, lines)
+		}
+		found, err := a.scan.scan(ctx)
+		if err != nil {
+			return OrderResult{}, err
+		}
+		begun := c.redo
+		if c, err = a.walControl(ctx); err != nil {
+			return OrderResult{}, err
+		}
+		if found.end < c.redo && c.redo != begun {
+			continue // a restart point has removed what was to be read: that is no end of WAL
+		}
+		if found.end < max(c.minLSN, c.redo) {
+			return OrderResult{}, fmt.Errorf("pg_wal ends at %s, and the data need WAL up to %s",
+				found.end, c.minLSN)
+		}
+		return OrderResult{Timeline: max(found.timeline, c.minTL), LSN: found.end,
+			SystemID: c.systemID, XidLo: found.nextXid}, nil
 	}
-	r := &walReader{dir: dir, lines: lines, block: c.block, segment: c.segment, systemID: id}
-	found, err := r.scan(ctx, c.redo, c.nextXid)
-	if err != nil {
-		return OrderResult{}, err
-	}
-	if found.end < c.minLSN {
-		return OrderResult{}, fmt.Errorf("pg_wal ends at %s, and the data need WAL up to %s",
-			found.end, c.minLSN)
-	}
-	return OrderResult{Timeline: max(found.timeline, c.minTL), LSN: found.end,
-		SystemID: c.systemID, XidLo: found.nextXid}, nil
+}
+
+// newWALReader begins where recovery would.
+func newWALReader(dir string, c pgControl, lines []walLine) *walReader {
+	id, _ := strconv.ParseUint(c.systemID, 10, 64) // walControl has looked at it
+	return &walReader{dir: dir, lines: lines, block: c.block, segment: c.segment, systemID: id,
+		at: uint64(c.redo), found: walFound{nextXid: c.nextXid}}
+}
+
+// isOf tells that the scan is one of that recovery, and that the files where it goes on are there:
+// those before redo may be gone.
+func (r *walReader) isOf(c pgControl, lines []walLine) bool {
+	return r != nil && r.at >= uint64(c.redo) && strconv.FormatUint(r.systemID, 10) == c.systemID &&
+		r.block == c.block && r.segment == c.segment && slices.Equal(r.lines, lines)
 }
 
 // walLines is the newest timeline whose history comes from that of the last checkpoint, which is
 // the one that recovery goes to, and its ancestors down to that.
 func walLines(dir string, c pgControl) ([]walLine, error) {
 	best := []walLine{{tl: c.timeline}}
-	names, _ := filepath.Glob(filepath.Join(dir, "????????.history"))
-	for _, name := range names {
-		tl, err := strconv.ParseUint(filepath.Base(name)[:8], 16, 32)
-		if err != nil || uint32(tl) <= best[0].tl {
+	tls, err := histories(dir) // in order
+	if err != nil {
+		return nil, err
+	}
+	for _, tl := range tls {
+		if tl <= best[0].tl {
 			continue
 		}
-		b, err := os.ReadFile(name)
+		b, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("%08X.history", tl)))
 		if err != nil {
 			return nil, fmt.Errorf("read history of timeline %d: %w", tl, err)
 		}
-		if lines := walLinesOf(uint32(tl), pgParseHistory(string(b)), c); lines != nil {
+		if lines := walLinesOf(tl, pgParseHistory(string(b)), c); lines != nil {
 			best = lines
 		}
 	}
@@ -319,11 +372,18 @@ func walLinesOf(tl uint32, forks []pgFork, c pgControl) []walLine {
 // syncWAL makes durable what is in pg_wal from the last restart point on: a stop in a hurry leaves
 // WAL that was written and not flushed, and who answers for it must have it after a loss of power.
 func (a *PostgresAgent) syncWAL() error {
-	files, _ := filepath.Glob(filepath.Join(a.cfg.DataDir, "pg_wal", "????????????????????????"))
-	for _, path := range files {
-		if err := pgSyncDir(path); err != nil { // the same for a file
+	dir := filepath.Join(a.cfg.DataDir, "pg_wal")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("flush WAL: %w", err)
+	}
+	for _, e := range entries {
+		if len(e.Name()) != 24 {
+			continue
+		}
+		if err := pgSyncDir(filepath.Join(dir, e.Name())); err != nil { // the same for a file
 			return fmt.Errorf("flush WAL: %w", err)
 		}
 	}
-	return pgSyncDir(filepath.Join(a.cfg.DataDir, "pg_wal"))
+	return pgSyncDir(dir)
 }

@@ -102,8 +102,8 @@ func walScan(t *testing.T, lines []walLine, writers ...*walWriter) walFound {
 		}
 	}
 	r := &walReader{dir: dir, lines: lines, block: walTestBlock, segment: walTestSegment,
-		systemID: walTestSystem}
-	found, err := r.scan(context.Background(), walTestBegin, 100)
+		systemID: walTestSystem, at: walTestBegin, found: walFound{nextXid: 100}}
+	found, err := r.scan(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,8 +247,161 @@ func TestWALEndOfABadDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &walReader{dir: dir, lines: []walLine{{tl: 1}}, block: walTestBlock,
-		segment: walTestSegment, systemID: walTestSystem}
-	if found, err := r.scan(context.Background(), walTestBegin, 100); err == nil {
+		segment: walTestSegment, systemID: walTestSystem, at: walTestBegin}
+	if found, err := r.scan(context.Background()); err == nil {
 		t.Errorf("ends at %v without an error", found.end)
+	}
+}
+
+// cutContext ends after so many looks at it.
+type cutContext struct {
+	context.Context
+	left int
+}
+
+func (c *cutContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestWALEndGoesOn: a scan that is cut off again and again comes to its end, the same as one that
+// is not, also if it is cut off in a record that goes on in a file of a newer timeline. Begun anew
+// by each order, it would never end, and nobody be promoted.
+func TestWALEndGoesOn(t *testing.T) {
+	older := &walWriter{tl: 1}
+	for i := range 60 {
+		older.record(100+uint32(i), 3000, 0)
+	}
+	older.record(170, walTestSegment, 0)
+	newer := &walWriter{tl: 2, data: bytes.Clone(older.data), prev: older.prev}
+	for i := range 60 {
+		newer.record(200+uint32(i), 30000, 0)
+	}
+	// The files before the fork are there on the old timeline only.
+	fork := older.at() / walTestSegment * walTestSegment
+	older.fill(walTestSegment)
+	dir := t.TempDir()
+	for i := uint64(0); i*walTestSegment < uint64(len(newer.data)); i++ {
+		w := newer
+		if walTestBegin+i*walTestSegment < fork {
+			w = older
+		}
+		data := append(bytes.Clone(w.data), make([]byte, walTestSegment)...)
+		name := walFileName(w.tl, walTestBegin/walTestSegment+i, walTestSegment)
+		err := os.WriteFile(filepath.Join(dir, name),
+			data[i*walTestSegment:(i+1)*walTestSegment], 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := pgControl{systemID: "4711", block: walTestBlock, segment: walTestSegment,
+		redo: walTestBegin, nextXid: 100}
+	lines := []walLine{{2, pgwire.LSN(fork)}, {tl: 1}}
+	r := newWALReader(dir, c, lines)
+	cuts := 0
+	for {
+		at := r.at
+		found, err := r.scan(&cutContext{context.Background(), 140})
+		if err == nil {
+			if want := newer.at(); uint64(found.end) != want || found.nextXid != 260 ||
+				found.timeline != 2 {
+				t.Errorf("ends with %+v, want %v", found, pgwire.LSN(want))
+			}
+			break
+		}
+		if cuts++; r.at == at {
+			t.Fatalf("the scan does not get on at %v", pgwire.LSN(at))
+		}
+	}
+	if cuts < 2 {
+		t.Errorf("cut off %d times: it shows nothing", cuts)
+	}
+	// Where a restart point has removed what comes next, it begins anew.
+	if c.redo = pgwire.LSN(r.at); !r.isOf(c, lines) {
+		t.Error("what comes behind redo is there, and is not gone on with")
+	}
+	if c.redo++; r.isOf(c, lines) {
+		t.Error("what comes before redo may be gone, and is gone on with")
+	}
+	if c.redo = walTestBegin; r.isOf(c, lines[1:]) {
+		t.Error("a scan goes on along another timeline")
+	}
+}
+
+// TestWALEndNeverGoesBack: behind a file of a newer timeline none of an older one is read, as in
+// recovery: what is in it is not part of that history.
+func TestWALEndNeverGoesBack(t *testing.T) {
+	newer := &walWriter{tl: 2}
+	newer.record(101, walTestSegment/2, 0)
+	end := newer.at()
+	older := &walWriter{tl: 1, data: bytes.Clone(newer.data), prev: newer.prev}
+	for _, w := range []*walWriter{newer, older} {
+		w.record(102, walTestSegment, 0)
+	}
+	newer.data = newer.data[:walTestSegment]
+	dir := t.TempDir()
+	for i, w := range []*walWriter{newer, older} {
+		data := append(bytes.Clone(w.data), make([]byte, walTestSegment)...)
+		name := walFileName(w.tl, walTestBegin/walTestSegment+uint64(i), walTestSegment)
+		err := os.WriteFile(filepath.Join(dir, name),
+			data[i*walTestSegment:(i+1)*walTestSegment], 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := newWALReader(dir, pgControl{systemID: "4711", block: walTestBlock, redo: walTestBegin,
+		segment: walTestSegment}, []walLine{{2, walTestBegin}, {tl: 1}})
+	if found, err := r.scan(context.Background()); err != nil || uint64(found.end) != end {
+		t.Errorf("ends at %v, want %v: %v", found.end, pgwire.LSN(end), err)
+	}
+}
+
+// TestConfName: the "=" of a setting may be left out.
+func TestConfName(t *testing.T) {
+	for line, want := range map[string]string{
+		"primary_conninfo = 'x'\n": "primary_conninfo", "Primary_Conninfo='x'": "primary_conninfo",
+		"primary_conninfo 'x=y'": "primary_conninfo", "\tport\t5": "port", "# port = 5": "",
+		"holdfast.conf_seq = 'port'": "holdfast.conf_seq", "port": "port",
+	} {
+		if got := confName(line); got != want {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// TestControlOfACopy: a copy whose backup has not ended is not whole, in the words of all releases.
+func TestControlOfACopy(t *testing.T) {
+	for line, whole := range map[[2]string]bool{
+		{"Backup start location", "0/2000028"}: false, {"Backup start location", "0/0"}: true,
+		{"Backup start location", "0/00000000"}: true, {"End-of-backup record required", "yes"}: false,
+		{"End-of-backup record required", "no"}: true,
+	} {
+		c := pgControl{minLSN: 1}
+		if c.readWALKey(line[0], line[1]); c.isWhole() != whole {
+			t.Errorf("%s: %s: whole is %v", line[0], line[1], c.isWhole())
+		}
+	}
+}
+
+// TestDropHistories: what was there before a promotion that was called off stays.
+func TestDropHistories(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"00000002.history", "0000000A.history", "0000000B.history",
+		"0000000B.history.tmp", "0000000B0000000000000001"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := dropHistories(dir, 10); err != nil {
+		t.Fatal(err)
+	}
+	tls, err := histories(dir)
+	if fmt.Sprint(tls) != "[2 10]" || err != nil {
+		t.Errorf("left are %v, %v", tls, err)
+	}
+	if _, err := walLines(filepath.Join(dir, "none"), pgControl{timeline: 1}); err == nil {
+		t.Error("a directory that cannot be read has no timelines")
 	}
 }
