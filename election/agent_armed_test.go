@@ -18,13 +18,16 @@ import (
 // startupProcess is the process that replays WAL, which cannot be asked for while nobody gets in.
 func (c *agentCluster) startupProcess(name string) int {
 	c.t.Helper()
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		b, _ := os.ReadFile(dir + "/cmdline")
-		stat, _ := os.ReadFile(dir + "/stat")
-		if _, rest, _ := strings.Cut(string(stat), ") "); strings.Contains(string(b), " startup ") &&
-			strings.HasPrefix(string(b), "postgres: "+name) {
-			if f := strings.Fields(rest); len(f) > 1 && f[1] == strconv.Itoa(c.pid(name)) {
+	// A process has its title a moment after its start.
+	for begin := time.Now(); time.Since(begin) < 10*time.Second; time.Sleep(time.Millisecond) {
+		dirs, _ := filepath.Glob("/proc/[0-9]*")
+		for _, dir := range dirs {
+			title, _ := os.ReadFile(dir + "/cmdline")
+			stat, _ := os.ReadFile(dir + "/stat")
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			f := strings.Fields(rest)
+			if strings.HasPrefix(string(title), "postgres: "+name) && len(f) > 1 &&
+				strings.Contains(string(title), " startup ") && f[1] == strconv.Itoa(c.pid(name)) {
 				pid, _ := strconv.Atoi(filepath.Base(dir))
 				return pid
 			}

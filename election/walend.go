@@ -286,7 +286,13 @@ func (a *PostgresAgent) walControl(ctx context.Context) (pgControl, error) {
 // takes an answer that is about to be overtaken. What was read is kept, also if ctx ends: WAL since
 // the last restart point may take longer than an order.
 func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
-	c, err := a.walControl(ctx)
+	return a.scanWAL(ctx, a.walControl)
+}
+
+func (a *PostgresAgent) scanWAL(ctx context.Context,
+	control func(context.Context) (pgControl, error),
+) (OrderResult, error) {
+	c, err := control(ctx)
 	for {
 		if err != nil {
 			return OrderResult{}, err
@@ -303,7 +309,7 @@ func (a *PostgresAgent) readWALEnd(ctx context.Context) (OrderResult, error) {
 			return OrderResult{}, err
 		}
 		begun := c.redo
-		if c, err = a.walControl(ctx); err != nil {
+		if c, err = control(ctx); err != nil {
 			return OrderResult{}, err
 		}
 		if found.end < c.redo && c.redo != begun {

@@ -405,3 +405,65 @@ func TestDropHistories(t *testing.T) {
 		t.Error("a directory that cannot be read has no timelines")
 	}
 }
+
+// TestScanWALGoesOn: orders that end before all WAL is read come to its end together; and a file
+// that a restart point has removed under the scan is not taken for that end.
+func TestScanWALGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	w := &walWriter{tl: 1}
+	redo := uint64(0)
+	for i := range 200 {
+		at := w.record(100+uint32(i), 20000, 0)
+		if redo == 0 && at > walTestBegin+2*walTestSegment {
+			redo = at
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "pg_wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := func(i int) string {
+		return filepath.Join(dir, "pg_wal",
+			walFileName(1, walTestBegin/walTestSegment+uint64(i), walTestSegment))
+	}
+	data := append(bytes.Clone(w.data), make([]byte, walTestSegment)...)
+	for i := 0; (i+1)*walTestSegment <= len(data); i++ {
+		err := os.WriteFile(file(i), data[i*walTestSegment:(i+1)*walTestSegment], 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := pgControl{systemID: "4711", timeline: 1, minTL: 1, minLSN: walTestBegin, nextXid: 100,
+		redo: walTestBegin, block: walTestBlock, segment: walTestSegment}
+	control := func(context.Context) (pgControl, error) { return c, nil }
+	check := func(res OrderResult, err error) {
+		t.Helper()
+		if err != nil || uint64(res.LSN) != w.at() || res.XidLo != 300 {
+			t.Errorf("at %v with id %d, want %v: %v", res.LSN, res.XidLo, pgwire.LSN(w.at()), err)
+		}
+	}
+	a := &PostgresAgent{cfg: AgentConfig{DataDir: dir}}
+	orders := 1
+	for ; orders < 20; orders++ {
+		res, err := a.scanWAL(&cutContext{context.Background(), 200}, control)
+		if err == nil {
+			check(res, err)
+			break
+		}
+	}
+	if orders < 2 || orders == 20 {
+		t.Errorf("%d orders", orders)
+	}
+	a.scan = nil
+	looks := 0
+	check(a.scanWAL(context.Background(), func(context.Context) (pgControl, error) {
+		now := c
+		if looks++; looks == 1 { // and a restart point is made then
+			c.redo = pgwire.LSN(redo)
+			return now, os.Remove(file(1))
+		}
+		return c, nil
+	}))
+	if looks != 3 {
+		t.Errorf("pg_control was read %d times", looks)
+	}
+}
