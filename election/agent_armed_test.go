@@ -224,3 +224,29 @@ func TestAgentFenceStartsAgain(t *testing.T) {
 		t.Errorf("it is at %s, and had no upstream before %s", res.LSN, acked)
 	}
 }
+
+// TestAgentPromotionBySQLIsCalledOff: so is one that was asked for by SQL, whose startup process
+// has not got to it.
+func TestAgentPromotionBySQLIsCalledOff(t *testing.T) {
+	c := newAgentCluster(t, 2)
+	c.start("n1", "n2")
+	c.bootstrap("")
+	c.open("n1")
+	c.sql("n1", "CREATE TABLE t (i int)")
+	c.waitStreaming("n2", "n1")
+	acked := c.acknowledge("n1", 1, "n2")
+	c.epoch = 5
+	c.do("n2", election.Order{Kind: election.OrderRecruit})
+	goesOn := c.armPromotion("n2")
+	defer goesOn()
+	c.epoch = 6
+	res := c.do("n2", election.Order{Kind: election.OrderRecruit})
+	if res.Timeline != 1 || res.LSN < acked {
+		t.Errorf("recruited at %s on timeline %d", res.LSN, res.Timeline)
+	}
+	goesOn()
+	c.staysStandby("n2")
+	if p := c.do("n2", election.Order{Kind: election.OrderPromote}); p.Timeline != 2 {
+		t.Errorf("promoted to timeline %d", p.Timeline)
+	}
+}
