@@ -218,8 +218,8 @@ func pgRoleAttrsSQL(name, attrs string) string {
 }
 
 // sessionState are those of the first done statements that a file which goes on in another session
-// repeats: what they set is of the session that is gone, and holds for what follows. Roles are noted
-// and not repeated: one may be gone by then, and set_config sets them too.
+// repeats: what they set is of the session that is gone, and holds for what follows. Roles are
+// noted and not repeated: one may be gone by then, and set_config sets them too.
 func sessionState(all []pgwire.Statement, done int) (again []int) {
 	begun := -1 // how many there were when the open transaction began
 	for i, st := range all[:min(done, len(all))] {

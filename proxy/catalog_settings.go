@@ -51,7 +51,8 @@ const bodiesSQL = `SELECT p.oid, p.proname::text AS name, l.lanname,
 var settingBodiesSQL = `SELECT oid, name, args, left(body, ` + strconv.Itoa(settingBodyMax) + `),
   makes, sets AND (lanname NOT IN ('sql', 'plpgsql') OR length(body) > ` +
 	strconv.Itoa(settingBodyMax) + `)
- FROM (SELECT *, ` + setsSQL + ` AS sets, body ~* ` + makesSQL + ` AS makes FROM (` + bodiesSQL + `) b) b
+ FROM (SELECT *, ` + setsSQL + ` AS sets, body ~* ` + makesSQL + ` AS makes
+  FROM (` + bodiesSQL + `) b) b
  WHERE sets OR makes ORDER BY oid LIMIT ` + strconv.Itoa(settingBodiesMax+1)
 
 // bodyColumns is how many columns these have, and the next.

@@ -232,10 +232,8 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	if err != nil {
 		return 0, true, err
 	}
-	if a.stmt != nil && typ == pgwire.SrvCommandComplete {
-		s.completed(a.stmt, body)
-	} else if a.stmt != nil && typ == pgwire.SrvPortalSuspended {
-		s.suspended(a.stmt)
+	if a.stmt != nil && typ != pgwire.SrvEmptyQuery {
+		s.executed(a.stmt, typ, body)
 	}
 	if a.done != nil {
 		s.answered(a.done)
@@ -376,6 +374,15 @@ func (s *session) reported(name, value string) {
 }
 
 // completed takes CommandComplete of a statement; the caller holds s.mu.
+// executed takes a statement that has ended, or the part of one that a row limit asked for.
+func (s *session) executed(o *op, typ byte, body []byte) {
+	if typ == pgwire.SrvCommandComplete {
+		s.completed(o, body)
+	} else {
+		s.suspended(o)
+	}
+}
+
 // suspended takes a portal that may go on: what it has called up to now may have set something.
 func (s *session) suspended(o *op) {
 	for _, e := range o.effects {

@@ -145,14 +145,23 @@ func TestReach(t *testing.T) {
 	}
 	for sql, want := range map[string]string{
 		"select give('app.x')": "sets [app.l app.v app.x]", "select harmless(1)": "",
-		"select give($1)": "sets [app.l app.v] given", "select round($1)": "sets [app.l app.v] given",
-		"select give($1, 'a.b.c')": "sets [app.l app.v a.b.c]",
-		"select give(a)":           "sets [app.l app.v] other", "select made(1)": "sets [app.l app.v] other",
-		"select round('app.y')": "sets [app.l app.v app.y]", "select give('app.v')": "sets [app.l app.v app.v]",
-		"select via(1)": "sets [app.l app.v]", "insert into v values (1)": "sets [app.l app.v]",
-		"select * from v": "", "delete from whole": "sets [app.l app.v]", "select fill()": "sets [app.l app.v]",
-		"select * from view": "sets [app.l app.v]", "insert into given values (1)": "sets [app.l app.v] other",
-		"select loc()": "[app.l app.v]", "delete from l": "[app.l app.v]", "select make$()": "",
+		"select give($1)":              "sets [app.l app.v] given",
+		"select round($1)":             "sets [app.l app.v] given",
+		"select give($1, 'a.b.c')":     "sets [app.l app.v a.b.c]",
+		"select give(a)":               "sets [app.l app.v] other",
+		"select made(1)":               "sets [app.l app.v] other",
+		"select round('app.y')":        "sets [app.l app.v app.y]",
+		"select give('app.v')":         "sets [app.l app.v app.v]",
+		"select via(1)":                "sets [app.l app.v]",
+		"insert into v values (1)":     "sets [app.l app.v]",
+		"select * from v":              "",
+		"delete from whole":            "sets [app.l app.v]",
+		"select fill()":                "sets [app.l app.v]",
+		"select * from view":           "sets [app.l app.v]",
+		"insert into given values (1)": "sets [app.l app.v] other",
+		"select loc()":                 "[app.l app.v]",
+		"delete from l":                "[app.l app.v]",
+		"select make$()":               "",
 		"insert into other values (1)": "",
 	} {
 		e, ok := known.calls([]byte(sql), []byte(sql), writingWords.in([]byte(sql)), true)
@@ -221,7 +230,9 @@ func TestCallsInOpaqueTexts(t *testing.T) {
 // An answer to another question, as a broken server gives one, ends nothing but that question.
 func TestReachOfNonsense(t *testing.T) {
 	rows := map[string][][][]byte{
-		"nothing": nil, "no columns": {{}}, "one": {{[]byte("1")}}, "nulls": {{nil, nil, nil, nil, nil, nil}},
+		"nothing": nil, "no columns": {{}},
+		"one":        {{[]byte("1")}},
+		"nulls":      {{nil, nil, nil, nil, nil, nil}},
 		"five nulls": {{nil, nil, nil, nil, nil}}, "empty": {{{}, {}, {}, {}, {}}},
 		"no oid": {{[]byte("x"), nil, nil, nil, nil, nil}},
 	}
