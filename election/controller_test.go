@@ -16,6 +16,7 @@ func simGroup(t *testing.T, f func(r *simRun)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newSimRun(1, bugNone)
+		r.w.letsAllIn = true
 		end := r.start()
 		r.lead(false)
 		if !r.waitSettled(10*time.Second, 0) {
@@ -144,9 +145,9 @@ func TestSwitchoverGoesBack(t *testing.T) {
 	})
 }
 
-// awaitIntent waits until a change has begun.
+// awaitIntent waits until a change has begun, as long as one that is refused would be.
 func (r *simRun) awaitIntent() {
-	for {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		r.w.mu.Lock()
 		isBegun := r.w.state.Intent != nil
 		r.w.mu.Unlock()

@@ -308,7 +308,8 @@ func (w *simWorld) isStreamingLocked(m *simNode, isStopping bool) bool {
 // four, as if a transaction with many subtransactions were open each time. It streams, acknowledges
 // and takes orders as any other.
 func (n *simNode) letsNobodyInLocked() bool {
-	return n.pg.phase == election.PhaseStandby && (n.pg.incarnation+n.index)%4 == 0
+	return !n.w.letsAllIn && n.pg.phase == election.PhaseStandby &&
+		(n.pg.incarnation+n.index)%4 == 0
 }
 
 // entryLocked makes an entry of the WAL: its number and the timeline that it was written on.

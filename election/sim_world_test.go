@@ -46,6 +46,7 @@ type simWorld struct {
 	// servers are the names of those that have a PostgreSQL.
 	servers    []string
 	hasWitness bool
+	letsAllIn  bool // no standby takes no logins
 	// isOff: commits wait for nobody, and some are lost; ackedWhole has the others.
 	isOff      bool
 	ackedWhole map[uint64]simCommit
