@@ -69,11 +69,13 @@ func TestAgentStopEndsLogicalReceivers(t *testing.T) {
 	c.open("n1")
 	c.sql("n1", "CREATE TABLE t (i int)")
 	receiver := c.receiveLogical("n1")
-	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100000)")
+	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100)")
 	if err := receiver.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 300000)") // more than sockets hold
+	// It confirms nothing of this. Not more than sockets hold: a process that cannot say its last
+	// word to its client does not end before the client reads (DESIGN.md, "Not covered").
+	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100)")
 	c.epoch = 2
 	begin := time.Now()
 	if stop := c.do("n1", election.Order{Kind: election.OrderStop}); stop.LSN == 0 {
