@@ -174,15 +174,7 @@ func TestAgentClonesNoLiveServer(t *testing.T) {
 	c.crash("n1")
 	c.commit("n2", c.do("n2", election.Order{Kind: election.OrderPromote}))
 	c.open("n2")
-	record := c.cfgs["n3"].DataDir + ".holdfast/agent.json"
-	b, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = []byte(strings.Replace(string(b), "{", `{"rewinding": true,`, 1))
-	if err := os.WriteFile(record, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	c.markRewinding("n3")
 	c.start("n3")
 	c.waitStreaming("n3", "n2")
 	if _, err := os.Stat(c.cfgs["n3"].DataDir + ".lost-5/postmaster.pid"); err == nil {

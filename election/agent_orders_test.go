@@ -299,15 +299,7 @@ func TestAgentInterruptedRewind(t *testing.T) {
 	c.waitStreaming("n2", "n1")
 	c.close("n1")
 	c.crash("n1")
-	record := c.cfgs["n1"].DataDir + ".holdfast/agent.json"
-	b, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = []byte(strings.Replace(string(b), "{", `{"rewinding": true,`, 1))
-	if err := os.WriteFile(record, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	record := c.markRewinding("n1")
 	if err := os.Remove(c.cfgs["n1"].DataDir + "/global/pg_control"); err != nil {
 		t.Fatal(err)
 	}

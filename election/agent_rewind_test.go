@@ -124,3 +124,19 @@ func (c *agentCluster) receiveLogical(name string) *os.Process {
 		}
 	}
 }
+
+// markRewinding makes the record of a member that is down that of one whose rewind was cut off. It
+// returns the record's path.
+func (c *agentCluster) markRewinding(name string) (record string) {
+	c.t.Helper()
+	record = c.cfgs[name].DataDir + ".holdfast/agent.json"
+	b, err := os.ReadFile(record)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	b = []byte(strings.Replace(string(b), "{", `{"rewinding": true,`, 1))
+	if err := os.WriteFile(record, b, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	return record
+}

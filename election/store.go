@@ -193,11 +193,21 @@ func (s *store) landed(w *diskWrite) {
 	s.mu.Lock()
 	isBad := w.isBad
 	s.mu.Unlock()
-	if !isBad || s.closed.Load() {
+	if !isBad || !s.probeUntil(w, 1) {
 		s.end(w)
-		return
 	}
-	s.probing.Go(func() { s.silentUntilClean(w, 1) })
+}
+
+// probeUntil probes in the background until so many probes in a row were clean; false if the store
+// is being closed, which waits for those that have begun.
+func (s *store) probeUntil(w *diskWrite, probes int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Load() {
+		return false
+	}
+	s.probing.Go(func() { s.silentUntilClean(w, probes) })
+	return true
 }
 
 // try writes once and watches the time. A write is never abandoned: it may still land, and what
@@ -282,7 +292,9 @@ func (s *store) isClean(within time.Duration) bool {
 
 // Close waits for the probes and closes the store on disk.
 func (s *store) Close() error {
+	s.mu.Lock()
 	s.closed.Store(true)
+	s.mu.Unlock()
 	s.probing.Wait()
 	return s.diskStore.Close()
 }
@@ -300,8 +312,9 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	}
 	s.log.Error("raft log could not be written", zap.Error(err))
 	if s.leads() && !s.closed.Load() {
-		s.markBad(w, err)
-		s.probing.Go(func() { s.silentUntilClean(w, cleanProbes) })
+		if s.markBad(w, err); !s.probeUntil(w, cleanProbes) {
+			s.end(w)
+		}
 	} else {
 		s.landed(w)
 	}

@@ -34,7 +34,7 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 			if size += len(b) + 24*(len(cols)+1); size > queryBytesMax {
 				return nil, unusable(NewError(CodeProgramLimit, "result is too large"))
 			}
-			rows = append(rows, cloneRow(cols))
+			rows = append(rows, CloneRow(cols))
 		case SrvError:
 			if failed, err = ParseError(b); err != nil {
 				return nil, unusable(err)
@@ -57,7 +57,8 @@ func SimpleQuery(conn net.Conn, r *Reader, sql string) ([][][]byte, error) {
 // *Error itself, as an answer of the server is.
 func unusable(err error) error { return fmt.Errorf("query: %w", err) }
 
-func cloneRow(cols [][]byte) [][]byte {
+// CloneRow copies a row whose columns alias a message; NULL stays nil.
+func CloneRow(cols [][]byte) [][]byte {
 	out := make([][]byte, len(cols))
 	for i, c := range cols {
 		if c != nil {

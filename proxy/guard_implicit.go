@@ -95,8 +95,15 @@ func (s *session) sendAsExtended(b *backend, wait bool) error {
 	s.push(op{kind: opClose, asQuery: true, start: at})
 	out = pgwire.AppendFlush(s.appendQuestion(b, out, xidSQL, at))
 	s.flow.asQuery = true
+	return s.sendAround(b, out, n, before, askingQuery, wait)
+}
+
+// sendAround sends what stands for the Query of n bytes at the head of the inbox, with a question
+// of ours. The caller holds s.mu, which is released.
+func (s *session) sendAround(b *backend, out []byte, n int, before flow, asking asking, wait bool,
+) error {
 	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
-	s.out, s.asking = out, askingQuery
+	s.out, s.asking = out, asking
 	s.mu.Unlock()
 	sent, err := s.sendOwn(b, out, before, wait)
 	if sent > 0 {

@@ -49,15 +49,7 @@ func (s *session) sendAsBlock(b *backend, wait bool) error {
 	})
 	s.push(op{kind: opFunctionCall, internal: true, showErr: true, start: at})
 	s.flow.wrapped = true
-	s.rows, s.rowsCut, s.inner, s.xid = nil, false, nil, 0
-	s.out, s.asking = out, askingString
-	s.mu.Unlock()
-	sent, err := s.sendOwn(b, out, before, wait)
-	if sent > 0 {
-		s.keep(s.in.bytes()[:n])
-		s.in.take(n)
-	}
-	return err
+	return s.sendAround(b, out, n, before, askingString, wait)
 }
 
 // endString ends the block of ours as the answers tell. What the client sends next waits for the

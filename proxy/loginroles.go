@@ -157,14 +157,7 @@ func (p *Proxy) stands(until time.Time, user string, e secretEntry) error {
 			}
 		}
 		e.unsure = true
-		t := time.NewTimer(50 * time.Millisecond)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-t.C:
-		}
-		t.Stop()
-		if ctx.Err() != nil {
+		if awaitNews(ctx, changed); ctx.Err() != nil {
 			return errNoPrimaryLogin()
 		}
 	}

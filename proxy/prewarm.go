@@ -452,7 +452,7 @@ func (b *backend) readProof(report func(name, value string)) error {
 			if err != nil || len(rows) > 0 {
 				return errors.Join(err, errWrongServer)
 			}
-			rows = append(rows, cloneColumns(cols))
+			rows = append(rows, pgwire.CloneRow(cols))
 		case pgwire.SrvError:
 			e, err := pgwire.ParseError(body)
 			if err != nil {
@@ -474,12 +474,4 @@ func (b *backend) readProof(report func(name, value string)) error {
 			return nil
 		}
 	}
-}
-
-func cloneColumns(cols [][]byte) [][]byte {
-	out := make([][]byte, len(cols))
-	for i, c := range cols {
-		out[i] = slices.Clone(c)
-	}
-	return out
 }

@@ -120,13 +120,18 @@ func (c *secretCache) entry(ctx context.Context, user string) (secretEntry, erro
 		case ctx.Err() != nil || isNoSecretLeft(err):
 			return secretEntry{}, fmt.Errorf("look up secret: %w", err)
 		}
-		t := time.NewTimer(50 * time.Millisecond)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-t.C:
-		}
-		t.Stop()
+		awaitNews(ctx, changed)
+	}
+}
+
+// awaitNews waits a moment, or until there is another primary.
+func awaitNews(ctx context.Context, changed <-chan struct{}) {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-t.C:
 	}
 }
 
