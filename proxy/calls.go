@@ -53,11 +53,12 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 		return // it calls nothing else
 	}
 	lower := lowered(sql)
-	if !known.isNamedIn(lower) {
+	to := known.leadsTo(lower)
+	if to == 0 {
 		return
 	}
 	if p.cls.has(clsOpaque) {
-		p.noteCalls(known, sql, lower, s.conf, 0) // its statements are not known
+		p.noteCalls(known, sql, to, s.conf, 0) // its statements are not known
 		return
 	}
 	at := 0
@@ -66,7 +67,7 @@ func (s *session) noteSetters(p *parsed, sql []byte) {
 		if st.Kind == pgwire.KindEmpty {
 			continue
 		}
-		p.noteCalls(known, sql[st.Start:st.End], lower[st.Start:st.End], s.conf, at)
+		p.noteCalls(known, sql[st.Start:st.End], known.leadsTo(lower[st.Start:st.End]), s.conf, at)
 		at++
 	}
 	if len(p.effects) > effectsMax {
@@ -88,7 +89,7 @@ func (s *session) parsedOf(ps *prepared) parsed {
 	if ps.called == nil || ps.called.known != known {
 		sql := []byte(ps.sql)
 		var c parsed
-		c.noteCalls(known, sql, lowered(sql), ps.conf, 0)
+		c.noteCalls(known, sql, known.leadsTo(lowered(sql)), ps.conf, 0)
 		ps.called = &calledBy{known: known, effects: c.effects, cls: c.cls}
 	}
 	if len(ps.called.effects) > 0 {
@@ -122,26 +123,9 @@ func (s *session) noteBlindness(p *parsed) {
 	p.effects = append(slices.Clip(p.effects), e)
 }
 
-// isNamedIn tells that a text, in lower case, has one of the names in it.
-func (s *setters) isNamedIn(lower []byte) bool {
-	return s.makers.in(lower) || s.functions.in(lower) || s.locals.in(lower) ||
-		(s.tables.in(lower) || s.localTables.in(lower) || s.makingTables.in(lower)) &&
-			writingWords.in(lower)
-}
-
-// writingWords are those without one of which a text writes to no relation itself.
-var writingWords = func() (w wordSet) {
-	for _, word := range []string{"insert", "update", "delete", "merge", "copy", "truncate",
-		"execute", "into", "refresh", "alter"} {
-		w.add([]byte(word))
-	}
-	return w
-}()
-
-// noteCalls adds the effects of one of the statements of a string; lower is the same in lower case.
-func (p *parsed) noteCalls(known *setters, sql, lower []byte, conforming bool, at int) {
-	writes := writingWords.in(lower)
-	if known.makers.in(lower) || writes && known.makingTables.in(lower) {
+// noteCalls adds the effects of one of the statements of a string that leads to something.
+func (p *parsed) noteCalls(known *setters, sql []byte, to reaches, conforming bool, at int) {
+	if to&reachMakes != 0 {
 		// What it sets is known to be nothing, what it makes is asked for.
 		p.cls |= clsState
 		p.effects = append(p.effects, effect{
@@ -149,7 +133,7 @@ func (p *parsed) noteCalls(known *setters, sql, lower []byte, conforming bool, a
 			text: shortText(sql),
 		})
 	}
-	if e, ok := known.calls(sql, lower, writes, conforming); ok {
+	if e, ok := known.calls(sql, to, conforming); ok {
 		e.at = at
 		if !e.isKnown || e.other {
 			p.cls |= clsState
@@ -171,10 +155,9 @@ func (at *settersAt) calledIn(sql string, conforming bool, e *effect) bool {
 	if known == nil || known.isEmpty() {
 		return false
 	}
-	lower := lowered([]byte(sql))
-	writes := writingWords.in(lower)
-	e.makes = known.makers.in(lower) || writes && known.makingTables.in(lower)
-	c, called := known.calls([]byte(sql), lower, writes, conforming)
+	to := known.leadsTo(lowered([]byte(sql)))
+	e.makes = to&reachMakes != 0
+	c, called := known.calls([]byte(sql), to, conforming)
 	if !called {
 		return false
 	}
@@ -182,19 +165,22 @@ func (at *settersAt) calledIn(sql string, conforming bool, e *effect) bool {
 	return !c.isKnown
 }
 
-// calls is the effect of a statement that leads to functions which set something; lower is the same
-// in lower case. False is that of none.
-func (s *setters) calls(sql, lower []byte, writes, conforming bool) (e effect, ok bool) {
-	sets := s.functions.in(lower) || writes && s.tables.in(lower)
-	if !sets && !s.locals.in(lower) && !(writes && s.localTables.in(lower)) {
+// calls is the effect of a statement that leads to functions which set something. False is that of
+// none.
+func (s *setters) calls(sql []byte, to reaches, conforming bool) (e effect, ok bool) {
+	if to&(reachSets|reachLocal) == 0 {
 		return e, false
 	}
-	e = effect{kind: pgwire.KindSelect, cls: clsState, names: s.settings, isKnown: !sets}
-	e.other = s.computers.in(lower)
-	if !s.givers.in(lower) {
+	e = effect{
+		kind: pgwire.KindSelect, cls: clsState, names: s.settings, isKnown: to&reachSets == 0,
+		other: to&reachComputes != 0,
+	}
+	if to&reachPasses == 0 {
 		return e, true
 	}
-	g := pgwire.ParseGiven(sql, conforming, nil, s.givers.has)
+	g := pgwire.ParseGiven(sql, conforming, nil, func(name string) bool {
+		return reaches(s.names.of(name))&reachPasses != 0
+	})
 	e.names = append(slices.Clip(s.settings), g.Names...)
 	e.isGiven = g.Params && !g.Other && !e.other
 	e.other = e.other || g.Params || g.Other

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"holdfast/pgwire"
 )
@@ -74,7 +73,7 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	ask := func(sql string) ([][][]byte, error) {
 		return p.catalogues.query(ctx, pr, database, sql)
 	}
-	found := &setters{at: time.Now()}
+	found := newSetters()
 	rows, err := ask(settingBodiesSQL)
 	if err != nil {
 		return nil, fmt.Errorf("ask for functions that set something: %w", err)
@@ -96,7 +95,8 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	}
 	for _, row := range rows {
 		if len(row) == 1 {
-			found.answering.add(row[0])
+			found.names.add(row[0], nameAnswers)
+			found.answering++
 		}
 	}
 	return found, nil

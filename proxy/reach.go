@@ -145,11 +145,10 @@ func (n *reachNode) calls(byName map[string][]*reachNode, odd []*reachNode) {
 		}
 	}
 	body := lowered(n.body)
-	eachWord(body, func(word []byte) bool {
+	eachWord(body, func(word []byte) {
 		for _, to := range byName[string(word)] {
 			lead(to)
 		}
-		return true
 	})
 	for _, to := range odd[:min(len(odd), oddNamesMax)] {
 		if bytes.Contains(body, lowered(to.name)) {
@@ -212,22 +211,8 @@ func (g *reachGraph) gives(n *reachNode) {
 func (s *setters) take(g *reachGraph) {
 	g.solve()
 	for _, n := range g.order {
-		if all := n.use | n.write; all == 0 || len(n.name) == 0 {
-			continue
-		}
-		for _, k := range []struct {
-			use, write *wordSet
-			bits       reaches
-		}{
-			{&s.functions, &s.tables, reachSets}, {&s.locals, &s.localTables, reachLocal},
-			{&s.makers, &s.makingTables, reachMakes}, {&s.givers, nil, reachPasses},
-			{&s.computers, &s.computers, reachComputes},
-		} {
-			if n.use&k.bits != 0 {
-				k.use.add(n.name)
-			} else if n.write&k.bits != 0 && k.write != nil {
-				k.write.add(n.name)
-			}
+		if n.use|n.write != 0 && len(n.name) > 0 {
+			s.add(n.name, n.use, n.write)
 		}
 	}
 	s.settings = g.names

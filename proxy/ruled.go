@@ -29,7 +29,7 @@ var answeringSQL = `WITH RECURSIVE a(class) AS (
 // mayAnswer tells that a Query which writes may meet a rule that answers it with rows.
 func (s *session) mayAnswer(sql []byte) bool {
 	known := s.setters.known()
-	if known == nil || known.answering.len() == 0 {
+	if known == nil || known.answering == 0 {
 		return false
 	}
 	if known.mayAnswer(sql) {
@@ -50,5 +50,5 @@ func (s *session) mayAnswer(sql []byte) bool {
 
 // mayAnswer tells that a text names one of the relations, wherever it does.
 func (s *setters) mayAnswer(sql []byte) bool {
-	return s.answering.len() > answeringMax || s.answering.in(lowered(sql))
+	return s.answering > answeringMax || s.names.in(lowered(sql))&nameAnswers != 0
 }

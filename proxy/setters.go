@@ -24,25 +24,51 @@ const (
 // view lists, and the relations whose rules answer writes with rows. The value is not changed once
 // it is published.
 type setters struct {
-	functions wordSet // whose settings outlive the transaction
-	locals    wordSet // whose settings do not
-	givers    wordSet // of those above, whose callers give the name
-	computers wordSet // of those above, that make the name in another way
-	makers    wordSet // those that may make a temporary table or a cursor WITH HOLD
-	// tables, localTables and makingTables are relations that lead to the like if they are written
-	// to.
-	tables, localTables, makingTables wordSet
-	settings                          []string
-	answering                         wordSet // (ruled.go)
+	// names are those of functions and relations. Their bits are what they lead to (reaches), what
+	// they lead to in a text that writes (the same, writeShift higher), and the two below. The words
+	// of a write are among them.
+	names     nameBits
+	reaches   reaches // of all of them
+	settings  []string
+	answering int // how many relations answer (ruled.go)
 	// isAll tells that there are too many: each statement that may call one counts as one.
 	isAll bool
 	at    time.Time
 }
 
+const (
+	writeShift         = 8
+	nameWrites  uint32 = 1 << 16 // a word without one of which a text writes to no relation itself
+	nameAnswers uint32 = 1 << 17 // a relation whose rules answer writes
+)
+
+// newSetters is what is known of a database without functions that set anything.
+func newSetters() *setters {
+	s := &setters{at: time.Now()}
+	for _, word := range []string{"insert", "update", "delete", "merge", "copy", "truncate",
+		"execute", "into", "refresh", "alter"} {
+		s.names.add([]byte(word), nameWrites)
+	}
+	return s
+}
+
+// add takes what a function or a relation leads to when it is used, and when it is written to.
+func (s *setters) add(name []byte, use, write reaches) {
+	s.names.add(name, uint32(use)|uint32(write)<<writeShift)
+	s.reaches |= use | write
+}
+
 // isEmpty tells that no statement has to be looked through.
-func (s *setters) isEmpty() bool {
-	return s.functions.len()+s.locals.len()+s.makers.len()+s.tables.len()+s.localTables.len()+
-		s.makingTables.len() == 0
+func (s *setters) isEmpty() bool { return s.reaches == 0 }
+
+// leadsTo is what a text, in lower case, leads to.
+func (s *setters) leadsTo(lower []byte) reaches {
+	bits := s.names.in(lower)
+	to := reaches(bits)
+	if bits&nameWrites != 0 {
+		to |= reaches(bits >> writeShift)
+	}
+	return to
 }
 
 // settersAt is what is known of a database, which its sessions share. nil is nothing.

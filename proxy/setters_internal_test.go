@@ -13,7 +13,7 @@ import (
 // noSetters is what is known of a database without functions that set anything.
 func noSetters() *settersAt {
 	at := &settersAt{}
-	at.now.Store(&setters{at: time.Now()})
+	at.now.Store(newSetters())
 	return at
 }
 
@@ -21,9 +21,10 @@ func noSetters() *settersAt {
 // statement that calls it; what does nothing but call set_config stays known.
 func TestCallsBesideSettings(t *testing.T) {
 	at := &settersAt{}
-	known := &setters{settings: []string{"app.it"}, at: time.Now()}
-	known.makers.add([]byte("make_it"))
-	known.functions.add([]byte("Set_it"))
+	known := newSetters()
+	known.settings = []string{"app.it"}
+	known.add([]byte("make_it"), reachMakes, 0)
+	known.add([]byte("Set_it"), reachSets, 0)
 	at.now.Store(known)
 	for sql, want := range map[string][]string{
 		"SELECT make_it()":  {"makes 0"},
@@ -61,8 +62,9 @@ func TestCallsBesideSettings(t *testing.T) {
 // The SQL command EXECUTE of what calls such a function tells which names it may have set.
 func TestExecuteKnowsItsSettings(t *testing.T) {
 	at := &settersAt{}
-	known := &setters{settings: []string{"app.it"}, at: time.Now()}
-	known.functions.add([]byte("set_it"))
+	known := newSetters()
+	known.settings = []string{"app.it"}
+	known.add([]byte("set_it"), reachSets, 0)
 	at.now.Store(known)
 	cfg := DefaultConfig()
 	s := &session{setters: at, track: newTracker("app", &cfg)}
@@ -95,14 +97,14 @@ func TestNamesAreWords(t *testing.T) {
 		"SELECT 1 FROM catalog": false, "SELECT logs()": false, "SELECT log_it()": false,
 		"SELECT a_log()": false, "SELECT log2()": false, "SELECT élog()": false, "": false,
 	} {
-		var w, other wordSet
-		w.add([]byte("Log"))
-		if got := w.in(lowered([]byte(text))); got != want {
+		var n nameBits
+		n.add([]byte("Log"), 4)
+		if got := n.in(lowered([]byte(text))); got&^4 != 0 || got != 0 != want {
 			t.Errorf("%s: %v", text, got)
 		}
-		other.others = [][]byte{{}, []byte("log")}
-		if got := other.in(lowered([]byte(text))); got != want {
-			t.Errorf("%s: %v by its other half", text, got)
+		odd := nameBits{others: []oddName{{nil, 1}, {[]byte("log"), 4}}}
+		if got := odd.in(lowered([]byte(text))); got&^4 != 0 || got != 0 != want {
+			t.Errorf("%s: %v by what is no word", text, got)
 		}
 	}
 }
@@ -138,7 +140,7 @@ func TestReach(t *testing.T) {
 	} {
 		g.way(row(strings.Fields(w)...))
 	}
-	known := &setters{}
+	known := newSetters()
 	known.take(&g)
 	if want := []string{"app.l", "app.v"}; !slices.Equal(known.settings, want) {
 		t.Errorf("%q", known.settings)
@@ -164,7 +166,7 @@ func TestReach(t *testing.T) {
 		"select make$()":               "",
 		"insert into other values (1)": "",
 	} {
-		e, ok := known.calls([]byte(sql), []byte(sql), writingWords.in([]byte(sql)), true)
+		e, ok := known.calls([]byte(sql), known.leadsTo([]byte(sql)), true)
 		got := ""
 		if ok {
 			got = fmt.Sprint(e.names)
@@ -181,7 +183,7 @@ func TestReach(t *testing.T) {
 			t.Errorf("%s: %q, want %q", sql, got, want)
 		}
 	}
-	if !known.makers.in([]byte("select make$()")) || known.isEmpty() {
+	if known.leadsTo([]byte("select make$()")) != reachMakes || known.isEmpty() {
 		t.Error("nothing is known to make a table")
 	}
 }
@@ -203,8 +205,9 @@ func TestSettersAreAskedForInMeasure(t *testing.T) {
 
 // A text that is not read is looked through as a whole, whatever was read before it.
 func TestCallsInOpaqueTexts(t *testing.T) {
-	known := &setters{settings: []string{"app.it"}, at: time.Now()}
-	known.functions.add([]byte("set_it"))
+	known := newSetters()
+	known.settings = []string{"app.it"}
+	known.add([]byte("set_it"), reachSets, 0)
 	at := &settersAt{}
 	at.now.Store(known)
 	s := &session{conf: true, setters: at, account: newAccount(nil), work: &work{}}
@@ -249,7 +252,7 @@ func TestReachOfNonsense(t *testing.T) {
 			if first != "nothing" && err == nil {
 				t.Errorf("%s, %s: taken for an answer", first, second)
 			}
-			(&setters{}).take(&g)
+			newSetters().take(&g)
 		}
 	}
 }

@@ -2,64 +2,59 @@ package proxy
 
 import "bytes"
 
-// wordSet are names, in lower case, that are looked for in texts as whole words. It is not changed
-// once it is shared. nil is none.
-type wordSet struct {
-	words  map[string]struct{}
-	others [][]byte // those that are no single word, as "a name" or a$b
+// nameBits are names, in lower case, that are looked for in texts as whole words, and what each
+// tells, by bits. It is not changed once it is shared. The zero value has none.
+type nameBits struct {
+	words  map[string]uint32
+	others []oddName
 }
 
-func (w *wordSet) add(name []byte) {
+// oddName is a name that is no single word, as "a name" or a$b.
+type oddName struct {
+	name []byte
+	bits uint32
+}
+
+func (n *nameBits) add(name []byte, bits uint32) {
 	name = lowered(name)
 	if !isOneWord(name) {
-		w.others = append(w.others, name)
+		n.others = append(n.others, oddName{name, bits})
 		return
 	}
-	if w.words == nil {
-		w.words = make(map[string]struct{})
+	if n.words == nil {
+		n.words = make(map[string]uint32)
 	}
-	w.words[string(name)] = struct{}{}
+	n.words[string(name)] |= bits
 }
 
-// has tells that a name in lower case is one of them.
-func (w *wordSet) has(name string) bool {
-	if _, ok := w.words[name]; ok {
-		return true
-	}
-	for _, o := range w.others {
-		if string(o) == name {
-			return true
+// of is what a name in lower case tells.
+func (n *nameBits) of(name string) uint32 {
+	bits := n.words[name]
+	for _, o := range n.others {
+		if string(o.name) == name {
+			bits |= o.bits
 		}
 	}
-	return false
+	return bits
 }
 
-func (w *wordSet) len() int {
-	if w == nil {
-		return 0
+// in is what all names tell that a text, in lower case, has in it. Their number is no matter, but
+// for odd ones.
+func (n *nameBits) in(sql []byte) (bits uint32) {
+	if len(n.words) > 0 {
+		eachWord(sql, func(word []byte) { bits |= n.words[string(word)] })
 	}
-	return len(w.words) + len(w.others)
+	for _, o := range n.others {
+		if bits&o.bits != o.bits && hasName(sql, o.name) {
+			bits |= o.bits
+		}
+	}
+	return bits
 }
 
-// in tells that a text, in lower case, has one of the names in it. It takes the same time however
-// many words there are.
-func (w *wordSet) in(sql []byte) bool {
-	if w.len() == 0 {
-		return false
-	}
-	found := false
-	if len(w.words) > 0 {
-		eachWord(sql, func(word []byte) bool {
-			_, found = w.words[string(word)]
-			return !found
-		})
-	}
-	return found || len(w.others) > 0 && names(sql, w.others)
-}
-
-// eachWord calls do with each word of a text in lower case until it returns false, and with the
-// word behind an escape, as in E'\nf()', twice: once with its first letter.
-func eachWord(sql []byte, do func(word []byte) bool) {
+// eachWord calls do with each word of a text in lower case, and with the word behind an escape, as
+// in E'\nf()', twice: once with the letter of that.
+func eachWord(sql []byte, do func(word []byte)) {
 	for i := 0; i < len(sql); i++ {
 		if !isWord(sql, i) {
 			continue
@@ -68,8 +63,9 @@ func eachWord(sql []byte, do func(word []byte) bool) {
 		for isWord(sql, i) {
 			i++
 		}
-		if !do(sql[start:i]) || start > 0 && sql[start-1] == '\\' && !do(sql[start+1:i]) {
-			return
+		do(sql[start:i])
+		if start > 0 && sql[start-1] == '\\' {
+			do(sql[start+1 : i])
 		}
 	}
 }
@@ -97,18 +93,16 @@ func lowered(sql []byte) []byte {
 	return out
 }
 
-// names tells that a text, in lower case, has one of the names in it, as a whole word.
-func names(sql []byte, of [][]byte) bool {
-	for _, name := range of {
-		for at := 0; len(name) > 0; at++ {
-			i := bytes.Index(sql[at:], name)
-			if i < 0 {
-				break
-			}
-			at += i
-			if !joinsWord(sql, at-1) && !isWord(sql, at+len(name)) {
-				return true
-			}
+// hasName tells that a text, in lower case, has a name in it, with nothing that joins it.
+func hasName(sql, name []byte) bool {
+	for at := 0; len(name) > 0; at++ {
+		i := bytes.Index(sql[at:], name)
+		if i < 0 {
+			break
+		}
+		at += i
+		if !joinsWord(sql, at-1) && !isWord(sql, at+len(name)) {
+			return true
 		}
 	}
 	return false
