@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -31,7 +30,7 @@ type agentServerFiles struct {
 // pgStartOf names a start of a server by what its postmaster.pid begins with: pid, directory and
 // time.
 func pgStartOf(dataDir string) string {
-	b, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	b, err := os.ReadFile(pgPostmasterFile(dataDir))
 	lines := strings.SplitN(string(b), "\n", 4)
 	if err != nil || len(lines) < 4 {
 		return ""

@@ -21,7 +21,7 @@ import (
 func (a *PostgresAgent) controlAddress() (dir string, port uint16) {
 	_, text, _ := net.SplitHostPort(a.cfg.Listen)
 	dir = a.cfg.socketDir()
-	b, err := os.ReadFile(filepath.Join(a.cfg.DataDir, "postmaster.pid"))
+	b, err := os.ReadFile(pgPostmasterFile(a.cfg.DataDir))
 	if lines := strings.Split(string(b), "\n"); err == nil && len(lines) > 4 {
 		if s := strings.TrimSpace(lines[4]); filepath.IsAbs(s) {
 			dir, text = s, strings.TrimSpace(lines[3])

@@ -256,7 +256,7 @@ func (d *Adoption) checkProcess(p *AdoptPlan) {
 	case word != "ready" && word != "standby":
 		p.refuse("the server is %s", word)
 	default:
-		b, _ := os.ReadFile(filepath.Join(a.cfg.DataDir, "postmaster.pid"))
+		b, _ := os.ReadFile(pgPostmasterFile(a.cfg.DataDir))
 		lines := strings.Split(string(b), "\n")
 		if len(lines) < 5 || strings.TrimSpace(lines[4]) == "" {
 			p.refuse("the server has no unix socket (unix_socket_directories): give it one")

@@ -1,6 +1,7 @@
 package election_test
 
 import (
+	"os"
 	"slices"
 	"strconv"
 	"syscall"
@@ -83,6 +84,25 @@ func TestAgentCrashEndsTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.wait("n1", "the server's end", func(s election.MemberStatus) bool {
+		return s.Phase == election.PhaseStopped
+	})
+}
+
+// TestAgentStopsAnEndingServer: a postmaster removes its file before it exits. Whoever looks in
+// between sees a server that stops, which is no reason to refuse the order to stop it.
+func TestAgentStopsAnEndingServer(t *testing.T) {
+	c := newAgentCluster(t, 1)
+	c.start("n1")
+	c.bootstrap("")
+	c.open("n1")
+	if err := os.Remove(c.cfgs["n1"].DataDir + "/postmaster.pid"); err != nil {
+		t.Fatal(err)
+	}
+	c.epoch = 2
+	if res := c.do("n1", election.Order{Kind: election.OrderStop}); res.LSN == 0 {
+		t.Errorf("stopped with %+v", res)
+	}
+	c.wait("n1", "its end", func(s election.MemberStatus) bool {
 		return s.Phase == election.PhaseStopped
 	})
 }

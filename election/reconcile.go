@@ -94,7 +94,7 @@ func (a *PostgresAgent) reconcileTo(ctx context.Context, st *State, lastSlots *t
 	step := agentStep{lock: st.Lock, mine: st.Lock.Holder == a.cfg.Name}
 	step.holder = a.memberNamed(st.Lock.Holder)
 	kind, why := a.inspectDir()
-	if kind != pgDirOurs && kind != pgDirUnknown && a.watchedLives() {
+	if kind != pgDirOurs && kind != pgDirUnknown && a.watchedPid() != 0 {
 		return errPostmasterFile // it was renamed or unmounted: nothing may take its place
 	}
 	switch kind {

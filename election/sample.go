@@ -94,7 +94,7 @@ func (s *agentSampler) look(ctx context.Context) MemberStatus {
 	if err == nil && kind == pgDirUnknown {
 		err = errors.New(why)
 	}
-	if err != nil && s.conn != nil && a.watchedLives() {
+	if err != nil && s.conn != nil && a.watchedPid() != 0 {
 		// The files cannot be looked at, but the server can be asked.
 		kind, pid, err = pgDirOurs, s.pid, nil
 	}
@@ -312,44 +312,4 @@ func agentSameForDecision(x, y MemberStatus) bool {
 		x.Adopted == y.Adopted &&
 		slices.EqualFunc(x.Standbys, y.Standbys, sameStandby) && slices.Equal(x.Slots, y.Slots) &&
 		slices.EqualFunc(x.Logical, y.Logical, sameLogical)
-}
-
-// errPostmasterFile says that the files of the server and its process do not fit each other.
-var errPostmasterFile = errors.New("the postmaster lives, but postmaster.pid is not its own")
-
-// watchedLives tells that the postmaster that was last seen has not ended, whatever its files say
-// (a directory renamed or unmounted under it).
-func (a *PostgresAgent) watchedLives() bool {
-	a.mu.Lock()
-	pid := a.watched
-	a.mu.Unlock()
-	if pid == 0 {
-		return false
-	}
-	alive, _ := pgProc(pid)
-	return alive
-}
-
-// watch makes sure that one goroutine waits for the death of pid.
-func (a *PostgresAgent) watch(ctx context.Context, pid int) {
-	a.mu.Lock()
-	known := a.watched == pid
-	a.watched = pid
-	a.mu.Unlock()
-	if known {
-		return
-	}
-	a.wg.Add(1)
-	go func() {
-		defer a.wg.Done()
-		watchPostmaster(ctx, pid)
-		if ctx.Err() == nil {
-			a.mu.Lock()
-			if a.watched == pid {
-				a.watched = 0
-			}
-			a.mu.Unlock()
-			a.hurry()
-		}
-	}()
 }

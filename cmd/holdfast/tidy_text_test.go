@@ -130,7 +130,7 @@ func checkSleeps(files tree) []string {
 // checkSignals: kill(2) takes the pid 0 of a process that was not found as the caller's group, and
 // -1 as everything. os.Process and a pidfd refuse both; the two files look before they signal.
 func checkSignals(files tree) []string {
-	looks := map[string]bool{"election/process.go": true, "cmd/holdfast/pid1.go": true}
+	looks := map[string]bool{"election/postmaster.go": true, "cmd/holdfast/pid1.go": true}
 	var problems []string
 	for _, f := range files.goFiles() {
 		if looks[f.name] {
