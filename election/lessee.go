@@ -190,7 +190,7 @@ func (l *lessee) mustEnd(s *State) uint64 {
 // then nothing of the epoch passes any more, and only then the voters are told.
 func (l *lessee) giveUp(ctx context.Context, s *State, epoch uint64) {
 	if l.gate != nil && s.Intent != nil && s.Intent.drains() {
-		dctx, cancel := context.WithTimeout(ctx, l.drain)
+		dctx, cancel := context.WithTimeout(ctx, s.Intent.drainTime(l.drain))
 		l.drainGate(dctx, s.Intent.Epoch, epoch)
 		cancel()
 	}

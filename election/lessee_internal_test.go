@@ -358,6 +358,52 @@ func TestLesseeDrainIsBounded(t *testing.T) {
 	}
 }
 
+// TestDrainForACutIsShort: where the primary is cut off the drain takes a second, for proxies and
+// voters; one that an operator asks for has its time.
+func TestDrainForACutIsShort(t *testing.T) {
+	const drain = 10 * time.Second
+	cut := Intent{Kind: IntentSwitchover, Auto: true}
+	for _, c := range []struct {
+		it    Intent
+		drain time.Duration
+		want  time.Duration
+	}{
+		{cut, drain, time.Second}, {cut, time.Second / 2, time.Second / 2},
+		{Intent{Kind: IntentSwitchover}, drain, drain},
+		{Intent{Kind: IntentRestart, Planned: true}, drain, drain},
+		{Intent{Kind: IntentRestart}, drain, 0}, {Intent{Kind: IntentFailover}, drain, 0},
+	} {
+		if got := c.it.drainTime(c.drain); got != c.want {
+			t.Errorf("%+v is drained for %s of %s, want %s", c.it, got, c.drain, c.want)
+		}
+	}
+	inBubble(t, func(t *testing.T, l *lesseeTest) {
+		l.gate.takes = time.Hour
+		l.start(t)
+		l.set(locked(1))
+		s := intended(1, 2, IntentSwitchover)
+		s.Intent.Auto = true
+		l.set(s)
+		pass(time.Second - time.Millisecond)
+		if l.first("cut 1") >= 0 {
+			t.Error("not drained")
+		}
+		pass(time.Millisecond)
+		if l.first("cut 1") < 0 {
+			t.Errorf("still drained: %v", l.lines)
+		}
+	})
+	timing, err := TimingOf(ProfileCloud)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &voter{timing: timing, drain: drain, now: func() int64 { return 0 }}
+	v.closeBelow(&Intent{Epoch: 2, Kind: IntentSwitchover, Auto: true})
+	if want := int64(time.Second + timing.Interval); v.closeAt != want {
+		t.Errorf("a voter lets go after %s", time.Duration(v.closeAt))
+	}
+}
+
 // TestLesseeRepeatsItsRelease until the voter has heard, or its promise has run out anyway.
 func TestLesseeRepeatsItsRelease(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *lesseeTest) {

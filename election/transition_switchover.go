@@ -73,8 +73,9 @@ func (t *transition) drainAndStop(ctx context.Context) (pgwire.LSN, error) {
 	p := t.c.policy
 	start := time.Now()
 	t.note("sessions are drained")
-	ectx, cancel := context.WithTimeout(ctx, p.DrainTimeout+p.EndorseTimeout)
-	err := t.endorse(ectx, p.DrainTimeout+p.EndorseTimeout)
+	bound := t.it.drainTime(p.DrainTimeout) + p.EndorseTimeout
+	ectx, cancel := context.WithTimeout(ctx, bound)
+	err := t.endorse(ectx, bound)
 	cancel()
 	t.measure(phaseEndorse, start)
 	if err != nil {

@@ -83,6 +83,21 @@ type Intent struct {
 // drains tells that sessions may finish their transactions before the epoch is given up.
 func (it *Intent) drains() bool { return it.Kind == IntentSwitchover || it.Planned }
 
+// cutDrainMax bounds the drain where the primary is cut off: most proxies do not reach it, so that
+// what is open there cannot end, and their clients have waited for long.
+const cutDrainMax = time.Second
+
+// drainTime is how long sessions have for that, where Config.DrainTimeout is drain.
+func (it *Intent) drainTime(drain time.Duration) time.Duration {
+	if !it.drains() {
+		return 0
+	}
+	if it.Auto {
+		return min(drain, cutDrainMax)
+	}
+	return drain
+}
+
 // Change is one entry of the lock's history.
 type Change struct {
 	Lock  Lock       `json:"lock"`

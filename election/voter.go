@@ -155,7 +155,7 @@ func (v *voter) closeBelow(it *Intent) {
 	}
 	v.closing, v.closeAt = it.Epoch, v.now()
 	if it.drains() {
-		v.closeAt += int64(v.drain + v.timing.Interval)
+		v.closeAt += int64(it.drainTime(v.drain) + v.timing.Interval)
 	}
 }
 

@@ -255,10 +255,10 @@ var labFaults = []labFault{
 		run: cutServer(true, true, 8*time.Second),
 	},
 	{
-		// Its standbys stream, so that it gives way by a switchover, which drains for 10 s first:
+		// Its standbys stream, so that it gives way by a switchover. It drains for a second:
 		// what is in flight at the proxies that are cut off does not end.
 		name: "primary's PostgreSQL port cut off, its standbys stream, 40 s", line: lineCut,
-		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 33 * time.Second,
+		isFresh: true, roles: rolesChanged, mayFail: changeCodes, gapMax: 24 * time.Second,
 		run: cutClients(40 * time.Second),
 	},
 	{
