@@ -102,13 +102,13 @@ func (n *Node) learn(ctx context.Context) {
 	}
 }
 
-// isRemoved tells that this node was removed from the group, as far as it knows: the end of its
-// removal is an entry that it does not get any more.
-func (n *Node) isRemoved() bool {
+// IsRemoved tells that this node was removed from the group, as far as it knows: the end of its
+// removal is an entry that it does not get any more. Safe for concurrent use.
+func (n *Node) IsRemoved() bool {
 	if n.fsm == nil {
 		return false
 	}
-	s, _ := n.fsm.State()
+	s, _ := n.State() // the others may tell more than its own log ever gets
 	n.mu.Lock()
 	isOut := n.learned.isOut && n.learned.set > setVersion(s)
 	n.mu.Unlock()

@@ -42,7 +42,7 @@ func (n *Node) ChangeMember(ctx context.Context, r MemberRequest) ([]Check, erro
 		if err == nil || ctx.Err() != nil || !errors.Is(err, ErrNoLeader) {
 			return checks, err
 		}
-		if c := r.Change; c.Kind == MemberRemove && c.Member.Name == n.cfg.Name && n.isRemoved() {
+		if c := r.Change; c.Kind == MemberRemove && c.Member.Name == n.cfg.Name && n.IsRemoved() {
 			return checks, nil // nobody of the group answers it any more
 		}
 		pauseFor(ctx, memberPoll)

@@ -32,7 +32,7 @@ func (n *Node) Problems() []string {
 	waits := n.memberProblem
 	n.mu.Unlock()
 	switch {
-	case n.isRemoved():
+	case n.IsRemoved():
 		out = append(out, "this node was removed from the group: it votes no more and its proxy "+
 			"gets no lease; stop it and its PostgreSQL")
 		return out

@@ -104,6 +104,15 @@ func (o operator) testReturn(t *testing.T, lost, through *holdfast.ClusterNode,
 			t.Fatalf("a node that was replaced has the leader %q", st.Leader)
 		}
 	}
+	for end := time.Now().Add(15 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out, err := o.run(lost, "status", "--ready")
+		if err != nil && strings.Contains(out, "was removed from the group") {
+			break // it has heard of it from the others
+		}
+		if time.Now().After(end) {
+			t.Fatalf("a node that was replaced is ready: %s", out)
+		}
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if conn, err := pgx.Connect(ctx, e2eDSN(lost)); err == nil {

@@ -285,6 +285,9 @@ func (n *node) Ready() error {
 	if !n.running.Load() {
 		return errors.New("starting or stopping")
 	}
+	if n.election != nil && n.election.IsRemoved() {
+		return errors.New("this node was removed from the group")
+	}
 	return nil
 }
 
