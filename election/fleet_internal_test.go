@@ -124,6 +124,20 @@ func TestReachNeedsRepetition(t *testing.T) {
 	}
 }
 
+// TestUnansweredProbesCountTogether: a router may say of a host that is gone that it cannot be
+// reached, now and then. A refused connection is an answer.
+func TestUnansweredProbesCountTogether(t *testing.T) {
+	p := prober{}
+	for i, want := range []int{1, 2, 3, 1, 1, 2, 1} {
+		r := []ProbeResult{ProbeTimeout, ProbeError, ProbeTimeout, ProbeRefused, ProbeError,
+			ProbeTimeout, ProbeOK}[i]
+		p.note(probed{7, r, nil}, int64(i+1))
+		if p.count != want || p.result != r {
+			t.Errorf("probe %d: %s, %d in a row, want %s, %d", i, p.result, p.count, r, want)
+		}
+	}
+}
+
 // TestBlindnessOverAPause: what a node saw before it was paused, and the probe that the pause made
 // fail, are no sign that the primary was out of reach all the time.
 func TestBlindnessOverAPause(t *testing.T) {

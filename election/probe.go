@@ -88,7 +88,8 @@ func (p *prober) blindFor() time.Duration { return time.Duration(p.notedAt - p.b
 // pause fails whatever there is to see.
 const probeGap = 5 * time.Second
 
-// note counts equal results in a row.
+// note counts equal results in a row. A probe that fails by its time and one that fails otherwise
+// are equal in that nobody has answered: a router may answer some for a host that is gone.
 func (p *prober) note(r probed, now int64) {
 	if p.gap > 0 && now-p.notedAt > int64(p.gap) {
 		p.blindAt, p.reached, r.reaches = 0, nil, nil
@@ -105,10 +106,11 @@ func (p *prober) note(r probed, now int64) {
 		reached[name] = min(p.reached[name]+1, reachRepeats)
 	}
 	p.reached = reached
-	if r.epoch != p.epoch || r.result != p.result {
-		p.epoch, p.result, p.count = r.epoch, r.result, 0
+	isSame := r.result == p.result || isUnanswered(r.result) && isUnanswered(p.result)
+	if r.epoch != p.epoch || !isSame {
+		p.count = 0
 	}
-	p.count = min(p.count+1, 1<<20)
+	p.epoch, p.result, p.count = r.epoch, r.result, min(p.count+1, 1<<20)
 }
 
 func (p *prober) try(ctx context.Context, addr string, limit time.Duration) ProbeResult {
@@ -131,6 +133,9 @@ func (p *prober) try(ctx context.Context, addr string, limit time.Duration) Prob
 	}
 	return ProbeOK
 }
+
+// isUnanswered tells that nobody has answered a probe.
+func isUnanswered(r ProbeResult) bool { return r == ProbeTimeout || r == ProbeError }
 
 func probeFailure(err error) ProbeResult {
 	var ne net.Error

@@ -23,6 +23,9 @@ type verdict struct {
 // survey counts what the nodes see of the primary.
 type survey struct {
 	ok, refused, blind, silent int
+	// failing counts the nodes that cannot use the primary either, and not yet for as long as it
+	// takes to be blind.
+	failing int
 	// okNow counts the nodes whose word that the primary works is newer than a refusal could be.
 	okNow     int
 	streaming []string
@@ -48,7 +51,10 @@ func judgePrimary(in Input, p Policy) verdict {
 		return v
 	}
 	majority := len(in.State.Members)/2 + 1
-	isBlind := sv.blind >= majority || sv.blind > 0 && sv.ok == 0 && sv.blind+sv.silent >= majority
+	// Who is silent cannot use it either. A node that may still find that it can is waited for: on
+	// a network that loses much, one is blind and one silent by chance.
+	isBlind := sv.blind >= majority || sv.blind > 0 && sv.ok == 0 && sv.failing == 0 &&
+		sv.blind+sv.silent >= majority
 	isRefused := sv.refused >= majority && sv.okNow == 0
 	switch {
 	case (isBlind || isRefused) && len(sv.streaming) > 0:
@@ -121,9 +127,12 @@ func surveyNodes(in Input, p Policy) survey {
 				isBlind = o.ProbeCount >= p.ProbeRepeats
 			}
 		}
-		if isBlind {
+		switch {
+		case isBlind:
 			sv.blind++
 			sv.isHolderGone = sv.isHolderGone || m.Name == lock.Holder
+		case o.Epoch == lock.Epoch && isUnanswered(o.Probe):
+			sv.failing++
 		}
 		st := o.Member
 		if m.Postgres != "" {

@@ -40,11 +40,23 @@ func loseHostBeside(handicap labHandicap, mustChange bool) func(*labRun) error {
 	}
 }
 
-// lag keeps a standby from hearing of new commits.
+// lag keeps a standby from hearing of new commits, and makes sure that it lacks some.
 func lag(r *labRun, n *holdfast.ClusterNode) error {
 	r.net.set(r.primary.Name, n.Name, labLink{drop: isReplication})
 	r.net.set(n.Name, r.primary.Name, labLink{drop: isReplication})
-	return r.sleep(8 * time.Second)
+	if err := r.sleep(8 * time.Second); err != nil {
+		return err
+	}
+	st, err := r.cluster.Status(r.ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range st.Members {
+		if m.Name == n.Name && m.LagBytes != nil && *m.LagBytes > 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s lacks nothing: %+v", n.Name, st.Members)
 }
 
 // full leaves a standby no room for new commits.
