@@ -49,6 +49,10 @@ func TestUnhealthy(t *testing.T) {
 		{"unseen", func(s *Status) { s.Members[2].Sync = "" }, "not seen"},
 		{"timeline", func(s *Status) { s.Members[2].Timeline = 1 }, "timeline 1 and not 2"},
 		{"slots", func(s *Status) { s.Members[2].Slots = nil }, "0 slots"},
+		{"degraded", func(s *Status) {
+			s.Sync = &SyncStatus{Rule: "nobody", Degraded: &SyncDegraded{}}
+		}, "commits wait for nobody"},
+		{"commits wait", func(s *Status) { s.Sync = &SyncStatus{Rule: "node2"} }, ""},
 		{"witness", withWitness, ""},
 		{"silent witness", func(s *Status) { withWitness(s); s.Members[2].AgeMS = -1 },
 			"node3 does not report"},

@@ -157,8 +157,9 @@ func (c *Cluster) Switchover(ctx context.Context, to string) error {
 	return last
 }
 
-// WaitHealthy waits until the group has one primary past the epoch, and every other member
-// streams from it on its timeline. It fails early if a node that should run has ended.
+// WaitHealthy waits until the group has one primary, every other member streams from it on its
+// timeline, and commits wait for as many of them as they should. It fails early if a node that
+// should run has ended.
 func (c *Cluster) WaitHealthy(ctx context.Context, timeout time.Duration) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -207,8 +208,8 @@ func (c *Cluster) WaitEpoch(ctx context.Context, past uint64, timeout time.Durat
 // reportAgeMax is how old a member's report may be to count.
 const reportAgeMax = 5 * time.Second
 
-// unhealthy says what is missing until want members are one primary and standbys that stream;
-// empty if nothing is.
+// unhealthy says what is missing until want members are one primary and standbys that stream and
+// that commits wait for; empty if nothing is.
 func unhealthy(st *Status, want int) string {
 	switch {
 	case st.Primary == "":
@@ -223,6 +224,9 @@ func unhealthy(st *Status, want int) string {
 		if why := memberUnhealthy(st, &m); why != "" {
 			missing = append(missing, m.Name+" "+why)
 		}
+	}
+	if len(missing) == 0 && st.Sync != nil && st.Sync.Degraded != nil {
+		missing = append(missing, "commits wait for "+st.Sync.Rule)
 	}
 	return strings.Join(missing, ", ")
 }
