@@ -35,6 +35,7 @@ func (a *PostgresAgent) beginPromotion(o Order, pos OrderResult) error {
 		r.Result, r.ResultEpoch, r.StartXid =
 			&OrderResult{XidLo: pos.XidLo, Timeline: newest}, 0, 0
 		r.Unentered = true
+		r.Reinit = false // its data becomes the group's: what was to be thrown away is not any more
 	})
 }
 

@@ -96,15 +96,7 @@ func (a *PostgresAgent) initDB(ctx context.Context, o Order) error {
 	defer func() { _ = os.Remove(pw) }()
 	args := []string{"-D", tmp, "-U", a.cfg.Superuser, "-A", "scram-sha-256",
 		"--pwfile", pw}
-	if a.cfg.Checksums {
-		args = append(args, "--data-checksums")
-	}
-	if a.cfg.Locale != "" {
-		args = append(args, "--locale="+a.cfg.Locale)
-	}
-	if a.cfg.Encoding != "" {
-		args = append(args, "--encoding="+a.cfg.Encoding)
-	}
+	args = append(args, initdbOptions(&a.cfg, a.major)...)
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if _, err := a.run(ctx, "initdb", args...); err != nil {
@@ -383,3 +375,23 @@ REVOKE ALL ON FUNCTION holdfast.end_backend(int, timestamptz) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION holdfast.user_secret(text) TO holdfast_lookup;
 GRANT EXECUTE ON FUNCTION holdfast.end_backend(int, timestamptz) TO holdfast_lookup;
 `
+
+// initdbChecksums is the major version from which initdb makes data checksums unless told not to.
+const initdbChecksums = 18
+
+// initdbOptions are those of initdb that the configuration asks for.
+func initdbOptions(cfg *AgentConfig, major int) []string {
+	var out []string
+	if cfg.Checksums {
+		out = append(out, "--data-checksums")
+	} else if major >= initdbChecksums {
+		out = append(out, "--no-data-checksums")
+	}
+	if cfg.Locale != "" {
+		out = append(out, "--locale="+cfg.Locale)
+	}
+	if cfg.Encoding != "" {
+		out = append(out, "--encoding="+cfg.Encoding)
+	}
+	return out
+}

@@ -356,7 +356,7 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 	}
 	err = a.updateRecord(func(r *agentRecord) {
 		r.PrimaryEpoch, r.Upstream, r.Result = o.Epoch, nil, nil
-		r.SyncNames = o.SyncNames
+		r.SyncNames, r.Reinit = o.SyncNames, false
 	})
 	if err != nil {
 		return OrderResult{}, err
