@@ -201,8 +201,9 @@ func (p *Promises) mayEndorse(now int64, epoch, waived uint64) time.Duration {
 	return time.Duration(max(0, wait))
 }
 
-// Endorse raises the highest endorsed epoch. The caller has made it durable, and has asked
-// MayEndorse in the same step.
+// Endorse raises the highest endorsed epoch in memory, which at once ends promises of older ones.
+// The caller has asked mayEndorse under the same lock, and makes the epoch durable before it
+// answers (DESIGN.md I3).
 func (p *Promises) Endorse(epoch uint64) { p.endorsed = max(p.endorsed, epoch) }
 
 // Tally is a lessee's count of the answers to its renewals.
