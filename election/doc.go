@@ -4,7 +4,8 @@
 //
 // Promise. At most one epoch is usable at a time: no proxy relays to the primary of an epoch once
 // a newer one may have begun. Nothing is stopped because a lock is slow: leases run in memory,
-// off the Raft log, and an agent stops PostgreSQL only when it knows of a committed newer lock.
+// off the Raft log, and unless on_lock_loss is stop (DESIGN.md I91) an agent stops a serving
+// primary on its own only when it knows of a committed newer lock; else only by order.
 //
 // Why at most one epoch is usable. A lessee may use epoch e until T_L after it SENT a renewal
 // that a majority granted. Each of these voters, when it RECEIVED the renewal, promised to endorse
@@ -38,6 +39,5 @@
 // and the network for less than T_L minus an interval. All else is a hold.
 //
 // Bounds. Every RPC, wait and list has a limit; see the constants beside them. Non-goals: what
-// is relayed (package proxy), adding or removing voters at run time, and clients that connect to
-// PostgreSQL past the proxies.
+// is relayed (package proxy), and clients that connect to PostgreSQL past the proxies.
 package election
