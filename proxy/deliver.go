@@ -317,7 +317,7 @@ func (s *session) tooManyParams() error {
 	return errTooManyParams
 }
 
-// reported notes a ParameterStatus; true hides one that the client knows already.
+// reported notes a ParameterStatus; true hides it from the client.
 func (b *backend) reported(s *session, body []byte) bool {
 	name, value, err := pgwire.ParseParameterStatus(body)
 	if err != nil {
@@ -373,8 +373,8 @@ func (s *session) reported(name, value string) {
 	}
 }
 
-// completed takes CommandComplete of a statement; the caller holds s.mu.
-// executed takes a statement that has ended, or the part of one that a row limit asked for.
+// executed takes a statement that has ended, or the part of one that a row limit asked for. The
+// caller holds s.mu.
 func (s *session) executed(o *op, typ byte, body []byte) {
 	if typ == pgwire.SrvCommandComplete {
 		s.completed(o, body)
@@ -393,6 +393,7 @@ func (s *session) suspended(o *op) {
 	}
 }
 
+// completed takes CommandComplete of a statement; the caller holds s.mu.
 func (s *session) completed(o *op, body []byte) {
 	if o.isOurCommit() {
 		s.commitAnswered(o.cls)
@@ -488,10 +489,10 @@ func (s *session) ended(a answer, hide bool) bool {
 	if s.remakes && s.flow.status == pgwire.TxIdle {
 		s.remade()
 	}
-	if s.track.dirty && s.flow.isSafePoint() && !hide {
+	if s.track.dirty && s.flow.isSafePoint() {
 		s.endHeld = true
 		s.interrupt()
 		return true
 	}
-	return hide
+	return false
 }
