@@ -43,8 +43,9 @@ type AgentDeps struct {
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says), runDisk and, per postmaster, watchPostmaster. Orders
-// run in their caller's goroutine. Whatever changes the server or its files holds ops.
+// server to what the committed lock says), runDisk, with OnLockLossStop runLockLoss and, per
+// postmaster, watchPostmaster. Orders run in their caller's goroutine. Whatever changes the server
+// or its files holds ops, but for the stop of OnLockLossStop, which needs signals only.
 type PostgresAgent struct {
 	cfg     AgentConfig
 	deps    AgentDeps
@@ -181,7 +182,7 @@ func (a *PostgresAgent) Start(ctx context.Context) error {
 	a.wg.Add(3)
 	s := &agentSampler{a: a}
 	s.once(ctx)
-	go func() { defer a.wg.Done(); s.run(ctx) }()
+	go func() { defer a.wg.Done(); s.runSample(ctx) }()
 	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
 	go func() { defer a.wg.Done(); a.runDisk(ctx) }()
 	if a.cfg.OnLockLoss == OnLockLossStop {
@@ -232,8 +233,10 @@ func (a *PostgresAgent) Changed() <-chan struct{} {
 	return a.changed
 }
 
-// Do carries out an order. One order runs at a time and raises the pledge durably before it acts;
-// OrderCheckpoint and OrderSlots, which change nothing, run beside it.
+// Do carries out an order. One order runs at a time; OrderCheckpoint and OrderSlots, which change
+// nothing, run beside it. Those that change who is primary or whom a standby streams from raise
+// the pledge durably before they act; OrderRestart and OrderReinit leave it: a standby is started
+// as the pledge and the lock say, and its data is made anew under a lock that the pledge allows.
 func (a *PostgresAgent) Do(ctx context.Context, o Order) (OrderResult, error) {
 	res, err := a.do(ctx, o)
 	res.V = Version

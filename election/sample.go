@@ -32,7 +32,7 @@ type agentSampler struct {
 
 // runSample reads the server at every interval, quickly after events, and at once when its
 // postmaster dies.
-func (s *agentSampler) run(ctx context.Context) {
+func (s *agentSampler) runSample(ctx context.Context) {
 	defer func() { pgClose(s.conn) }()
 	for {
 		wait := s.a.cfg.SampleInterval
