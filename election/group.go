@@ -303,7 +303,7 @@ func (n *Node) admitOnce(ctx context.Context, s *State, request string) {
 	if !ok {
 		return
 	}
-	if err := n.voter.admitFor(ctx, epoch, set, request); err != nil {
+	if err := n.voter.admit(ctx, epoch, set, request); err != nil {
 		n.log.Error("voter could not write what the others know", zap.Error(err))
 		return
 	}

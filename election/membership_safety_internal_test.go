@@ -111,7 +111,7 @@ func (w *setWorld) tend(n *setNode) {
 		epoch, set, ok = 0, 0, true
 	}
 	if ok {
-		_ = n.v.admitFor(context.Background(), epoch, set, request)
+		_ = n.v.admit(context.Background(), epoch, set, request)
 	}
 }
 

@@ -59,7 +59,7 @@ func (s SimVoter) Admit(ctx context.Context, voters int, others map[string]SimVo
 	}
 	state, _ := s.v.source.State()
 	floor, ok := mayAdmit(voters, answers)
-	return ok && s.v.admit(ctx, max(floor, state.LastEpoch)) == nil
+	return ok && s.v.admit(ctx, max(floor, state.LastEpoch), 0, "") == nil
 }
 
 // ForgetSilence lets the voter promise at once, which is a mistake.

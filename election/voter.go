@@ -24,8 +24,9 @@ type voter struct {
 	promises *Promises
 	// blank is a voter without a memory: it is new, or has lost its disk and may have endorsed
 	// anything. It neither promises nor endorses until admit (DESIGN.md I8).
-	blank   bool
-	changed chan struct{} // closed at the next release
+	blank bool
+	// changed is closed at the next release, admission or set that was taken.
+	changed chan struct{}
 	// drain is how long a planned change lets units of work finish; fence is Config.Fence.
 	drain time.Duration
 	fence string
@@ -74,15 +75,10 @@ func (v *voter) memory() (epoch uint64, blank bool) {
 // admit gives a blank voter what the others remember: the highest epoch that was begun. Whatever
 // this voter endorsed before it lost its memory, it was not above that, so it promises nothing
 // below. If no epoch was ever begun nobody was promised anything, so that the silence after a
-// start has no purpose (DESIGN.md I3).
-func (v *voter) admit(ctx context.Context, floor uint64) error {
-	return v.admitFor(ctx, floor, 0, "")
-}
-
-// admitFor is admit with the newest version of the voter set that the others have taken, which
-// this voter may have taken too and forgotten. One that joins (request is that of its change)
-// keeps silent for T_P from now, whatever it did before (DESIGN.md I64).
-func (v *voter) admitFor(ctx context.Context, floor, set uint64, request string) error {
+// start has no purpose (DESIGN.md I3). set is the newest version of the voter set that the others
+// have taken, which this voter may have taken too and forgotten. One that joins (request is that of
+// its change, else empty) keeps silent for T_P from now, whatever it did before (DESIGN.md I64).
+func (v *voter) admit(ctx context.Context, floor, set uint64, request string) error {
 	s, _ := v.source.State()
 	e := endorsement{Floor: floor, Set: set, Recovered: s.Recovered}
 	if err := v.persist(ctx, e); err != nil {

@@ -26,7 +26,7 @@ func newTestVoter(t *testing.T) *testVoter {
 	t.Helper()
 	v := &testVoter{fsm: newFSM(), path: filepath.Join(t.TempDir(), "endorsed.json")}
 	v.restart(t)
-	if err := v.admit(t.Context(), 0); err != nil {
+	if err := v.admit(t.Context(), 0, 0, ""); err != nil {
 		t.Fatal(err)
 	}
 	return v
@@ -240,7 +240,7 @@ func TestVoterThatLostItsDiskPromisesNothingOld(t *testing.T) {
 		if err := v.endorseFor(t, 2, time.Minute); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a voter without a memory endorsed: %v", err)
 		}
-		if err := v.admit(t.Context(), 2); err != nil {
+		if err := v.admit(t.Context(), 2, 0, ""); err != nil {
 			t.Fatal(err)
 		}
 		if v.renewOf("p", 2, 1).Granted {
@@ -268,7 +268,7 @@ func TestVoterThatLostItsDiskEndorsesNothingOld(t *testing.T) {
 		v := &testVoter{fsm: newFSM(), path: filepath.Join(t.TempDir(), "endorsed.json")}
 		v.restart(t)
 		old := v.begin("a")
-		if err := v.admit(t.Context(), old+1); err != nil { // which is not in its log yet
+		if err := v.admit(t.Context(), old+1, 0, ""); err != nil { // which is not in its log yet
 			t.Fatal(err)
 		}
 		err := v.endorseFor(t, old, time.Minute)
