@@ -66,7 +66,9 @@ type Config struct {
 
 	// HoldTimeout bounds how long a statement or a login waits for a primary.
 	HoldTimeout time.Duration
-	// HoldSessionsMax bounds how many sessions with a waiting statement are held at once.
+	// HoldSessionsMax bounds how many sessions are held at once: one more whose statement waits
+	// for a primary is answered with an error. Logins that wait and sessions whose gate is shut
+	// count, too, but are not turned away by it.
 	HoldSessionsMax int
 	// HoldNoticeAfter is when a waiting client is told with a NOTICE; 0 never tells.
 	HoldNoticeAfter time.Duration
