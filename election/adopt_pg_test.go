@@ -54,7 +54,7 @@ type adoptCluster struct {
 	sock string
 }
 
-// adoptDataDir is where the servers of the hand-made cluster are.
+// parent is where the servers of the hand-made cluster are.
 func (c *adoptCluster) parent(name string) string {
 	return filepath.Dir(c.cfgs[name].DataDir)
 }
@@ -188,7 +188,7 @@ func (c *adoptCluster) adopt(name string) *election.AdoptPlan {
 	return p
 }
 
-// adoptFilesOf gives a digest of every file below the member's directory, but for those that a
+// filesOf gives a digest of every file below the member's directory, but for those that a
 // running server writes by itself.
 func (c *adoptCluster) filesOf(name string) map[string]string {
 	c.t.Helper()

@@ -85,7 +85,7 @@ type (
 	}
 )
 
-// version lets serveRPC refuse requests of newer releases before they are looked at.
+// versioned lets rpc refuse requests of newer releases before they are looked at.
 type versioned struct {
 	V int `json:"v"`
 }

@@ -165,7 +165,7 @@ const (
 	PhaseRecovering MemberPhase = "recovering"
 )
 
-// StandbyStatus is a standby as its primary sees it (pg_stat_replication and its slot).
+// StandbyStatus is a standby as its primary sees it (pg_stat_replication).
 type StandbyStatus struct {
 	Name      string     `json:"name"`
 	State     string     `json:"state"`

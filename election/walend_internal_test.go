@@ -86,7 +86,7 @@ func (w *walWriter) fill(size int) {
 	}
 }
 
-// scan writes files for the servers' WAL and reads them from the first record on.
+// walScan writes files for the servers' WAL and reads them from the first record on.
 func walScan(t *testing.T, lines []walLine, writers ...*walWriter) walFound {
 	t.Helper()
 	dir := t.TempDir()

@@ -59,7 +59,7 @@ CREATE TABLE far_parent (id int); CREATE FOREIGN TABLE far_child () INHERITS (fa
 	}
 }
 
-// TestOnlyReadsPolicies: names that casts, operator classes, ranges and declared parameter types
+// TestOnlyReadsUnwritten: names that casts, operator classes, ranges and declared parameter types
 // bring in without being written.
 func TestOnlyReadsUnwritten(t *testing.T) {
 	r := newRig(t, nil)

@@ -30,8 +30,9 @@ type Deps struct {
 	Listeners []net.Listener
 }
 
-// Proxy accepts clients and keeps their sessions. It owns the listeners, the sessions and the
-// look-up connection. It is a gate of the lease: Drain and Cut close it for an epoch.
+// Proxy accepts clients and keeps their sessions. It owns the listeners, the sessions, the pool,
+// what is logged in ahead of a planned change, and the connections that look up secrets, outcomes
+// and catalogues. It is a gate of the lease: Drain and Cut close it for an epoch.
 type Proxy struct {
 	cfg     Config
 	log     *zap.Logger

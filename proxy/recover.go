@@ -14,8 +14,8 @@ import (
 
 const whyUnknown = "It had been sent, and no answer came back."
 
-// recover puts the session on a new backend after the loss of the old one, whose deliverer has
-// ended. When it returns nil a backend is attached.
+// recover puts the session on a new backend after the loss of the old one, whose delivery was
+// stopped. When it returns nil a backend is attached.
 func (s *session) recover(ctx context.Context) error {
 	l := s.takeLoss()
 	s.proxy.metrics.losses.WithLabelValues(l.kind()).Inc()

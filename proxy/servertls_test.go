@@ -11,7 +11,8 @@ import (
 	"holdfast/proxy/proxytest"
 )
 
-// direct begins a new epoch at the server without the line, which cannot read what is encrypted.
+// leadDirect begins a new epoch at the server without the line, which cannot read what is
+// encrypted.
 func (r *rig) leadDirect() {
 	r.t.Helper()
 	r.epoch++

@@ -109,7 +109,7 @@ func noReplay(c *proxy.Config) { c.ReplayAttemptsMax = 0 }
 // guardExplicit leaves statements outside a block unguarded.
 func guardExplicit(c *proxy.Config) { c.CommitGuard = proxy.GuardExplicit }
 
-// commitCase is where the line is cut around a COMMIT.
+// testCommit cuts the line around a COMMIT.
 func testCommit(t *testing.T, change func(*proxy.Config), extended, executed bool, want string,
 	rows string,
 ) {
