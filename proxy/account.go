@@ -16,7 +16,8 @@ type account struct {
 	cred  pgwire.Credentials
 	refs  int // sessions that have it; under the lock of accounts
 
-	// owner and key tell which connections of the pool are of use; isApart that none is.
+	// owner has the names that the server takes those of the login for. It and key tell which
+	// connections of the pool are of use; isApart that none is.
 	owner   poolOwner
 	key     string
 	isApart bool
@@ -35,6 +36,10 @@ func newAccount(login []pgwire.Param) *account {
 			a.isApart = true
 		}
 	}
+	if a.owner.database == "" {
+		a.owner.database = a.owner.user
+	}
+	a.owner.user, a.owner.database = nameOfLogin(a.owner.user), nameOfLogin(a.owner.database)
 	return a
 }
 

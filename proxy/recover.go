@@ -324,20 +324,7 @@ func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
 }
 
 // database is the one that the session is connected to.
-func (s *session) database() string {
-	user := ""
-	for _, p := range s.login {
-		switch p.Name {
-		case "database":
-			if p.Value != "" {
-				return p.Value
-			}
-		case "user":
-			user = p.Value
-		}
-	}
-	return user
-}
+func (s *session) database() string { return s.owner.database }
 
 // lookUp finds out what became of a COMMIT.
 func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
