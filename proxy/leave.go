@@ -5,8 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"go.uber.org/zap"
-
 	"holdfast/pgwire"
 )
 
@@ -97,22 +95,11 @@ func (s *session) lookUpUnattached(ctx context.Context, pr *Primary, l *loss) er
 			return err
 		}
 	}
-	o, why, err := s.proxy.outcome(ctx, pr, l, l.pending[0].batch.doubted())
+	p := &l.pending[0]
+	_, e, err := s.lookUpOutcome(ctx, pr, l, p.batch.doubted())
 	if err != nil {
 		return err
 	}
-	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
-	s.log().Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
-		zap.Uint64("epoch", l.epoch))
-	var e *pgwire.Error
-	switch o {
-	case outcomeCommitted:
-	case outcomeAborted:
-		e = errAborted(l.pending[0].batch.doubted())
-	default:
-		e = errOutcomeUnknown(why)
-	}
-	p := &l.pending[0]
 	l.status = p.next
 	out := appendEnd(nil, p, e, l.kept)
 	l.pending = l.pending[1:]

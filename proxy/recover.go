@@ -339,14 +339,11 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 			return errCommitAborted(), nil
 		}
 	}
-	o, why, err := s.proxy.outcome(ctx, b.primary, l, p.batch.doubted())
+	o, e, err := s.lookUpOutcome(ctx, b.primary, l, p.batch.doubted())
 	if err != nil {
 		s.log().Info("outcome could not be looked up yet", zap.Error(err))
 		return nil, errBackendLost
 	}
-	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
-	s.log().Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
-		zap.Uint64("epoch", l.epoch))
 	switch o {
 	case outcomeCommitted:
 		if p.batch.cls.has(clsChain) {
@@ -355,9 +352,28 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there
-		return errAborted(p.batch.doubted()), nil
 	}
-	return errOutcomeUnknown(why), nil
+	return e, nil
+}
+
+// lookUpOutcome asks pr what became of the COMMIT in doubt of l; e tells the client of one that
+// was not committed, or may not have been. cls is the class of the statement that commits.
+func (s *session) lookUpOutcome(ctx context.Context, pr *Primary, l *loss, cls class,
+) (o outcome, e *pgwire.Error, err error) {
+	o, why, err := s.proxy.outcome(ctx, pr, l, cls)
+	if err != nil {
+		return o, nil, err
+	}
+	s.proxy.metrics.outcomes.WithLabelValues(o.String()).Inc()
+	s.log().Info("outcome of a commit was looked up", zap.String("outcome", o.String()),
+		zap.Uint64("epoch", l.epoch))
+	switch o {
+	case outcomeCommitted:
+		return o, nil, nil
+	case outcomeAborted:
+		return o, errAborted(cls), nil
+	}
+	return o, errOutcomeUnknown(why), nil
 }
 
 // appendEnd gives the client what is still due of a batch: the error, or the answers of what was
