@@ -148,7 +148,8 @@ func (f Failover) measure(ctx context.Context, d *demo) (FailoverReport, error) 
 	for i := range f.Rounds {
 		for _, kind := range f.Kinds {
 			l.use(away(d.ready.Nodes, primary))
-			if err := settle(ctx, max(2*time.Second, faults.wait(kind, time.Now()))); err != nil {
+			// The clients move, and the servers calm down.
+			if err := wait(ctx, max(2*time.Second, faults.wait(kind, time.Now()))); err != nil {
 				return r, err
 			}
 			one, to, err := f.one(ctx, d, l, kind)
@@ -204,7 +205,7 @@ func (f Failover) one(ctx context.Context, d *demo, l *load, kind string) (Failo
 	}
 	m := l.round()
 	// The throughput after the change belongs to the picture.
-	if err := settle(ctx, time.Second); err != nil {
+	if err := wait(ctx, time.Second); err != nil {
 		return FailoverRound{}, "", err
 	}
 	return FailoverRound{
@@ -251,16 +252,6 @@ func away(nodes []demoNode, primary string) []string {
 		}
 	}
 	return proxies
-}
-
-// settle lets the clients move and the servers calm down between two rounds.
-func settle(ctx context.Context, long time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(long):
-		return nil
-	}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -73,7 +73,7 @@ func (c *Controller) apply(ctx context.Context, cmd Command) (uint64, error) {
 		}
 		c.log.Warn("write to the replicated state has no known outcome yet",
 			zap.String("command", string(cmd.Kind)), zap.Error(err))
-		c.pause(ctx, c.policy.RetryPause)
+		pauseFor(ctx, c.policy.RetryPause)
 	}
 }
 

@@ -161,7 +161,7 @@ func (a *PostgresAgent) adoptSync(ctx context.Context, o Order, before string) e
 		if n >= need {
 			return nil
 		}
-		if err := pgSleep(ctx, 10*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 10*time.Millisecond); err != nil {
 			a.log.Warn("standbys lag behind", zap.String("lsn", row[0]))
 			return fmt.Errorf("wait for standbys to have %s: %w", row[0], err)
 		}

@@ -231,7 +231,7 @@ func (d *Adoption) awaitRoles(ctx context.Context, p *AdoptPlan) error {
 			d.srv, err = d.readServer(ctx)
 			return err
 		}
-		if err := pgSleep(ctx, 20*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
 			return fmt.Errorf("this standby has not replayed what %s has (%v) within %v: run this "+
 				"again once it has", p.Upstream, lsn, adoptReplayWait)
 		}

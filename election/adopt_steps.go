@@ -392,7 +392,7 @@ func (d *Adoption) waitStreams(ctx context.Context, up *Member) error {
 			rows[0][1] == "streaming" {
 			return nil
 		}
-		if serr := pgSleep(ctx, 50*time.Millisecond); serr != nil {
+		if serr := pauseFor(ctx, 50*time.Millisecond); serr != nil {
 			return errors.Join(fmt.Errorf("the standby does not stream from %s (%s) as %s by slot %s "+
 				"within %v: its old settings are back; see its log", up.Name, up.Postgres,
 				pgReplicationRole, SlotName(d.a.cfg.Name), adoptStreamWait), err)

@@ -403,17 +403,6 @@ func pgPoke(c chan struct{}) {
 	}
 }
 
-func pgSleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // prepareDirs makes StatePath and the socket's directory, private to PostgreSQL's account, and
 // makes sure that this account can reach them.
 func (a *PostgresAgent) prepareDirs() error {

@@ -281,7 +281,7 @@ func (a *PostgresAgent) applyConf(ctx context.Context, c pgConf) error {
 			if attempt > resetLooks {
 				return fmt.Errorf("settings %s in postgresql.auto.conf hide holdfast's", row[0])
 			}
-			if err := pgSleep(ctx, resetPause); err != nil {
+			if err := pauseFor(ctx, resetPause); err != nil {
 				return err
 			}
 			continue
@@ -340,7 +340,7 @@ func (a *PostgresAgent) reload(ctx context.Context, seq string) error {
 		if row[0] == seq {
 			return nil
 		}
-		if err := pgSleep(ctx, 2*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 2*time.Millisecond); err != nil {
 			return errors.New("reload: the server does not take " + pgConfName +
 				": see its log for the bad setting")
 		}

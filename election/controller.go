@@ -81,7 +81,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 			c.failures++
 			c.log.Warn("change of the lock did not advance", zap.Error(err),
 				zap.Int("failures", c.failures))
-			c.pause(ctx, c.policy.RetryPause*time.Duration(min(c.failures, 10)))
+			pauseFor(ctx, c.policy.RetryPause*time.Duration(min(c.failures, 10)))
 			continue
 		}
 		if d.Do != ActHold {
@@ -168,7 +168,7 @@ func (c *Controller) checkpointFirst(ctx context.Context, s *State, until time.T
 		o := Order{V: Version, Kind: OrderCheckpoint, Epoch: s.Lock.Epoch}
 		_, err := c.co.Call(ctx, s.Lock.Holder, o)
 		if left := time.Until(until); err == nil && left > 0 {
-			c.pause(ctx, left)
+			pauseFor(ctx, left)
 		}
 		done <- err
 	}()
@@ -254,16 +254,6 @@ func (c *Controller) note(it Intent, text string) {
 	if isNew {
 		c.log.Info("change of the lock", zap.Uint64("epoch", it.Epoch),
 			zap.String("kind", string(it.Kind)), zap.String("step", text))
-	}
-}
-
-// pause waits; it ends early with ctx.
-func (c *Controller) pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
 	}
 }
 

@@ -174,7 +174,7 @@ func (a *PostgresAgent) reloadHBA(ctx context.Context) error {
 		if now[0] != before[0] {
 			break
 		}
-		if pgSleep(ctx, 2*time.Millisecond) != nil {
+		if pauseFor(ctx, 2*time.Millisecond) != nil {
 			return errors.New("reload of pg_hba.conf was not seen in time")
 		}
 	}

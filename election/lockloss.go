@@ -65,7 +65,7 @@ func (a *PostgresAgent) runLockLoss(ctx context.Context) {
 				wait = min(wait, time.Duration(end-now))
 			}
 		}
-		if pgSleep(ctx, wait) != nil {
+		if pauseFor(ctx, wait) != nil {
 			return
 		}
 	}
@@ -165,7 +165,7 @@ func (a *PostgresAgent) stopUnleased(ctx context.Context, epoch uint64, end int6
 			a.log.Error("postgres does not end (a hung disk?)", zap.Int("pid", pid))
 			return
 		}
-		if pgSleep(ctx, 5*time.Millisecond) != nil {
+		if pauseFor(ctx, 5*time.Millisecond) != nil {
 			return
 		}
 	}

@@ -196,7 +196,7 @@ func (a *PostgresAgent) signalPromote(ctx context.Context) error {
 	}
 	pgSignal(pid, unix.SIGUSR1, a.cfg.DataDir)
 	for {
-		if err := pgSleep(ctx, 3*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 3*time.Millisecond); err != nil {
 			return err
 		}
 		now, word, err := a.postmaster()

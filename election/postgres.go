@@ -378,7 +378,7 @@ func (a *PostgresAgent) waitDead(ctx context.Context, pid int, bound time.Durati
 		if alive, _ := pgProc(pid); !alive {
 			return true
 		}
-		if pgSleep(ctx, 5*time.Millisecond) != nil {
+		if pauseFor(ctx, 5*time.Millisecond) != nil {
 			return false
 		}
 	}

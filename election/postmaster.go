@@ -189,7 +189,7 @@ func (a *PostgresAgent) endOrphans(ctx context.Context) error {
 	}
 	begin := time.Now()
 	for sig, killed := unix.SIGQUIT, 0; ; {
-		if err := pgSleep(ctx, 10*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 		if pid, _, err := a.postmaster(); err != nil {
@@ -275,7 +275,7 @@ func watchPostmaster(ctx context.Context, pid int) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		for { // an old kernel, or dead already
-			if alive, _ := pgProc(pid); !alive || pgSleep(ctx, 20*time.Millisecond) != nil {
+			if alive, _ := pgProc(pid); !alive || pauseFor(ctx, 20*time.Millisecond) != nil {
 				return
 			}
 		}

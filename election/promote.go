@@ -110,7 +110,7 @@ func (a *PostgresAgent) tellLogical(ctx context.Context, res *OrderResult) {
 // only.
 func (a *PostgresAgent) awaitPromoted(ctx context.Context) error {
 	for {
-		if err := pgSleep(ctx, 3*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 3*time.Millisecond); err != nil {
 			return fmt.Errorf("promote: %w", err)
 		}
 		if standby, err := a.inRecovery(ctx); err != nil || !standby {
@@ -433,7 +433,7 @@ func (a *PostgresAgent) emptyServer(ctx context.Context, syncNames string) error
 		if len(rows) == 0 {
 			return nil
 		}
-		if err := pgSleep(ctx, 5*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 5*time.Millisecond); err != nil {
 			return fmt.Errorf("end sessions: %w", err)
 		}
 	}

@@ -141,7 +141,7 @@ func (a *PostgresAgent) waitLocalEnd(ctx context.Context) error {
 		case waiting && time.Since(seen) > 3*pgRetryRecruited:
 			return nil
 		}
-		if err := pgSleep(ctx, 3*time.Millisecond); err != nil {
+		if err := pauseFor(ctx, 3*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for the end of local WAL (startup process: %q): %w",
 				row[3], err)
 		}

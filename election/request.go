@@ -102,7 +102,7 @@ func (c *Controller) learnSlots(ctx context.Context) (untold []string) {
 		if len(untold) == 0 {
 			return nil
 		}
-		if c.pause(ctx, c.policy.Tick); ctx.Err() != nil {
+		if pauseFor(ctx, c.policy.Tick); ctx.Err() != nil {
 			return untold
 		}
 	}
@@ -135,7 +135,7 @@ func (c *Controller) awaitChecks(ctx context.Context, r Request, checks []Check)
 		}
 	}
 	for onlyWaits(checks) && ctx.Err() == nil {
-		c.pause(ctx, c.policy.Tick)
+		pauseFor(ctx, c.policy.Tick)
 		s, _ := c.co.State()
 		_, checks = CheckRequest(Input{State: s, Observations: c.observations(s, time.Now())},
 			c.policy, r)

@@ -266,7 +266,7 @@ func (a *PostgresAgent) recoverOnce(ctx context.Context) error {
 	// A server that lets nobody in may not be consistent yet.
 	for end := time.Now().Add(a.cfg.StartTimeout); errors.Is(err, errNoLogins) &&
 		time.Now().Before(end); err = a.waitReady(ctx, nil) {
-		if err = pgSleep(ctx, 100*time.Millisecond); err != nil {
+		if err = pauseFor(ctx, 100*time.Millisecond); err != nil {
 			break
 		}
 	}

@@ -138,12 +138,14 @@ func (r *remoteSource) take(a stateAnswer) (isNewer bool) {
 	return true
 }
 
-// pauseFor waits for d or the end of ctx.
-func pauseFor(ctx context.Context, d time.Duration) {
+// pauseFor waits for d or the end of ctx, whose error it returns then.
+func pauseFor(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+		return ctx.Err()
 	case <-t.C:
+		return nil
 	}
 }

@@ -234,7 +234,7 @@ func (a *PostgresAgent) pollSync(ctx context.Context, what, sql string) error {
 		if row[0] == "t" {
 			return nil
 		}
-		if err := pgSleep(ctx, syncPoll); err != nil {
+		if err := pauseFor(ctx, syncPoll); err != nil {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
@@ -321,7 +321,7 @@ func (a *PostgresAgent) tryCommitWait(ctx context.Context) (seen bool, err error
 			return false, nil // it did not wait, or too short to be seen
 		default:
 		}
-		if err := pgSleep(ctx, syncPoll); err != nil {
+		if err := pauseFor(ctx, syncPoll); err != nil {
 			return false, errors.Join(errors.New("no commit waits for standbys yet"), err)
 		}
 	}

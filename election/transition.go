@@ -123,7 +123,7 @@ func (t *transition) endorse(ctx context.Context, timeout time.Duration, recruit
 		}
 		why = err
 		t.note("no majority endorses the epoch yet: %v", err)
-		t.c.pause(ctx, t.c.policy.RetryPause)
+		pauseFor(ctx, t.c.policy.RetryPause)
 	}
 }
 
@@ -178,7 +178,7 @@ func (t *transition) insist(
 			return res, err
 		}
 		t.note("%v; asked again", err)
-		t.c.pause(ctx, t.c.policy.RetryPause)
+		pauseFor(ctx, t.c.policy.RetryPause)
 	}
 }
 
@@ -314,7 +314,7 @@ func (t *transition) replaceWith(it Intent, cause string) (uint64, error) {
 	t.c.replaced++
 	if t.c.replaced > 1 {
 		// Nothing has worked for a while: do not fill the log with epochs.
-		t.c.pause(t.lead, t.c.policy.RetryPause*time.Duration(min(t.c.replaced, replacePauses)))
+		pauseFor(t.lead, t.c.policy.RetryPause*time.Duration(min(t.c.replaced, replacePauses)))
 	}
 	epoch, err := t.c.beginIntent(t.lead, it, t.it.Epoch)
 	if err != nil {

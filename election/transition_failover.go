@@ -275,6 +275,6 @@ func (t *transition) runRecruit(
 		if err == nil {
 			return
 		}
-		t.c.pause(ctx, t.c.policy.RetryPause)
+		pauseFor(ctx, t.c.policy.RetryPause)
 	}
 }
