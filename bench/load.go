@@ -21,7 +21,6 @@ type load struct {
 	acks    []ack    // since the last mark, and lead before it
 	marked  time.Time
 	dropped int // connections lost since the last mark, though the proxy lived
-	last    error
 }
 
 // ack is one acknowledged commit: when it was, and how long its statement took.
@@ -86,7 +85,6 @@ func (l *load) runClient(ctx context.Context, i int) {
 			var err error
 			if conn, err = pgx.Connect(ctx, l.dsn(want)); err != nil {
 				conn = nil
-				l.failed(err, false)
 				pause(ctx)
 				continue
 			}
@@ -101,9 +99,8 @@ func (l *load) runClient(ctx context.Context, i int) {
 			l.acked(ack{time.Now(), time.Since(begin)})
 			continue
 		}
-		isLost := conn.IsClosed()
-		l.failed(err, isLost)
-		if isLost {
+		if conn.IsClosed() {
+			l.lost()
 			closeConn(conn)
 			conn = nil
 		}
@@ -129,13 +126,10 @@ func (l *load) acked(a ack) {
 	l.acks = append(l.acks, a)
 }
 
-func (l *load) failed(err error, isDropped bool) {
+func (l *load) lost() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = err
-	if isDropped {
-		l.dropped++
-	}
+	l.dropped++
 }
 
 // lead is how much of the time before a mark is kept, to show what the load was before.

@@ -68,7 +68,7 @@ func TestMarkKeepsTheNewestCommit(t *testing.T) {
 	l.mark()
 	l.acked(ack{at: time.Now().Add(-time.Minute), took: 1})
 	l.acked(ack{at: time.Now().Add(-time.Second), took: 1})
-	l.failed(nil, true)
+	l.lost()
 	l.mark()
 	if got := l.round(); got.Commits != 1 || got.Dropped != 0 || got.Gap < time.Second ||
 		got.Gap > 30*time.Second {

@@ -117,6 +117,7 @@ type node struct {
 	http     *httpServer
 
 	cancel  context.CancelFunc
+	wg      sync.WaitGroup // of topology.run, which ends with cancel; close waits for it
 	running atomic.Bool
 }
 
@@ -234,7 +235,7 @@ func (n *node) start(ctx context.Context) error {
 	if err := n.election.Start(run); err != nil {
 		return err
 	}
-	go n.topology.run(run, n.election)
+	n.wg.Go(func() { n.topology.run(run, n.election) })
 	if n.agent != nil {
 		if err := n.agent.Start(run); err != nil {
 			return err
@@ -275,6 +276,7 @@ func (n *node) close() {
 	if n.cancel != nil {
 		n.cancel()
 	}
+	n.wg.Wait()
 	if n.http != nil {
 		step("http", func(ctx context.Context) error { n.http.stop(ctx); return nil })
 	}

@@ -17,8 +17,6 @@ type topology struct {
 	primary *proxy.Primary
 	target  *proxy.Target
 	changed chan struct{}
-
-	done chan struct{}
 }
 
 var (
@@ -27,9 +25,7 @@ var (
 )
 
 func newTopology(syncMode string) *topology {
-	return &topology{
-		syncMode: syncMode, changed: make(chan struct{}), done: make(chan struct{}),
-	}
+	return &topology{syncMode: syncMode, changed: make(chan struct{})}
 }
 
 // Current implements proxy.Topology.
@@ -46,9 +42,8 @@ func (t *topology) Next() (*proxy.Target, <-chan struct{}) {
 	return t.target, t.changed
 }
 
-// run follows the node until ctx ends; done is closed then.
+// run follows the node until ctx ends.
 func (t *topology) run(ctx context.Context, n *election.Node) {
-	defer close(t.done)
 	for {
 		state, stateChanged := n.State()
 		epoch, granted := n.Granted()
