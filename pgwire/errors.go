@@ -16,7 +16,6 @@ const (
 	CodeInvalidPassword      = "28P01"
 	CodeInvalidAuth          = "28000"
 	CodeFeatureNotSupported  = "0A000"
-	CodeInFailedTransaction  = "25P02"
 	CodeProgramLimit         = "54000"
 
 	CodeInvalidParameterValue = "22023"

@@ -115,13 +115,14 @@ func TestReadOnlyIfDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// TestReadOnlyIfIsLinear: hostile texts of a megabyte take no longer than others.
+// TestReadOnlyIfIsLinear: hostile texts of a megabyte take no longer than others. Nothing is
+// measured: what grows with the square of the length takes hours, and the time-out of the tests
+// tells it.
 func TestReadOnlyIfIsLinear(t *testing.T) {
 	for _, part := range []string{"a", "a.", "f(", "+-", "'f(", "$a$", "a b ", "\"", "/*", "(x).f "} {
 		sql := append([]byte("SELECT "), bytes.Repeat([]byte(part), 1<<20/len(part))...)
 		_, _ = pgwire.ReadOnlyIf(pgwire.Needs{}, sql, true)
 		_, _ = pgwire.NamesIn(pgwire.Needs{}, sql, true)
-		_ = pgwire.ReachOf(sql, true)
 		_ = pgwire.AppendSettingNames(nil, sql, true)
 	}
 }
@@ -136,36 +137,6 @@ func TestNamesIn(t *testing.T) {
 	for _, body := range []string{"BEGIN EXECUTE 'x'; END", "BEGIN OPEN c FOR EXECUTE x; END", "'"} {
 		if _, ok := pgwire.NamesIn(pgwire.Needs{}, []byte(body), true); ok {
 			t.Errorf("%s may run anything", body)
-		}
-	}
-}
-
-func TestReachOf(t *testing.T) {
-	for sql, want := range map[string]pgwire.Reach{
-		"INSERT INTO t VALUES (1)":                                pgwire.ReachTransaction,
-		"SELECT pg_notify('a', 'b'); NOTIFY a":                    pgwire.ReachTransaction,
-		"INSERT INTO t VALUES (nextval('s'))":                     pgwire.ReachSequence,
-		"SELECT t.nextval FROM t":                                 pgwire.ReachSequence,
-		"COPY t TO STDOUT":                                        pgwire.ReachTransaction,
-		"COPY t FROM STDIN":                                       pgwire.ReachTransaction,
-		"COPY t TO '/tmp/x'":                                      pgwire.ReachOutside,
-		"COPY t (a) FROM PROGRAM 'x'":                             pgwire.ReachOutside,
-		"BEGIN; COPY (SELECT 1) TO PROGRAM 'x'":                   pgwire.ReachOutside,
-		"SELECT * FROM dblink('x', 'y') AS z (a int)":             pgwire.ReachOutside,
-		"SELECT public.dblink_exec('x', 'y')":                     pgwire.ReachOutside,
-		"SELECT lo_export(1, 'x'), lo_unlink(1)":                  pgwire.ReachOutside,
-		"SELECT lo_unlink(1)":                                     pgwire.ReachTransaction,
-		"UPDATE t SET a = pg_file_write('x', 'y', true)":          pgwire.ReachOutside,
-		"SELECT pg_terminate_backend(pid) FROM t":                 pgwire.ReachOutside,
-		"DO $$BEGIN PERFORM dblink_exec('a', 'b'); END$$":         pgwire.ReachOutside,
-		"DO 'BEGIN EXECUTE ''SELECT lo_import(''''x'''')''; END'": pgwire.ReachOutside,
-		`SELECT U&"\006Co_import"('x')`:                           pgwire.ReachOutside,
-		"SELECT 'a call of dblink'":                               pgwire.ReachTransaction,
-		"CHECKPOINT":                                              pgwire.ReachOutside,
-		"":                                                        pgwire.ReachTransaction,
-	} {
-		if got := pgwire.ReachOf([]byte(sql), true); got != want {
-			t.Errorf("%s: %d, want %d", sql, got, want)
 		}
 	}
 }
@@ -207,7 +178,6 @@ func FuzzReads(f *testing.F) {
 				}
 			}
 		}
-		_ = pgwire.ReachOf(sql, conforming)
 		_ = pgwire.ParseSetters(sql, conforming, nil)
 		_ = pgwire.AppendNameConstants(nil, sql, conforming, 9)
 		if !ok {

@@ -48,16 +48,6 @@ func ParseSetConfig(sql []byte, conforming bool) SetConfigCalls {
 	}
 }
 
-// IsLocal tells that all of it ends with the transaction.
-func (c SetConfigCalls) IsLocal() bool {
-	for i := range c {
-		if !c[i].Local {
-			return false
-		}
-	}
-	return true
-}
-
 // Again is a statement that sets the same for the session; empty if there is nothing of that kind.
 // quoted gives parameters as constants; nil stands for a statement without any. False tells that
 // one is not known.

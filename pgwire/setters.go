@@ -18,7 +18,7 @@ type Setters struct {
 func ParseSetters(body []byte, conforming bool, args []string) Setters {
 	s := setterReader{args: args, left: setterTokensMax}
 	s.Names = AppendSettingNames(nil, body, conforming)
-	s.read(body, conforming, reachDepth, true)
+	s.read(body, conforming, constantDepth, true)
 	if s.variable {
 		// A variable has its value from a constant of the body, if not from elsewhere.
 		before := len(s.Names)
@@ -243,7 +243,7 @@ func (p *setterParser) isBeginning(t token) bool {
 // isCommand tells that SET or RESET at the beginning of a constant is no word of a message: a name
 // and what a name is set by follow, or nothing but a blank, for what is put behind it.
 func isCommand(p setterParser, verb token, depth int) bool {
-	if depth == reachDepth {
+	if depth == constantDepth {
 		return true // not in a constant
 	}
 	t := p.next()

@@ -6,8 +6,11 @@ package pgwire
 // There may be more than are set: UPDATE t SET a.b = 1 looks the same. Names are in lower case,
 // each once; those that no setting can have are left out.
 func AppendSettingNames(dst []string, text []byte, conforming bool) []string {
-	return appendSettingNames(dst, text, conforming, reachDepth)
+	return appendSettingNames(dst, text, conforming, constantDepth)
 }
+
+// constantDepth bounds how deep constants are read inside constants.
+const constantDepth = 3
 
 func appendSettingNames(dst []string, text []byte, conforming bool, depth int) []string {
 	p := classifier{lexer: lexer{sql: text, conforming: conforming}}
@@ -88,4 +91,22 @@ func addSettingName(dst []string, name string) []string {
 		}
 	}
 	return append(dst, name)
+}
+
+// constantText is what is between the quotes of a constant, with doubled quotes and escapes as
+// they are: names have none.
+func constantText(w []byte) []byte {
+	if w[0] == '$' {
+		for i := 1; i < len(w); i++ {
+			if w[i] == '$' {
+				return w[i+1 : max(i+1, len(w)-i-1)]
+			}
+		}
+	}
+	for i, c := range w {
+		if c == '\'' {
+			return w[i+1 : max(i+1, len(w)-1)]
+		}
+	}
+	return nil
 }

@@ -67,7 +67,7 @@ func newAcceptor(p *Proxy, l net.Listener) (*acceptor, error) {
 }
 
 // setAccepted makes the kernel look after a silent client, first after idle, then three times at a
-// third of it (pgwire.SetKeepAlive), and send at once.
+// third of it, and send at once.
 func setAccepted(fd int, idle time.Duration) {
 	seconds := func(d time.Duration) int { return int(max(1, (d+time.Second-1)/time.Second)) }
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)

@@ -71,7 +71,7 @@ var pureFiles = []string{
 	"election/cutoff.go", "election/fleet.go",
 	"proxy/replay.go", "proxy/txn.go", "proxy/knownxid.go",
 	"pgwire/lexer.go", "pgwire/classify.go",
-	"pgwire/needs.go", "pgwire/reads.go", "pgwire/reach.go", "pgwire/settingnames.go",
+	"pgwire/needs.go", "pgwire/reads.go", "pgwire/settingnames.go",
 }
 
 // impureImports may not be imported by pure files, nor anything below them.
