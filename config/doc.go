@@ -14,6 +14,6 @@
 // to let something through, the second would still refuse it, only without a line.
 //
 // What this package does not do: of the files that the configuration names it opens only the one
-// with the look-up password, and not before ProxyConfig is called; and it does not
-// watch for changes; Diff only tells which changes of a new tree can be taken without a restart.
+// with the look-up password, and not before ProxyConfig is called; and it does not watch for
+// changes.
 package config
