@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,8 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"holdfast/config"
 )
 
 // ClusterNode is one node of a Cluster: a `holdfast serve` process and the PostgreSQL server that
@@ -60,35 +57,9 @@ func newClusterNode(c *Cluster, name, host string, ports nodePorts) *ClusterNode
 	}
 }
 
-// AddNode makes keys and configuration of one more node, on the next address after the last one.
-// It is not started, and not in the group. Not for clusters of given addresses.
-func (c *Cluster) AddNode(ctx context.Context, edit func(*config.Config)) (*ClusterNode, error) {
-	last := net.ParseIP(c.Nodes[len(c.Nodes)-1].Host).To4()
-	host := fmt.Sprintf("%d.%d.%d.%d", last[0], last[1], last[2], last[3]+1)
-	n := newClusterNode(c, fmt.Sprintf("node%d", last[3]+1), host, c.ports)
-	out, err := c.run(ctx, "init", "--dir", c.pkiDir(), "--node", n.Name+"="+n.Host)
-	if err != nil {
-		return nil, fmt.Errorf("make keys of %s: %w: %s", n.Name, err, out)
-	}
-	c.Nodes = append(c.Nodes, n)
-	return n, n.Configure(edit)
-}
-
-// RemoveNode ends a node and its server for good and forgets it.
-func (c *Cluster) RemoveNode(ctx context.Context, n *ClusterNode) error {
-	c.Nodes = slices.DeleteFunc(slices.Clone(c.Nodes), func(o *ClusterNode) bool { return o == n })
-	return n.KillNode(ctx)
-}
-
 // Start runs the node in a process group of its own, where Ctrl-C does not reach it.
 func (n *ClusterNode) Start() error {
 	return n.start(exec.Command(n.cluster.cfg.Binary, "serve", "-c", n.ConfigPath))
-}
-
-// StartIn runs the node in a control group, given by its directory, as systemd would: what the
-// node starts begins its life there too.
-func (n *ClusterNode) StartIn(cgroup string) error {
-	return n.StartUnder("/bin/sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup)
 }
 
 // StartUnder runs the node by another program, which gets the node's command line as its last
