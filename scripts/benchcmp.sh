@@ -20,7 +20,7 @@ cleanup() {
     rm -rf "$dir"
 }
 trap cleanup EXIT
-# Bash runs the trap for EXIT only if a signal has a handler.
+# With a handler bash waits for what runs in the directories before it removes them.
 trap 'exit 130' INT TERM
 git worktree add -q --detach "$dir/old" "$old"
 git worktree add -q --detach "$dir/new" "$new"

@@ -4,10 +4,17 @@
 # and the tests in it by chroot.
 # Usage: scripts/matrix.sh VERSION TESTS [AGENT_TESTS [PROXY_TESTS]]    (regular expressions for
 # -run; those of the agent are ^TestAgent unless named, those of the proxy none; none if empty)
+#        scripts/matrix.sh --prepare VERSION    makes that Debian, unless it is there, and no more
 set -euo pipefail
 cd "$(dirname "$0")/.."
-version=${1:?usage: matrix.sh VERSION TESTS}
-tests=${2?usage: matrix.sh VERSION TESTS}
+usage="usage: matrix.sh VERSION TESTS | --prepare VERSION"
+only_prepare=
+if [[ ${1-} == --prepare ]]; then
+    only_prepare=yes
+    set -- "${2:?$usage}" ""
+fi
+version=${1:?$usage}
+tests=${2?$usage}
 agent_tests=${3-^TestAgent}
 proxy_tests=${4-}
 tags=${TAGS:-hashicorpmetrics}
@@ -29,34 +36,51 @@ if [[ $(id -u) -ne 0 ]]; then
         "as root" >&2
     exit 1
 fi
+export DEBIAN_FRONTEND=noninteractive
+install=(apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300)
 if ! command -v debootstrap >/dev/null; then
-    install=(apt-get install -y -q --no-install-recommends debootstrap)
-    "${install[@]}" >/dev/null || { apt-get update -q && "${install[@]}"; } >/dev/null
+    { "${install[@]}" debootstrap || { apt-get update -q && "${install[@]}" debootstrap; }; } \
+        >/dev/null
 fi
 
 roots=${MATRIX_ROOTS:-${XDG_CACHE_HOME:-$HOME/.cache}/holdfast}
 root=$roots/$suite
+# make_root tries to make it. A mirror that stops answering must not hold CI up for ever: two to
+# five minutes are usual. In a namespace of its own no mount outlives one that was killed, for rm to
+# find.
+make_root() {
+    local script=/usr/share/debootstrap/scripts/$suite
+    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
+    rm -rf "$root"
+    timeout --kill-after=10 900 unshare --mount --propagation private \
+        debootstrap --variant=minbase \
+        --include="postgresql-$version,procps,iproute2,e2fsprogs" "$suite" "$root" "$mirror" \
+        "$script" >"$root.log" 2>&1
+}
 # The marker is the last thing made: a root without it is the rest of an interrupted one.
 if [[ ! -e $root/.complete ]]; then
-    rm -rf "$root"
     mkdir -p "$roots"
-    script=/usr/share/debootstrap/scripts/$suite
-    [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
     echo "holdfast: making a Debian $suite with PostgreSQL $version in $root" >&2
-    if ! debootstrap --variant=minbase --include="postgresql-$version,procps,iproute2,e2fsprogs" \
-        "$suite" "$root" "$mirror" "$script" >"$root.log" 2>&1; then
+    for try in 1 2 3; do
+        ! make_root || break
         tail -30 "$root.log" >&2
-        exit 1
-    fi
+        [[ $try -lt 3 ]] || exit 1
+        echo "holdfast: Debian $suite could not be made; try $((try + 1)) of 3" >&2
+        sleep 10
+    done
     rm -rf "$root.log" "$root"/var/cache/apt/archives/*.deb
     touch "$root/.complete"
 fi
 
 # A root of before tests needed file systems of their own.
 if [[ ! -x $root/sbin/mkfs.ext4 ]]; then
-    chroot "$root" apt-get -o APT::Sandbox::User=root install -y -q --no-install-recommends \
-        e2fsprogs >"$root.log" 2>&1 || { tail -30 "$root.log" >&2; exit 1; }
+    chroot "$root" "${install[@]}" -o APT::Sandbox::User=root e2fsprogs >"$root.log" 2>&1 ||
+        { tail -30 "$root.log" >&2; exit 1; }
 fi
+# A release that is not out yet changes: which one it was belongs to the result.
+echo "holdfast: PostgreSQL $version on the Debian $suite of" \
+    "$(date -u -r "$root/.complete" +%Y-%m-%d) in $root" >&2
+[[ -z $only_prepare ]] || exit 0
 
 # Namespaces of their own: whatever happens, no mount is left behind, and no shared memory of a
 # server that a test killed.

@@ -4,7 +4,7 @@
 # Usage: scripts/setup.sh demo|tools|test|bench|drivers
 #   demo   PostgreSQL's server and tools
 #   tools  and for the tests iproute2, procps, git, openssl, what the fault lab's disks need, a C
-#          compiler for the race detector, shellcheck, and Debian's drivers for Python
+#          compiler for the race detector, shellcheck, PgBouncer, and Debian's drivers for Python
 #   bench  PostgreSQL's, and the proxies that the relay is measured beside
 #   drivers as tools, and pgjdbc with a JDK, and npm
 #   test   as tools, and root: the fault lab's tests make namespaces and file systems
@@ -21,6 +21,18 @@ if [[ $for_what == test && $(id -u) -ne 0 ]]; then
     echo "holdfast: the end-to-end tests need root, for network namespaces and file systems of" \
         "their own: run this as root, or 'make lint unit race', which need none" >&2
     exit 1
+fi
+
+# Packages' servers do not start while this file forbids it. The second line of one that this script
+# makes has its pid: where that runs no more it was killed, and what it left would forbid for ever.
+policy=/usr/sbin/policy-rc.d
+policy_mark="# holdfast: scripts/setup.sh, pid"
+if [[ -f $policy ]]; then
+    line=
+    { read -r _ && read -r line; } <"$policy" || true
+    if [[ $line == "$policy_mark "* && ! -e /proc/${line##* } ]]; then
+        rm -f "$policy" 2>/dev/null || true # a plain user installs nothing
+    fi
 fi
 
 # pg_bin prints the newest directory that has every program the agent and the tests run.
@@ -54,6 +66,7 @@ if [[ $for_what == tools || $for_what == test || $for_what == drivers ]]; then
     command -v openssl >/dev/null || missing+=(openssl)
     command -v git >/dev/null || missing+=(git)
     command -v shellcheck >/dev/null || missing+=(shellcheck)
+    [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
     for module in psycopg2 psycopg asyncpg; do
         /usr/bin/python3 -c "import $module" 2>/dev/null || missing+=("python3-$module")
     done
@@ -74,8 +87,6 @@ fi
 # Debian's package starts a server on port 5432 unless it is told not to before it is installed.
 # The file goes away afterwards, so that later packages do what the machine's owner expects.
 dropin=/etc/postgresql-common/createcluster.d/holdfast-setup.conf
-# Other packages start their servers unless this file forbids it.
-policy=/usr/sbin/policy-rc.d
 made_policy=
 cleanup() {
     rm -f "$dropin"
@@ -83,11 +94,13 @@ cleanup() {
     rmdir --ignore-fail-on-non-empty "${dropin%/*}" 2>/dev/null || true
 }
 trap cleanup EXIT
+# With a handler bash waits for apt, which has the signal too, before it runs the trap for EXIT.
+trap 'exit 130' INT TERM
 mkdir -p "${dropin%/*}"
 echo "create_main_cluster = false" >"$dropin"
 if [[ ! -e $policy ]]; then
     made_policy=yes
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    printf '#!/bin/sh\n%s %s\nexit 101\n' "$policy_mark" $$ >"$policy"
     chmod 755 "$policy"
 fi
 
