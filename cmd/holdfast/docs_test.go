@@ -18,6 +18,9 @@ var (
 	makeNamed   = regexp.MustCompile(`\bmake ([a-z][a-z0-9-]*)`)
 	binNamed    = regexp.MustCompile("(?m)(?:^|[\\s`(])(bin/[a-z.-]+[a-z])")
 	scriptNamed = regexp.MustCompile(`\bscripts/[a-z-]+\.sh`)
+	commandUse  = regexp.MustCompile(`Use: +"([a-z-]+)`)
+	commandName = regexp.MustCompile("(?m)(?:^[ $#`]*|`|-- )holdfast ([a-z][a-z-]+)")
+	httpPath    = regexp.MustCompile(`"((?:GET|POST) /[a-z0-9/]+)"`)
 	codeSpan    = regexp.MustCompile("`[^`\n]+`")
 	codeIndent  = regexp.MustCompile(`(?m)^ {4,}.*$`)
 )
@@ -59,7 +62,8 @@ func contractNumbers(text string) map[string]bool {
 	return known
 }
 
-// TestDocsNameWhatThereIs: the targets, programs and scripts that pages tell to run are there.
+// TestDocsNameWhatThereIs: the targets, commands, programs and scripts that pages tell to run are
+// there.
 func TestDocsNameWhatThereIs(t *testing.T) {
 	files := readTree(t, filepath.Join("..", ".."))
 	problems, named := checkNamed(files)
@@ -79,6 +83,12 @@ func checkNamed(files tree) (problems []string, named int) {
 	for _, m := range makeTarget.FindAllSubmatch(makefile, -1) {
 		targets[string(m[1])] = true
 	}
+	commands := map[string]bool{}
+	for _, name := range files.named(".go") {
+		for _, m := range commandUse.FindAllSubmatch(files[name], -1) {
+			commands[string(m[1])] = true
+		}
+	}
 	for _, name := range files.named(".md") {
 		code := bytes.Join(append(codeSpan.FindAll(files[name], -1),
 			codeIndent.FindAll(files[name], -1)...), []byte("\n"))
@@ -91,6 +101,9 @@ func checkNamed(files tree) (problems []string, named int) {
 		for _, m := range makeNamed.FindAllSubmatch(code, -1) {
 			check("make "+string(m[1]), targets[string(m[1])])
 		}
+		for _, m := range commandName.FindAllSubmatch(code, -1) {
+			check("holdfast "+string(m[1]), commands[string(m[1])])
+		}
 		for _, m := range binNamed.FindAllSubmatch(code, -1) {
 			check(string(m[1]), bytes.Contains(makefile, m[1]))
 		}
@@ -99,4 +112,26 @@ func checkNamed(files tree) (problems []string, named int) {
 		}
 	}
 	return problems, named
+}
+
+// TestDocsNameEveryPath: what the HTTP interface answers is in the documentation.
+func TestDocsNameEveryPath(t *testing.T) {
+	files := readTree(t, filepath.Join("..", ".."))
+	docs := string(files["docs/operations.md"]) + string(files["docs/membership.md"])
+	paths := 0
+	for _, name := range files.named(".go") {
+		if !strings.HasPrefix(name, "cmd/holdfast/http") && name != "cmd/holdfast/sessions.go" &&
+			name != "cmd/holdfast/member.go" || strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		for _, m := range httpPath.FindAllSubmatch(files[name], -1) {
+			paths++
+			if !strings.Contains(docs, string(m[1])) {
+				t.Errorf("%s: %s is in no document", name, m[1])
+			}
+		}
+	}
+	if paths < 12 {
+		t.Errorf("only %d paths were found", paths)
+	}
 }
