@@ -122,8 +122,8 @@ func TestUnitsHaveADirectoryForSockets(t *testing.T) {
 	node.want(t, "holdfast.service", "RuntimeDirectoryPreserve=yes", "RemoveIPC=no", "PrivateTmp=")
 }
 
-// A stop ends by itself before systemd sends SIGKILL: after the drain each of the roles and HTTP may
-// take 15 s, and a drain for which TimeoutStopSec leaves too little is warned of.
+// A stop ends by itself before systemd sends SIGKILL: after the drain each of the roles and HTTP
+// may take 15 s, and a drain for which TimeoutStopSec leaves too little is warned of.
 func TestUnitsWaitForTheDrain(t *testing.T) {
 	for name, tt := range map[string]struct {
 		file string

@@ -59,8 +59,8 @@ func reference() string {
 	return b.String()
 }
 
-// durationBounds are what the owners of the durations allow: in words, and values that load and that
-// are refused with the profile cloud and the other keys at their defaults.
+// durationBounds are what the owners of the durations allow: in words, and values that load and
+// that are refused with the profile cloud and the other keys at their defaults.
 var durationBounds = map[string]struct {
 	text    string
 	in, out []string

@@ -135,3 +135,12 @@ func TestDocsNameEveryPath(t *testing.T) {
 		t.Errorf("only %d paths were found", paths)
 	}
 }
+
+// TestDocsArchiveCommand: the command of docs/backup.md is the one that TestE2EDocs runs.
+func TestDocsArchiveCommand(t *testing.T) {
+	files := readTree(t, filepath.Join("..", ".."))
+	want := "archive_command = '" + strings.ReplaceAll(archiveCommand, "DIR", "/backup/wal") + "'"
+	if !strings.Contains(string(files["docs/backup.md"]), want) {
+		t.Errorf("docs/backup.md does not have: %s", want)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	holdfast "holdfast/cmd/holdfast"
+	"holdfast/config"
 )
 
 // testBackup takes a base backup through a proxy, loses everything else but the archive, restores a
@@ -35,15 +36,16 @@ func (d documented) testBackup(t *testing.T) {
 	exec1(t, boss, "SELECT pg_create_restore_point('here')")
 	exec1(t, conn, "INSERT INTO restored VALUES ('too late')")
 	last := queryText(t, boss, "SELECT pg_walfile_name(pg_switch_wal())")
-	for until := time.Now().Add(time.Minute); ; {
-		if _, err := os.Stat(filepath.Join(d.archive, last)); err == nil {
-			break
-		}
-		if time.Now().After(until) {
-			t.Fatalf("%s is not archived: %s", last, queryText(t, boss,
-				"SELECT pg_stat_archiver::text FROM pg_stat_archiver"))
-		}
-		time.Sleep(50 * time.Millisecond)
+	waitUntilText(t, boss, "SELECT (last_archived_wal >= '"+last+"')::text FROM pg_stat_archiver",
+		"true", time.Minute)
+	for _, n := range d.c.Nodes { // they are gone when something is missing
+		log := tailOf(serverLog(n), 2000)
+		files, _ := os.ReadDir(filepath.Join(n.DataDir, "pg_wal", "archive_status"))
+		defer func() {
+			if t.Failed() {
+				t.Logf("%s, before all was lost: %v\n%s", n.Name, files, log)
+			}
+		}()
 	}
 	_ = boss.Close(t.Context())
 	_ = conn.Close(t.Context())
@@ -55,6 +57,10 @@ func (d documented) testBackup(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, n := range d.c.Nodes {
+		configure(t, n, func(cfg *config.Config) {
+			d.configure(cfg)
+			cfg.Synchronous.Mode = "off" // there is nobody yet for whom a commit could wait
+		})
 		if err := n.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -62,6 +68,7 @@ func (d documented) testBackup(t *testing.T) {
 	if st := waitHealthy(t, d.c); st.Primary != first.Name {
 		t.Errorf("the primary is %s", st.Primary)
 	}
+	d.waitForStandbys(t)
 	const all = "SELECT string_agg(what, ', ' ORDER BY what) FROM restored"
 	if got := queryText(t, connect(t, e2eDSN(d.c.Nodes[2])), all); got != "in the archive, "+
 		"in the backup" {
@@ -70,11 +77,31 @@ func (d documented) testBackup(t *testing.T) {
 	// What waits for a restart, archive_mode for one, comes with it.
 	d.must(first, "restart", first.Name)
 	waitHealthy(t, d.c)
-	for name, want := range map[string]string{"archive_mode": "on", "restore_command": ""} {
+	for name, want := range map[string]string{"archive_mode": "always", "restore_command": ""} {
 		if got := queryText(t, d.boss(t, first), "SHOW "+name); got != want {
 			t.Errorf("%s is %q", name, got)
 		}
 	}
+}
+
+// waitForStandbys lets commits wait for standbys again, node by node.
+func (d documented) waitForStandbys(t *testing.T) {
+	t.Helper()
+	for _, n := range d.c.Nodes {
+		configure(t, n, d.configure)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		if _, err := n.Terminate(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		waitServing(t, n)
+	}
+	waitSync(t, d.c, "of both standbys", time.Minute, func(s *holdfast.SyncStatus) bool {
+		return s.Mode == "quorum" && len(s.Names) == 2 && len(s.Leaving) == 0
+	})
 }
 
 // loseEverything ends all nodes and servers, and removes all that they had: data, Raft's directory

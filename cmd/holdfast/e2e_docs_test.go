@@ -62,10 +62,15 @@ func TestE2EDocs(t *testing.T) {
 	t.Run("backup", d.testBackup)
 }
 
+// archiveCommand is that of docs/backup.md: a file that is there is right if it is the same one,
+// and one that is being written has another name.
+const archiveCommand = "cmp -s %p DIR/%f || { test ! -e DIR/%f && " +
+	"cp %p DIR/%f.$(hostname)-$$ && mv DIR/%f.$(hostname)-$$ DIR/%f; }"
+
 // configure is what docs/backup.md has in each node's file.
 func (d documented) configure(cfg *config.Config) {
-	cfg.Postgres.Settings = append(cfg.Postgres.Settings, "archive_mode = on",
-		fmt.Sprintf("archive_command = 'test ! -f %s/%%f && cp %%p %[1]s/%%f'", d.archive))
+	cfg.Postgres.Settings = append(cfg.Postgres.Settings, "archive_mode = always",
+		"archive_command = '"+strings.ReplaceAll(archiveCommand, "DIR", d.archive)+"'")
 	cfg.Postgres.HBA = []string{"host replication rep 127.0.0.0/8 scram-sha-256"}
 	cfg.Proxy.HBA = []string{"host replication rep 127.0.0.0/8 scram-sha-256",
 		"host all all all scram-sha-256"}
