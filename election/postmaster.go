@@ -272,21 +272,41 @@ func pgSignal(pid int, sig unix.Signal, dataDir string) {
 
 // watchPostmaster returns when pid is dead or ctx ended; it sees a death at once.
 func watchPostmaster(ctx context.Context, pid int) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		for { // an old kernel, or dead already
-			if alive, _ := pgProc(pid); !alive || pauseFor(ctx, 20*time.Millisecond) != nil {
-				return
-			}
-		}
+	if awaitDeath(ctx, pid) {
+		return
 	}
-	defer func() { _ = unix.Close(fd) }()
-	for ctx.Err() == nil {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
-		if n > 0 || (err != nil && !errors.Is(err, unix.EINTR)) {
+	for { // an old kernel, or dead already
+		if alive, _ := pgProc(pid); !alive || pauseFor(ctx, 20*time.Millisecond) != nil {
 			return
 		}
 	}
+}
+
+// awaitDeath waits for the death of pid, or the end of ctx, by Go's poller; false tells that it
+// could not. A thread that waited in poll itself would keep its place in Go's scheduler, and the
+// runtime's monitor would stay awake to take it away (proxy/DESIGN.md, 2026-11-30).
+func awaitDeath(ctx context.Context, pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // else os takes it for one that blocks
+		_ = unix.Close(fd)
+		return false
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer func() { _ = f.Close() }()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
+	defer stop()
+	err = raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	})
+	return err == nil || ctx.Err() != nil
 }
 
 // errPostmasterFile says that the files of the server and its process do not fit each other.
