@@ -460,17 +460,7 @@ func (s *session) answered(o *op) {
 // ended takes ReadyForQuery; true keeps it from the client. The caller holds s.mu.
 func (s *session) ended(a answer, hide bool) bool {
 	if a.done.snapshot {
-		if s.inner == nil {
-			s.track.applySnapshot(s.rows, s.rowsCut)
-			s.bookLocks()
-		} else {
-			s.track.snapshotFailed()
-		}
-		s.rows, s.inner = nil, nil
-		held := s.endHeld
-		s.endHeld = false
-		s.notify()   // the client's next messages wait for it
-		return !held // it stands for the one that was kept back
+		return s.stateTold()
 	}
 	if hide {
 		if a.done.commits {
@@ -478,7 +468,8 @@ func (s *session) ended(a answer, hide bool) bool {
 		}
 		return true
 	}
-	if a.done.commits || s.flow.head == len(s.flow.ops) || s.inDoubt && !s.flow.isCommitting() {
+	isLast := s.flow.head == len(s.flow.ops) || s.flow.isStateNext()
+	if a.done.commits || isLast || s.inDoubt && !s.flow.isCommitting() {
 		s.commitAnswered(0) // a COMMIT that failed is over with its batch, whatever comes behind it
 	}
 	if a.done.cls.has(clsMulti) && a.done.cls.has(clsState) {
@@ -488,6 +479,9 @@ func (s *session) ended(a answer, hide bool) bool {
 	s.flow.rolledBack = false
 	if s.remakes && s.flow.status == pgwire.TxIdle {
 		s.remade()
+	}
+	if s.flow.isStateNext() {
+		return s.awaitsState()
 	}
 	if s.track.dirty && s.flow.isSafePoint() {
 		s.endHeld = true

@@ -319,7 +319,7 @@ func (s *session) forward(ctx context.Context) error {
 		if !asked {
 			return nil
 		}
-		return s.awaitBackend(ctx, func() bool { return !s.endHeld })
+		return s.awaitBackend(ctx, func() bool { return !s.endHeld || s.flow.isSafePoint() })
 	}
 	if s.flow.asksOutside() {
 		s.mu.Unlock()
@@ -381,8 +381,8 @@ func (s *session) inspectInbox() (rest, n int, act forwarding, before flow, err 
 		s.passing = size - part
 		n += part + moreOf(data[n:], part, pgwire.CliCopyData)
 	}
-	if err == nil && act == forwardIt && s.asksAhead(n) {
-		s.askAhead(n)
+	if err == nil && act == forwardIt {
+		s.askBehind(n)
 	}
 	return rest, n, act, before, err
 }

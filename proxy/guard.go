@@ -311,6 +311,7 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 		o.kind = opQuery
 	}
 	s.push(o)
+	s.askBehind(n)
 	s.mu.Unlock()
 	if err := s.send(b, 0, n, before); err != nil {
 		s.mu.Lock()
@@ -370,23 +371,4 @@ func (s *session) awaitBackend(ctx context.Context, cond func() bool) error {
 	}
 	s.mu.Unlock()
 	return nil
-}
-
-// injectSnapshot asks the server for the session's state after something changed it, while the
-// ReadyForQuery of that something waits.
-func (s *session) injectSnapshot() error {
-	s.mu.Lock()
-	b := s.backend
-	if !s.endHeld || !s.flow.isSafePoint() || b == nil || s.lost {
-		s.mu.Unlock()
-		return nil
-	}
-	before := s.flow
-	s.pushed = 0
-	s.rows, s.rowsCut, s.inner = nil, false, nil
-	out := pgwire.AppendSync(s.appendQuestion(b, s.out[:0], s.track.snapshotSQL(), 0))
-	s.push(op{kind: opSync, internal: true, snapshot: true})
-	s.out = out
-	s.mu.Unlock()
-	return s.sendInner(b, out, before)
 }

@@ -21,7 +21,7 @@ var xidQuestion = pgwire.AppendFunctionCall(nil, xidOID)
 // s.mu and is the owner.
 func (s *session) asksAhead(n int) bool {
 	if n == 0 || !s.flow.wantsXID() || n != len(s.in.bytes()) || s.passing > 0 ||
-		!s.in.hasRoom(len(xidQuestion)) {
+		len(xidQuestion) > s.in.spare() {
 		return false
 	}
 	cfg, t := &s.proxy.cfg, &s.track
@@ -34,18 +34,18 @@ func (s *session) asksAhead(n int) bool {
 // askAhead records the question behind those n bytes; send puts it there.
 func (s *session) askAhead(n int) {
 	s.push(op{kind: opFunctionCall, internal: true, ahead: true, start: s.unit.end() + n})
-	s.ahead = len(xidQuestion)
+	s.ahead = xidQuestion
 }
 
-// takeAhead puts what askAhead has recorded into the inbox, behind the client's, and returns how
+// takeAhead puts what askBehind has recorded into the inbox, behind the client's, and returns how
 // many bytes that are.
 func (s *session) takeAhead() int {
-	if s.work == nil || s.ahead == 0 {
+	if s.work == nil || len(s.ahead) == 0 {
 		return 0
 	}
-	n := s.ahead
-	s.ahead = 0
-	s.in.extend(xidQuestion)
+	n := len(s.ahead)
+	s.in.extend(s.ahead)
+	s.ahead = nil
 	return n
 }
 

@@ -437,7 +437,7 @@ func TestQuestionOfALostBackend(t *testing.T) {
 	s.in.room(1)
 	s.in.extend(update)
 	_, n, _, before, err := s.inspectInbox()
-	if err != nil || n != len(update) || s.ahead != len(xidQuestion) {
+	if err != nil || n != len(update) || len(s.ahead) != len(xidQuestion) {
 		t.Fatal(n, s.ahead, err)
 	}
 	s.mu.Unlock()

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"math"
 
 	"holdfast/pgwire"
 )
@@ -163,12 +164,14 @@ func (s *session) forwardSync(b *backend, isOurs, wait bool) error {
 	}
 	s.inDoubt = !s.flow.skipping
 	s.push(op{kind: opSync, commits: true, start: s.unit.end()})
-	s.mu.Unlock()
 	if isOurs {
-		s.out = pgwire.AppendSync(s.out[:0])
+		s.out = s.appendState(pgwire.AppendSync(s.out[:0]), 0, math.MaxInt)
+		s.mu.Unlock()
 		_, err := s.sendOwn(b, s.out, before, wait)
 		return err
 	}
+	s.askBehind(n)
+	s.mu.Unlock()
 	return s.send(b, 0, n, before)
 }
 

@@ -80,8 +80,8 @@ func (in *inbox) bytes() []byte { return in.buf[in.r:in.w] }
 // lacks tells that nothing can be done without more bytes.
 func (in *inbox) lacks() bool { return in.r == in.w || in.want > in.w-in.r }
 
-// hasRoom tells that n bytes fit behind those that are there.
-func (in *inbox) hasRoom(n int) bool { return len(in.buf)-in.w >= n }
+// spare is how many bytes fit behind those that are there.
+func (in *inbox) spare() int { return len(in.buf) - in.w }
 
 // extend puts bytes behind those that are there, and there is room for; shorten takes them back.
 func (in *inbox) extend(p []byte) { in.w += copy(in.buf[in.w:], p) }

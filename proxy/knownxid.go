@@ -73,10 +73,11 @@ func (f *flow) isAhead() bool {
 // sends now begins a unit of work, and waits.
 func (f *flow) asksOutside() bool { return f.isAhead() && f.status == pgwire.TxIdle }
 
-// isServed tells that the client has all its answers, and only a question of ours has none.
+// isServed tells that the server is done with all that the client has sent, and only a question of
+// ours has no answer.
 func (f *flow) isServed() bool {
 	for i := f.head; i < len(f.ops); i++ {
-		if !f.ops[i].ahead {
+		if o := &f.ops[i]; !o.ahead && !o.snapshot {
 			return false
 		}
 	}

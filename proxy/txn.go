@@ -36,7 +36,7 @@ type op struct {
 	stmt     *prepared // opParse of a named statement
 	commits  bool      // what s.inDoubt is about
 	asQuery  bool      // a part of a Query that is sent in the extended protocol (guard_implicit.go)
-	snapshot bool      // internal: the Sync of a snapshot
+	snapshot bool      // internal: the question for the session's state
 	start    int       // journal offset of the message
 	ended    bool      // opQuery: the end of its data was sent before it asked for any
 	renames  bool      // it may change which text the name of a prepared statement has

@@ -19,12 +19,13 @@ type work struct {
 	missing string // the statement that the message at the head of the inbox needs, and that is away
 	asking  asking
 	ours    []byte // what there was no room for of messages of our own
-	ahead   int    // bytes of a question that goes behind what is sent next
+	ahead   []byte // a question that goes behind what is sent next
 
 	// Of an internal query, guarded by the session's mu.
 	rows    [][3]string
 	rowsCut bool          // there were more
 	inner   *pgwire.Error // its error
+	state   stateAsked
 }
 
 var works = sync.Pool{New: func() any { return &work{portal: opaque} }}
