@@ -42,10 +42,15 @@ func TestDeployedNodeIsCopied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	one := strings.Split(string(first.YAML()), "\n")
+	two := strings.Split(string(second.YAML()), "\n")
+	if len(one) != len(two) {
+		t.Fatalf("%d lines and %d", len(one), len(two))
+	}
 	var differs []string
-	for _, c := range config.Diff(first, second) {
-		key := c.Key[strings.LastIndex(c.Key, ".")+1:]
-		if key != "listen" { // derived from group.nodes
+	for i := range one {
+		key, _, _ := strings.Cut(strings.TrimSpace(one[i]), ":")
+		if one[i] != two[i] && key != "listen" { // derived from group.nodes
 			differs = append(differs, key)
 		}
 	}
