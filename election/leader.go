@@ -307,6 +307,24 @@ func (n *Node) whileHeard(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { cancel(nil); <-done }
 }
 
+// LocalView is what is known here without asking anybody, so that a scrape of metrics waits for
+// nobody: on the leader what LeaderView gives, elsewhere this node's own part alone.
+func (n *Node) LocalView() (obs []Observation, d *Decision, isLeader bool) {
+	if n.isLeading() {
+		obs, _ = n.Observations()
+		last := n.loop.LastDecision()
+		return obs, &last, true
+	}
+	own := Report{V: Version, Node: n.cfg.Name}
+	if n.deps.Agent != nil {
+		own.Member = n.deps.Agent.Status()
+	}
+	if n.deps.Stats != nil {
+		own.Sessions, own.Held = n.deps.Stats()
+	}
+	return []Observation{{Report: own}}, nil, false
+}
+
 // LeaderView is what the leader knows of all nodes, and its newest decision, wherever this is
 // asked; the decision is nil from a leader of a release that does not tell.
 func (n *Node) LeaderView(ctx context.Context) ([]Observation, *Decision, error) {

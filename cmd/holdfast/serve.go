@@ -201,6 +201,7 @@ func (n *node) buildElection() error {
 		s, _ := n.election.State()
 		return s
 	}, n.cfg.Synchronous)
+	n.registry.MustRegister(groupMetrics{look: n.localStatus, isVoter: n.cfg.Raft.Enabled})
 	return nil
 }
 
@@ -335,10 +336,26 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
 	obs, decision, err := n.election.LeaderView(ctx)
+	return n.statusOf(state, obs, decision, err), nil
+}
+
+// localStatus is the status without what only the leader knows, unless this is the leader. It asks
+// nobody.
+func (n *node) localStatus() (st Status, isLeader bool) {
+	state, _ := n.election.State()
+	obs, decision, isLeader := n.election.LocalView()
+	return n.statusOf(state, obs, decision, nil), isLeader
+}
+
+// statusOf adds what this node itself knows to a view of the members; notAsked is why there is
+// none.
+func (n *node) statusOf(state *election.State, obs []election.Observation, d *election.Decision,
+	notAsked error,
+) Status {
 	st := buildStatus(state, obs)
-	st.Decision = decisionStatus(decision)
-	if err != nil {
-		st.Problems = append(st.Problems, "members were not asked: "+err.Error())
+	st.Decision = decisionStatus(d)
+	if notAsked != nil {
+		st.Problems = append(st.Problems, "members were not asked: "+notAsked.Error())
 	}
 	for _, p := range n.election.Problems() {
 		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
@@ -353,7 +370,7 @@ func (n *node) Status(ctx context.Context) (Status, error) {
 	if n.proxy != nil {
 		st.Sessions, st.Held = n.proxy.Stats()
 	}
-	return st, nil
+	return st
 }
 
 // leaderTimeout bounds the question to the leader.

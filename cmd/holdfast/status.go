@@ -60,6 +60,9 @@ type LeaseStatus struct {
 	State string `json:"state"`
 }
 
+// isUsable tells that clients may use the primary by it.
+func (l *LeaseStatus) isUsable() bool { return l.State == "ok" || l.State == "doubt" }
+
 // IntentStatus is a change of the primary that is under way.
 type IntentStatus struct {
 	Epoch uint64 `json:"epoch"`
@@ -371,7 +374,7 @@ func (s *Status) unapplied() string {
 
 // doubt says whether the primary is only what this node last heard of.
 func (s *Status) doubt() string {
-	if s.Primary == "" || s.Leader != "" || s.Lease.State == "ok" || s.Lease.State == "doubt" {
+	if s.Primary == "" || s.Leader != "" || s.Lease.isUsable() {
 		return ""
 	}
 	return " (not confirmed: no leader and no lease)"
