@@ -237,6 +237,8 @@ type StatusCommand struct {
 	JSON bool
 	// Ready asks only whether the node takes clients.
 	Ready bool
+	// Check asks only whether all is well.
+	Check bool
 	Out   io.Writer
 }
 
@@ -251,6 +253,9 @@ func writeJSON(out io.Writer, v any) error {
 func (c StatusCommand) Run(ctx context.Context) error {
 	if c.Ready {
 		return c.runReady(ctx)
+	}
+	if c.Check {
+		return c.runCheck(ctx)
 	}
 	var st Status
 	if err := callHTTP(ctx, http.MethodGet, c.URL+"/v1/status", nil, &st); err != nil {
@@ -466,5 +471,9 @@ func newStatusCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&c.JSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&c.Ready, "ready", false,
 		"only tell whether the node takes clients, by the exit code too")
+	cmd.Flags().BoolVar(&c.Check, "check", false,
+		"only tell whether all is well: exit code 1, and the reasons on stderr, if there is a problem "+
+			"or no primary that can be used")
+	cmd.MarkFlagsMutuallyExclusive("check", "ready", "json")
 	return cmd
 }
