@@ -131,6 +131,8 @@ func template(name string, life time.Duration) (*x509.Certificate, error) {
 type identity struct {
 	pair tls.Certificate
 	pool *x509.CertPool
+	// chains are those from the node's certificate to an authority of the pool.
+	chains [][]*x509.Certificate
 }
 
 // loadIdentity reads CA, certificate and key, and checks that they fit and are this node's.
@@ -163,7 +165,7 @@ func loadIdentity(name, caFile, certFile, keyFile string) (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read certificate of this node: %w%s", err, remedy)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
+	id.chains, err = leaf.Verify(x509.VerifyOptions{
 		Roots: id.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
@@ -176,6 +178,10 @@ func loadIdentity(name, caFile, certFile, keyFile string) (*identity, error) {
 	}
 	return id, nil
 }
+
+// CertificateChains are those from this node's certificate to an authority of group.tls.ca_file, as
+// they were read at the start: what the nodes accept each other by until the next one.
+func (n *Node) CertificateChains() [][]*x509.Certificate { return n.id.chains }
 
 // server is the TLS configuration of the listener.
 func (id *identity) server() *tls.Config {

@@ -4,6 +4,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -61,5 +65,50 @@ func TestCertificatesStandAStep(t *testing.T) {
 	}
 	if err := shake(-2*time.Hour, 0); err == nil {
 		t.Error("a clock before the certificate's time was not noticed: this test sees nothing")
+	}
+}
+
+// TestCertificatesOfTwoCAs: while a CA is replaced, nodes with certificates of either let each
+// other in if their ca_file has both, as docs/monitoring.md says.
+func TestCertificatesOfTwoCAs(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, text []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	ca, err1 := NewCA("main")
+	next, err2 := NewCA("main")
+	if err := errors.Join(err1, err2); err != nil {
+		t.Fatal(err)
+	}
+	both := write("ca.crt", slices.Concat(ca.CertPEM, next.CertPEM))
+	of := func(name string, ca *CA) *identity {
+		cert, key, err := ca.Issue(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := loadIdentity(name, both, write(name+".crt", cert), write(name+".key", key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(id.chains) != 1 || !id.chains[0][1].Equal(ca.Cert) {
+			t.Errorf("%s: the chain is not to its CA", name)
+		}
+		return id
+	}
+	ids := []*identity{of("node1", ca), of("node2", next)}
+	for i, server := range ids {
+		client := ids[1-i]
+		a, b := net.Pipe()
+		done := make(chan error, 1)
+		go func() { done <- tls.Server(a, server.server()).Handshake() }()
+		c := tls.Client(b, client.client(server.pair.Leaf.Subject.CommonName, protoRPC))
+		if err := errors.Join(c.Handshake(), <-done); err != nil {
+			t.Error(err)
+		}
+		_, _ = a.Close(), b.Close()
 	}
 }

@@ -191,6 +191,9 @@ func TestTLSCertificateIsReplaced(t *testing.T) {
 	if second == first {
 		t.Error("the new certificate is not used")
 	}
+	if got := r.proxy.Certificate().SerialNumber.String(); got != second {
+		t.Errorf("certificate %s is told of, %s is used", got, second)
+	}
 	if err := os.WriteFile(key, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"sync"
@@ -94,6 +95,15 @@ func newTLSStore(p *Proxy) (*tlsStore, error) {
 }
 
 func (t *tlsStore) get() *tlsSettings { return t.now.Load() }
+
+// Certificate is what the proxy shows to clients now, which is another one once the file was read
+// again; nil without TLS.
+func (p *Proxy) Certificate() *x509.Certificate {
+	if c := p.tls.get().client; c != nil {
+		return c.Certificates[0].Leaf
+	}
+	return nil
+}
 
 // run looks at the files until done is closed.
 func (t *tlsStore) run(done <-chan struct{}) {

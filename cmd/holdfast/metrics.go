@@ -39,12 +39,14 @@ var (
 		"leader; no series where that is not known.", "member")
 	descSyncMode = groupDesc("sync_mode_info",
 		"1 for the group's synchronous.mode.", "mode")
+	descExpires = groupDesc("certificate_expires_timestamp_seconds", "When a certificate that this "+
+		"node uses ends: its own, the authority's (ca), or the one for clients.", "certificate")
 )
 
 var groupDescs = []*prometheus.Desc{
 	descPrimary, descEpoch, descTimeline, descChange, descMaintenance, descMembers, descProblems,
 	descUsable, descSilent, descLease, descLeaseLeft, descLeaderKnown, descIsLeader, descRole,
-	descLag, descSyncMode,
+	descLag, descSyncMode, descExpires,
 }
 
 // groupMetrics are the node's view of its group as gauges. They are made when they are asked for,
@@ -105,6 +107,9 @@ func (g groupMetrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	if isLeader && st.Decision != nil {
 		out.is(descUsable, st.Decision.PrimaryUsable)
+	}
+	for _, c := range st.Certificates {
+		out.set(descExpires, float64(c.Ends.Unix()), c.Certificate)
 	}
 	g.collectMembers(out, &st, isLeader)
 }

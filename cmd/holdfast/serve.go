@@ -117,7 +117,7 @@ type node struct {
 	http     *httpServer
 
 	cancel  context.CancelFunc
-	wg      sync.WaitGroup // of topology.run, which ends with cancel; close waits for it
+	wg      sync.WaitGroup // of topology.run and runExpiry, which end with cancel; close waits
 	running atomic.Bool
 }
 
@@ -237,6 +237,7 @@ func (n *node) start(ctx context.Context) error {
 		return err
 	}
 	n.wg.Go(func() { n.topology.run(run, n.election) })
+	n.wg.Go(func() { runExpiry(run, n.certificates, n.log) })
 	if n.agent != nil {
 		if err := n.agent.Start(run); err != nil {
 			return err
@@ -363,6 +364,10 @@ func (n *node) statusOf(state *election.State, obs []election.Observation, d *el
 	st.Sync = syncStatus(state, n.cfg.Synchronous)
 	if p := st.Sync.problem(); p != "" {
 		st.Problems = append(st.Problems, p)
+	}
+	st.Certificates = n.certificates()
+	for _, p := range expiryProblems(st.Certificates, time.Now()) {
+		st.Problems = append(st.Problems, n.cfg.Name+": "+p)
 	}
 	st.Node, st.Leader = n.cfg.Name, n.election.Leader()
 	st.RaftIndex, st.RaftLastIndex = n.election.AppliedIndex(), n.election.LastIndex()

@@ -47,6 +47,8 @@ type Status struct {
 	Decision *DecisionStatus `json:"decision,omitempty"`
 	// LogicalSlots tells which standbys could go on with the primary's logical slots.
 	LogicalSlots []election.SlotReadiness `json:"logical_slots,omitempty"`
+	// Certificates tell when those that this node uses end.
+	Certificates []CertificateStatus `json:"certificates,omitempty"`
 	// Problems are what someone should look at, in words.
 	Problems []string `json:"problems,omitempty"`
 }
