@@ -124,6 +124,7 @@ func (c Config) AgentConfig() (election.AgentConfig, error) {
 	a.Checksums, a.Locale, a.Encoding = p.Checksums, p.Locale, p.Encoding
 	a.StartTimeout, a.StopTimeout, a.QueryTimeout = p.StartTimeout, p.StopTimeout, p.QueryTimeout
 	a.DiskTimeout, a.OnLockLoss = p.DiskTimeout, p.OnLockLoss
+	a.LogBytesMax = p.LogBytesMax
 	a.ServerTLS = pgwire.ServerTLS(p.ServerTLS)
 	if t, err := election.TimingOf(c.Group.Profile); err == nil { // else the group's checks tell
 		a.Silence, a.Timing = t.Silence, t

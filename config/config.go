@@ -139,6 +139,8 @@ type Postgres struct {
 	StopTimeout  time.Duration `mapstructure:"stop_timeout"`
 	QueryTimeout time.Duration `mapstructure:"query_timeout"`
 	DiskTimeout  time.Duration `mapstructure:"disk_timeout"`
+	// LogBytesMax is the size at which the server's log is moved to postgresql.log.1.
+	LogBytesMax int `mapstructure:"log_bytes_max" min:"1048576"`
 
 	// ServerTLS is TLS to the other members' servers.
 	ServerTLS ServerTLS `mapstructure:"server_tls"`

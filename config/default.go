@@ -36,6 +36,7 @@ func Default() Config {
 			StopTimeout:  agent.StopTimeout,
 			QueryTimeout: agent.QueryTimeout,
 			DiskTimeout:  agent.DiskTimeout,
+			LogBytesMax:  agent.LogBytesMax,
 			ServerTLS:    ServerTLS(agent.ServerTLS),
 			OnLockLoss:   agent.OnLockLoss,
 		},

@@ -43,7 +43,7 @@ type AgentDeps struct {
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says), runDisk, with OnLockLossStop runLockLoss and, per
+// server to what the committed lock says), runDisk, runLog, with OnLockLossStop runLockLoss and, per
 // postmaster, watchPostmaster. Orders run in their caller's goroutine. Whatever changes the server
 // or its files holds ops, but for the stop of OnLockLossStop, which needs signals only.
 type PostgresAgent struct {
@@ -96,6 +96,9 @@ type PostgresAgent struct {
 
 	disk diskProbe
 	loss lossStop
+
+	logMu    sync.Mutex // held while the server's log is cut or moved
+	logSpare uint64     // room that a copy of it leaves beside its own size; 0 but in tests
 
 	mu      sync.Mutex
 	status  MemberStatus
@@ -179,12 +182,13 @@ func (a *PostgresAgent) Start(ctx context.Context) error {
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
 	a.life = ctx
-	a.wg.Add(3)
+	a.wg.Add(4)
 	s := &agentSampler{a: a}
 	s.once(ctx)
 	go func() { defer a.wg.Done(); s.runSample(ctx) }()
 	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
 	go func() { defer a.wg.Done(); a.runDisk(ctx) }()
+	go func() { defer a.wg.Done(); a.runLog(ctx) }()
 	if a.cfg.OnLockLoss == OnLockLossStop {
 		a.loss.life.Store(&ctx)
 		a.wg.Add(1)

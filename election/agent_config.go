@@ -63,6 +63,8 @@ type AgentConfig struct {
 	// DiskTimeout is how long a write to the data disk may hang before the agent says so; a
 	// primary is then replaced.
 	DiskTimeout time.Duration
+	// LogBytesMax is the size at which the server's log in StatePath is moved to .1 and goes on empty.
+	LogBytesMax int
 	// Silence is how long a standby hears nothing from the primary before it gives the stream up
 	// (wal_receiver_timeout); a line in Settings goes before it.
 	Silence time.Duration
@@ -92,6 +94,7 @@ func DefaultAgentConfig() AgentConfig {
 		SampleInterval: 250 * time.Millisecond,
 		QueryTimeout:   2 * time.Second,
 		DiskTimeout:    10 * time.Second,
+		LogBytesMax:    256 << 20,
 		Silence:        5 * time.Second,
 		ServerTLS:      pgwire.ServerTLS{Mode: pgwire.SSLPrefer},
 		OnLockLoss:     OnLockLossHold,
@@ -190,8 +193,15 @@ func (c AgentConfig) validateLimits() []error {
 				d.key, d.v, d.min, d.max))
 		}
 	}
+	if c.LogBytesMax < logBytesMin {
+		errs = append(errs, fmt.Errorf("log_bytes_max %d: at least %d is allowed", c.LogBytesMax,
+			logBytesMin))
+	}
 	return errs
 }
+
+// logBytesMin keeps the log from being cut all the time.
+const logBytesMin = 1 << 20
 
 func (c AgentConfig) validateLines() []error {
 	var errs []error

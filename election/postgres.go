@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -225,11 +224,6 @@ func (c *pgControl) readWALKey(key, value string) {
 	}
 }
 
-func (a *PostgresAgent) logFile() string { return filepath.Join(a.state, "postgresql.log") }
-
-// logBytesMax is the size at which a start moves the server's log to .1.
-const logBytesMax = 32 << 20
-
 // startServer starts the postmaster through pg_ctl, which puts it into a session of its own, and
 // waits until it answers, or lets nobody in (errNoLogins). The caller has written the configuration
 // and ended the orphans. A server that still recovers when ctx ends or StartTimeout has passed is
@@ -243,9 +237,7 @@ func (a *PostgresAgent) startServer(ctx context.Context) error {
 	a.closeConn()
 	a.verifiedSeq, a.verifiedHBA = "", ""
 	a.slotSync, a.waitSlots = false, nil
-	if info, err := os.Stat(a.logFile()); err == nil && info.Size() > logBytesMax {
-		_ = os.Rename(a.logFile(), a.logFile()+".1")
-	}
+	a.moveLog()
 	offset := int64(0)
 	if info, err := os.Stat(a.logFile()); err == nil {
 		offset = info.Size()
