@@ -11,13 +11,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast/election"
+	"holdfast/pgwire"
 )
 
 // version is set by the linker (see Makefile); a plain go build leaves it empty.
 var version string
 
 // clientProtocols are the PostgreSQL protocol versions that the proxy speaks to clients.
-const clientProtocols = "3.0"
+func clientProtocols() string {
+	text := func(v uint32) string { return fmt.Sprintf("%d.%d", v>>16, v&0xffff) }
+	return text(pgwire.Protocol3) + " to " + text(pgwire.Protocol32)
+}
 
 // VersionInfo is what `holdfast version` prints.
 type VersionInfo struct {
@@ -26,7 +30,7 @@ type VersionInfo struct {
 	// NodeProtocol is the version of log entries, snapshots and RPCs between nodes; nodes of
 	// neighbouring releases may differ in it by one.
 	NodeProtocol int `json:"node_protocol"`
-	// ClientProtocol lists the PostgreSQL protocol versions that clients may ask for.
+	// ClientProtocol tells the oldest and the newest PostgreSQL protocol that clients may ask for.
 	ClientProtocol string `json:"client_protocol"`
 	Platform       string `json:"platform"`
 }
@@ -61,7 +65,7 @@ func versionInfo() VersionInfo {
 		Version:        buildVersion(),
 		Go:             runtime.Version(),
 		NodeProtocol:   election.Version,
-		ClientProtocol: clientProtocols,
+		ClientProtocol: clientProtocols(),
 		Platform:       runtime.GOOS + "/" + runtime.GOARCH,
 	}
 }
