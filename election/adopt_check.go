@@ -52,8 +52,7 @@ func (d *Adoption) checkServer(ctx context.Context, p *AdoptPlan) {
 			"start, a former primary cannot be rewound and is cloned instead")
 	}
 	if len(s.md5Roles) > 0 {
-		p.limit("roles with md5 passwords cannot log in through the proxies, which speak "+
-			"scram-sha-256, until their passwords are set anew: %s", strings.Join(s.md5Roles, ", "))
+		p.limit("%s", md5Limit(s.md5Roles))
 	}
 	if s.tablespaces > 0 {
 		p.limit("there are %d tablespaces: a clone puts them at the same paths, which must be empty "+
@@ -72,6 +71,20 @@ func (d *Adoption) checkServer(ctx context.Context, p *AdoptPlan) {
 	if s.inRecovery && !s.streaming {
 		p.refuse("this standby does not stream from anybody: put its replication right first")
 	}
+}
+
+// md5Named is how many roles with md5 passwords are named.
+const md5Named = 20
+
+// md5Limit tells what roles with md5 passwords need to log in through the proxies.
+func md5Limit(roles []string) string {
+	names := strings.Join(roles[:min(len(roles), md5Named)], ", ")
+	if more := len(roles) - md5Named; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("%d roles have md5 passwords, by which they can log in through the proxies "+
+		"only where proxy.hba has a rule of method md5 for them; else their passwords are to be "+
+		"set anew, with password_encryption = 'scram-sha-256': %s", len(roles), names)
 }
 
 // checkReach looks at what the other members need of this server from now on.

@@ -165,7 +165,7 @@ func (d *Adoption) readRoles(ctx context.Context, s *adoptServer) error {
 		s.roles[r[0]] = adoptRole{r[1] == "t", r[2] == "t", r[3] == "t", r[4]}
 	}
 	rows, err = d.a.exec(ctx, `SELECT rolname FROM pg_authid WHERE rolcanlogin
-		AND rolpassword LIKE 'md5%' ORDER BY 1 LIMIT 20`)
+		AND rolpassword LIKE 'md5%' ORDER BY 1`)
 	if err != nil {
 		return err
 	}
