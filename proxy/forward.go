@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -230,8 +229,6 @@ func (s *session) fillClient() error {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		_ = s.client.SetReadDeadline(time.Time{})
 		return errWake
-	case errors.Is(err, io.EOF):
-		return errClientGone
 	}
 	return errClientGone
 }

@@ -212,7 +212,7 @@ func (s *session) sayGoodbye(err error) {
 		return
 	}
 	s.proxy.metrics.sessionErrors.WithLabelValues(pe.Code).Inc()
-	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = s.client.SetWriteDeadline(time.Now().Add(goodbyeTime))
 	_ = s.writeClient(pgwire.AppendError(nil, pe))
 }
 

@@ -31,7 +31,7 @@ type labFault struct {
 	// isBounded puts it into `make test`.
 	isBounded bool
 	// isFresh wants a cluster without unplanned changes: those of the lines before would stand
-	// against one for a cut (I90).
+	// against one for a cut (election/DESIGN.md I90).
 	isFresh bool
 	labKind
 	roles labRoles

@@ -162,17 +162,11 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 }
 
 func changeStatus(c *election.Change) *ChangeStatus {
-	out := &ChangeStatus{
+	return &ChangeStatus{
 		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
 		Planned: c.Planned, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
-		Slots: c.Slots,
+		Slots: c.Slots, TotalMS: c.PhasesMS["total"],
 	}
-	for name, ms := range c.PhasesMS {
-		if name == "total" {
-			out.TotalMS = ms
-		}
-	}
-	return out
 }
 
 // reportLost is the age from which a member's report no longer says what it is.
