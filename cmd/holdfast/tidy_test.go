@@ -42,6 +42,7 @@ var tidyRules = []tidyRule{
 	{"leftovers", checkLeftovers},
 	{"package docs", checkPackageDocs},
 	{"exported names", checkExported},
+	{"names in docs", checkNamesInDocs},
 	{"test packages", checkTestPackages},
 	{"sleeps", checkSleeps},
 	{"signals", checkSignals},

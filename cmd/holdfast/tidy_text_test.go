@@ -197,3 +197,51 @@ func checkLinks(files tree) []string {
 	}
 	return problems
 }
+
+// camelWord is a first word that can only be a name of the code, but for PostgreSQL's own.
+var camelWord = regexp.MustCompile(`^\w*[a-z0-9][A-Z]\w*`)
+
+// checkNamesInDocs: a comment that begins with a name begins with that of what it describes. Names
+// of one word are not told from words.
+func checkNamesInDocs(files tree) []string {
+	var problems []string
+	for _, f := range files.goFiles() {
+		check := func(doc *ast.CommentGroup, names ...*ast.Ident) {
+			word := camelWord.FindString(doc.Text())
+			if word == "" || strings.HasPrefix(word, "PostgreSQL") {
+				return
+			}
+			for _, name := range names {
+				if name.Name == word {
+					return
+				}
+			}
+			problems = append(problems, fmt.Sprintf("%s: the comment of %s begins with %s",
+				f.at(names[0].Pos()), names[0].Name, word))
+		}
+		for _, decl := range f.ast.Decls {
+			switch d := decl.(type) {
+			case *ast.FuncDecl:
+				check(d.Doc, d.Name)
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					switch s := spec.(type) {
+					case *ast.TypeSpec:
+						check(ownDoc(d, s.Doc), s.Name)
+					case *ast.ValueSpec:
+						check(ownDoc(d, s.Doc), s.Names...)
+					}
+				}
+			}
+		}
+	}
+	return problems
+}
+
+// ownDoc is the comment of a part of d: that of d is of all of a group.
+func ownDoc(d *ast.GenDecl, doc *ast.CommentGroup) *ast.CommentGroup {
+	if d.Lparen == token.NoPos {
+		return d.Doc
+	}
+	return doc
+}
