@@ -23,8 +23,8 @@ func (c *Controller) beginIntent(
 	begin := BeginIntent{
 		Request: rand.Text(), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
-		Evidence: boundedEvidence(it.Evidence),
-		Planned:  it.Planned, Only: it.Only, AcceptLoss: it.AcceptLoss, Slots: it.Slots,
+		Evidence:    boundedEvidence(it.Evidence),
+		StopsHolder: it.StopsHolder, Only: it.Only, AcceptLoss: it.AcceptLoss, Slots: it.Slots,
 		Auto: it.Auto,
 	}
 	epoch, err = c.apply(ctx, Command{Kind: CommandBegin, Begin: &begin})

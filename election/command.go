@@ -61,10 +61,10 @@ type BeginIntent struct {
 	Cause    string `json:"cause"`
 	// Evidence is what the decision rested on, a line for each node.
 	Evidence []string `json:"evidence,omitempty"`
-	// Planned, Only, AcceptLoss and Auto are the intent's.
-	Planned    bool   `json:"planned,omitempty"`
-	Only       string `json:"only,omitempty"`
-	AcceptLoss bool   `json:"accept_loss,omitempty"`
+	// StopsHolder, Only, AcceptLoss and Auto are the intent's.
+	StopsHolder bool   `json:"planned,omitempty"`
+	Only        string `json:"only,omitempty"`
+	AcceptLoss  bool   `json:"accept_loss,omitempty"`
 	// Slots are the old primary's logical slots.
 	Slots []LogicalSlot `json:"slots,omitempty"`
 	Auto  bool          `json:"auto,omitempty"`

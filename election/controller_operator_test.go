@@ -53,7 +53,7 @@ func TestRestartOfNoHolder(t *testing.T) {
 		_, err := r.w.nodes[r.w.leader].applyLocked(election.Command{
 			Kind: election.CommandBegin, Begin: &election.BeginIntent{
 				Request: "r", Kind: election.IntentRestart, From: lock.Holder,
-				FromEpoch: lock.Epoch, To: other, Planned: true,
+				FromEpoch: lock.Epoch, To: other, StopsHolder: true,
 			},
 		})
 		r.w.mu.Unlock()
@@ -111,7 +111,7 @@ func TestLossyFailover(t *testing.T) {
 		if err := r.failover(to, true); err != nil {
 			t.Errorf("with consent: %v", err)
 		}
-		if c := r.newest(); c.Lock.Holder != to || !c.Planned {
+		if c := r.newest(); c.Lock.Holder != to || !c.Asked {
 			t.Errorf("change is %+v", c)
 		}
 	})
@@ -127,7 +127,7 @@ func TestLossyFailoverIsTriedAgain(t *testing.T) {
 		if err := r.failover(to, true); err != nil {
 			t.Errorf("answer is %v; %s", err, r.controllers[r.w.leader].LastDecision().Summary)
 		}
-		if c := r.newest(); c.Lock.Holder != to || c.Lock.Epoch < old.Epoch+2 || !c.Planned {
+		if c := r.newest(); c.Lock.Holder != to || c.Lock.Epoch < old.Epoch+2 || !c.Asked {
 			t.Errorf("change is %+v", c)
 		}
 	})
@@ -267,7 +267,7 @@ func TestNamedIsWaitedForInMaintenance(t *testing.T) {
 		if err := <-n.answer; err != nil {
 			t.Error(err)
 		}
-		if c := n.newest(); c.Lock.Holder != n.to || !c.Planned {
+		if c := n.newest(); c.Lock.Holder != n.to || !c.Asked {
 			t.Errorf("change is %+v", c)
 		}
 	})

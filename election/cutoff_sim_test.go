@@ -78,7 +78,7 @@ func (v cutView) UnplannedChanges() []time.Duration {
 
 func (c *simCut) noteLocked(s *election.State) {
 	for ; c.seen < len(s.History); c.seen++ {
-		if h := s.History[c.seen]; !h.Planned && h.Kind != election.IntentBootstrap {
+		if h := s.History[c.seen]; !h.Asked && h.Kind != election.IntentBootstrap {
 			c.ages = append(c.ages, time.Now())
 		}
 		if c.holder == "*" {
@@ -157,7 +157,7 @@ func TestCutOffPrimaryIsSwitched(t *testing.T) {
 		}
 		h := r.newest()
 		if took := time.Since(begun); took < cutAfter || h.Kind != election.IntentSwitchover ||
-			h.Lock.Holder == old.Holder || h.Planned || !strings.Contains(h.Cause, "cut off") {
+			h.Lock.Holder == old.Holder || h.Asked || !strings.Contains(h.Cause, "cut off") {
 			t.Errorf("after %s: %+v", took, h)
 		}
 		if !r.waitSettled(20*time.Second, r.ackedNow()) {

@@ -229,7 +229,7 @@ func requestIntent(lock Lock, r Request, to string) Intent {
 	it := Intent{From: lock.Holder, FromEpoch: lock.Epoch, Cause: "asked for by an operator"}
 	switch r.Kind {
 	case RequestRestart:
-		it.Kind, it.To, it.Planned = IntentRestart, to, true
+		it.Kind, it.To, it.StopsHolder = IntentRestart, to, true
 	case RequestFailover:
 		it.Kind, it.Only, it.AcceptLoss = IntentFailover, to, r.AcceptLoss
 		if r.AcceptLoss {

@@ -91,7 +91,7 @@ func TestAutomaticSwitchoverCounts(t *testing.T) {
 		s, _ = apply(s, Command{Kind: CommandCommitLock, Commit: &CommitLock{
 			Lock: Lock{Epoch: r.Epoch, Holder: "pg2"},
 		}})
-		if len(s.History) != 1 || s.History[0].Planned == isAuto ||
+		if len(s.History) != 1 || s.History[0].Asked == isAuto ||
 			s.History[0].isUnplanned() != isAuto {
 			t.Errorf("automatic %t: %+v", isAuto, s.History)
 		}

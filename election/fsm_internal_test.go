@@ -196,7 +196,7 @@ func TestUnplannedChangesAreCountedHere(t *testing.T) {
 		t.Helper()
 		s, _ := f.State()
 		do(Command{Kind: CommandBegin, Begin: &BeginIntent{
-			Kind: kind, To: "pg1", FromEpoch: lockEpoch(s), Planned: planned,
+			Kind: kind, To: "pg1", FromEpoch: lockEpoch(s), StopsHolder: planned,
 		}})
 		s, _ = f.State()
 		do(Command{Kind: CommandCommitLock, Commit: &CommitLock{Lock: Lock{

@@ -370,7 +370,7 @@ func TestDrainForACutIsShort(t *testing.T) {
 	}{
 		{cut, drain, time.Second}, {cut, time.Second / 2, time.Second / 2},
 		{Intent{Kind: IntentSwitchover}, drain, drain},
-		{Intent{Kind: IntentRestart, Planned: true}, drain, drain},
+		{Intent{Kind: IntentRestart, StopsHolder: true}, drain, drain},
 		{Intent{Kind: IntentRestart}, drain, 0}, {Intent{Kind: IntentFailover}, drain, 0},
 	} {
 		if got := c.it.drainTime(c.drain); got != c.want {

@@ -246,7 +246,7 @@ func outcomeOf(s *State, epoch uint64) (isOver bool, err error) {
 // member.
 func isPromotedLater(s *State, r Request, epoch uint64) bool {
 	return r.Kind == RequestFailover && slices.ContainsFunc(s.History, func(c Change) bool {
-		return c.Lock.Epoch > epoch && c.Kind == IntentFailover && c.Planned &&
+		return c.Lock.Epoch > epoch && c.Kind == IntentFailover && c.Asked &&
 			c.Lock.Holder == r.Member
 	})
 }

@@ -28,9 +28,9 @@ func TestRequestEndsWithItsNode(t *testing.T) {
 func TestOutcomeOf(t *testing.T) {
 	failover := Change{Kind: IntentFailover, Lock: Lock{Epoch: 7, Holder: "pg2"}}
 	asked := failover
-	asked.Planned = true
+	asked.Asked = true
 	restart := Change{Kind: IntentRestart, Lock: Lock{Epoch: 7, Holder: "pg2"}}
-	done := Change{Kind: IntentSwitchover, Lock: Lock{Epoch: 5, Holder: "pg2"}, Planned: true}
+	done := Change{Kind: IntentSwitchover, Lock: Lock{Epoch: 5, Holder: "pg2"}, Asked: true}
 	for _, tt := range []struct {
 		name     string
 		kind     RequestKind

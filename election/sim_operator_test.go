@@ -91,7 +91,7 @@ func (r *simRun) askLaterLocked(leader string, q election.Request) {
 // hasChangedLocked tells that the lock was changed as a request says.
 func (w *simWorld) hasChangedLocked(q election.Request, after uint64) bool {
 	for _, c := range w.state.History {
-		if c.Lock.Epoch > after && c.Planned && string(c.Kind) == string(q.Kind) &&
+		if c.Lock.Epoch > after && c.Asked && string(c.Kind) == string(q.Kind) &&
 			(q.Member == "" || q.Member == c.Lock.Holder) {
 			return true
 		}
@@ -156,7 +156,7 @@ func (w *simWorld) checkOperatorLocked(before, after *election.State) {
 	switch {
 	case old.Only != "" && l.Holder != old.Only:
 		w.violate("an operator asked for %s, the primary is %s", old.Only, l.Holder)
-	case old.Planned && (l.Holder != was.Holder || l.Incarnation == was.Incarnation):
+	case old.StopsHolder && (l.Holder != was.Holder || l.Incarnation == was.Incarnation):
 		w.violate("a restart of %s %s that was asked for ends with %s %s", was.Holder,
 			was.Incarnation, l.Holder, l.Incarnation)
 	}

@@ -102,7 +102,7 @@ func applyBegin(s *State, c *BeginIntent) (*State, Result) {
 	intent := &Intent{
 		Epoch: next.LastEpoch, Kind: c.Kind, From: c.From, FromEpoch: c.FromEpoch, To: c.To,
 		Cause: c.Cause, Evidence: c.Evidence, Request: c.Request,
-		Planned: c.Planned, Only: c.Only, AcceptLoss: c.AcceptLoss, Slots: c.Slots,
+		StopsHolder: c.StopsHolder, Only: c.Only, AcceptLoss: c.AcceptLoss, Slots: c.Slots,
 		Auto: c.Auto,
 	}
 	if old := s.Intent; old != nil {
@@ -200,7 +200,7 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 	change := Change{
 		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
 		At: c.At, PhasesMS: c.PhasesMS, Slots: c.Slots,
-		Planned: i.Kind == IntentSwitchover && !i.Auto || i.Planned || i.Only != "",
+		Asked: i.Kind == IntentSwitchover && !i.Auto || i.StopsHolder || i.Only != "",
 	}
 	next.History = append(slices.Clone(s.History), change)
 	n := len(next.History)

@@ -61,7 +61,7 @@ func testConsent(t *testing.T, reported time.Duration) {
 			t.Errorf("with consent: %v", err)
 		}
 		c := r.newest()
-		if c.Lock.Holder != to || !c.Planned || c.Lock.Epoch < old.Epoch+2 {
+		if c.Lock.Holder != to || !c.Asked || c.Lock.Epoch < old.Epoch+2 {
 			t.Errorf("change is %+v after epoch %d", c, old.Epoch)
 		}
 	})

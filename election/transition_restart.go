@@ -15,7 +15,7 @@ func (t *transition) restart(ctx context.Context) error {
 		// It could never become a lock, and would stop the holder again and again.
 		return t.goBack(fmt.Sprintf("a restart of %s, which is not the primary", t.it.To))
 	}
-	if t.it.Planned {
+	if t.it.StopsHolder {
 		forth, cancel := t.forward(ctx)
 		_, err := t.drainAndStop(forth)
 		err = turnedBack(forth, err)
@@ -64,7 +64,7 @@ func (t *transition) restart(ctx context.Context) error {
 // failoverMissing tells why a failover must not or cannot follow; empty if it may.
 func (t *transition) failoverMissing() string {
 	in := t.input()
-	if m := in.State.Maintenance; m != nil && !t.it.Planned {
+	if m := in.State.Maintenance; m != nil && !t.it.StopsHolder {
 		return m.text()
 	}
 	return failoverMissing(in, t.c.policy)

@@ -68,8 +68,8 @@ type Intent struct {
 	Evidence []string `json:"evidence,omitempty"`
 	// Request names the command that began it.
 	Request string `json:"request,omitempty"`
-	// Planned tells that the holder's server is stopped in order first, after a drain (restart).
-	Planned bool `json:"planned,omitempty"`
+	// StopsHolder tells that the holder's server is stopped in order first, after a drain (restart).
+	StopsHolder bool `json:"planned,omitempty"`
 	// Only is the one member that may be chosen (failover that an operator asked for).
 	Only string `json:"only,omitempty"`
 	// AcceptLoss tells that acknowledged commits may be lost by it (failover).
@@ -81,7 +81,7 @@ type Intent struct {
 }
 
 // drains tells that sessions may finish their transactions before the epoch is given up.
-func (it *Intent) drains() bool { return it.Kind == IntentSwitchover || it.Planned }
+func (it *Intent) drains() bool { return it.Kind == IntentSwitchover || it.StopsHolder }
 
 // cutDrainMax bounds the drain where the primary is cut off: most proxies do not reach it, so that
 // what is open there cannot end, and their clients have waited for long.
@@ -108,8 +108,8 @@ type Change struct {
 	Evidence []string `json:"evidence,omitempty"`
 	// At is the coordinator's wall clock, for people only; no decision reads it.
 	At time.Time `json:"at"`
-	// Planned tells that an operator asked for it.
-	Planned bool `json:"planned,omitempty"`
+	// Asked tells that an operator asked for it.
+	Asked bool `json:"planned,omitempty"`
 	// PhasesMS is how long each phase took, in milliseconds.
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	// Slots tell of the logical slots that were lost with it, or went on behind.
@@ -118,7 +118,7 @@ type Change struct {
 
 // isUnplanned tells that nobody asked for the change: it counts for the limit on them.
 func (c *Change) isUnplanned() bool {
-	return !c.Planned && c.Kind != IntentBootstrap
+	return !c.Asked && c.Kind != IntentBootstrap
 }
 
 // State is the replicated state: all that the Raft log builds. It holds nothing that changes by

@@ -164,7 +164,7 @@ func buildStatus(state *election.State, obs []election.Observation) Status {
 func changeStatus(c *election.Change) *ChangeStatus {
 	return &ChangeStatus{
 		Epoch: c.Lock.Epoch, Kind: string(c.Kind), From: c.From, To: c.Lock.Holder,
-		Planned: c.Planned, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
+		Planned: c.Asked, Cause: c.Cause, At: c.At, PhasesMS: c.PhasesMS, Evidence: c.Evidence,
 		Slots: c.Slots, TotalMS: c.PhasesMS["total"],
 	}
 }
