@@ -62,10 +62,11 @@ func TestE2EDocs(t *testing.T) {
 	t.Run("backup", d.testBackup)
 }
 
-// archiveCommand is that of docs/backup.md: a file that is there is right if it is the same one,
-// and one that is being written has another name.
-const archiveCommand = "cmp -s %p DIR/%f || { test ! -e DIR/%f && " +
-	"cp %p DIR/%f.$(hostname)-$$ && mv DIR/%f.$(hostname)-$$ DIR/%f; }"
+// archiveCommand is that of docs/backup.md. A file that is there is another member's copy: to
+// compare them would stop the archive, since copies of the last segment of a timeline differ behind
+// its end. One that is being written has another name.
+const archiveCommand = "test -e DIR/%f || { cp %p DIR/%f.$(hostname)-$$ && " +
+	"mv DIR/%f.$(hostname)-$$ DIR/%f; }"
 
 // configure is what docs/backup.md has in each node's file.
 func (d documented) configure(cfg *config.Config) {
