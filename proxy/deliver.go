@@ -166,6 +166,7 @@ func (s *session) unitEnded(w *window) error {
 	for i := s.flow.head; i < len(s.flow.ops); i++ {
 		if o := &s.flow.ops[i]; !o.internal {
 			s.unitFrom.Store(int64(o.start)) // the client has not waited
+			s.unitUnnamed = s.flow.unnamed
 			break
 		}
 	}

@@ -401,6 +401,7 @@ func (s *session) awaitsSame() bool {
 
 // beginUnit starts a unit of work; the caller holds s.mu and is the owner.
 func (s *session) beginUnit() {
+	s.settleUnnamed()
 	s.unit.begin()
 	s.unitFrom.Store(0)
 	s.seen, s.flow.done, s.overflowed = digest{}, 0, false

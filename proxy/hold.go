@@ -22,6 +22,9 @@ type pending struct {
 	overlay   []string
 	unknown   bool
 	unmovable reason
+
+	// unnamed is the unnamed statement that it leaves if it succeeds; nil is the one of before.
+	unnamed *unnamedStatement
 }
 
 // loss is what is known when a backend was lost.
@@ -303,6 +306,7 @@ func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
 		e = nil
 	}
 	l.status = p.next
+	l.redo.toldUnnamed(p, e)
 	return appendEnd(out, p, e, l.kept)
 }
 

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bytes"
 	"fmt"
-	"slices"
 
 	"holdfast/pgwire"
 )
@@ -84,7 +83,10 @@ func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding
 			o.kind = opClose
 			switch kind {
 			case 'S':
-				o.name = serverName(name)
+				if o.name = serverName(name); o.name == "" {
+					o.unnamed = true
+					s.replaceUnnamed(at)
+				}
 			case 'P':
 				delete(s.portals, serverName(name))
 			}
@@ -148,7 +150,7 @@ func (s *session) inspectQuery(body []byte, whole bool, at int) (forwarding, err
 			p.cls &^= clsDML // as a Query it fails with another error, or has other rows
 		}
 	}
-	s.noteUnnamed()
+	s.replaceUnnamed(at)
 	s.unnamedQ = nil // the server drops the unnamed statement too
 	if p.cls.has(clsCommit) && s.flow.head == len(s.flow.ops) && s.knowsXID() {
 		s.pushCommit(opQuery, p.cls, at)
@@ -238,8 +240,8 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 		if len(name) > 0 {
 			o.name, o.stmt = serverName(name), &prepared{parsed: opaque, lost: true}
 		} else {
-			s.noteUnnamed()
-			s.unnamed, s.unnamedQ = opaque, nil
+			s.replaceUnnamed(at)
+			s.unnamed = opaque
 		}
 		s.push(o)
 		return nil
@@ -249,7 +251,25 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 		return err
 	}
 	name = name[:min(len(name), serverNameBytes)]
-	p = s.classify(sql)
+	p = s.readParse(name, sql, oids)
+	if name == "" {
+		s.replaceUnnamed(at)
+		s.unnamed = p
+		s.unnamedQ = append(s.unnamedQ, body...)
+		s.push(o)
+		return nil
+	}
+	o.name, o.stmt = name, &prepared{sql: string(sql), oids: oids, parsed: p, conf: s.conf}
+	if hasHighByte(sql) {
+		o.stmt.encoding = s.params.value("client_encoding")
+	}
+	s.push(o)
+	return nil
+}
+
+// readParse tells what a statement does that is prepared under that name.
+func (s *session) readParse(name string, sql []byte, oids []uint32) parsed {
+	p := s.classify(sql)
 	s.askSetters(p.cls, sql)
 	if p.cls.has(clsMulti) {
 		p.effects = nil // the server takes one statement only
@@ -260,19 +280,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	if hasUserType(oids) {
 		p.cls |= clsMayWrite // the input of a domain's value may call a function
 	}
-	if name == "" {
-		s.noteUnnamed()
-		s.unnamed = p
-		s.unnamedQ = append(s.unnamedQ[:0], body...)
-		s.push(o)
-		return nil
-	}
-	o.name, o.stmt = name, &prepared{sql: string(sql), oids: oids, parsed: p, conf: s.conf}
-	if hasHighByte(sql) {
-		o.stmt.encoding = s.params.value("client_encoding")
-	}
-	s.push(o)
-	return nil
+	return p
 }
 
 // hasUserType tells of a parameter type that is not one of PostgreSQL's own (FirstNormalObjectId).
@@ -309,8 +317,6 @@ func (s *session) inspectBind(body []byte, at int) (forwarding, error) {
 	p := s.unnamed
 	if len(stmt) > 0 {
 		p = s.statementNamed(string(stmt))
-	} else {
-		s.unit.usedUnnamed = true
 	}
 	p = s.bindSettings(s.bindLocks(p, stmt, body), stmt, body)
 	s.noteBlindness(&p)
@@ -354,20 +360,6 @@ func (s *session) inspectExecute(body []byte, at int) (forwarding, error) {
 	s.push(op{kind: opExecute, cls: p.cls, effects: p.effects, start: at})
 	return forwardIt, nil
 }
-
-// noteUnnamed remembers the unnamed statement before it is replaced, if the unit of work has used
-// the one that was there when it began.
-func (s *session) noteUnnamed() {
-	if s.unit.usedUnnamed && s.unit.unnamed == nil {
-		s.unit.unnamed = &unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)}
-	}
-	if s.unit.unnamed == nil {
-		s.unit.unnamed = noUnnamed // what it was before is of no use
-	}
-}
-
-// noUnnamed stands for an unnamed statement that nobody used before it was replaced.
-var noUnnamed = &unnamedStatement{}
 
 // unguarded are statements that commit by themselves, or cannot be read, or during which the server
 // takes no question: nothing can be asked in between.

@@ -81,6 +81,8 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 		}
 	} else if err := s.settled(b, l); err != nil {
 		return err
+	} else {
+		s.believeUnnamed(&l.redo.unnamed)
 	}
 	if err := s.restoreUnnamed(b); err != nil {
 		return err
@@ -141,19 +143,16 @@ func (s *session) takeLoss() *loss {
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
+	s.followUnit()
 	l.pending = s.judgeAll(l.status)
 	from := int(s.unitFrom.Load())
 	l.redo = redo{
 		messages: s.unit.since(from), from: from, seen: s.seen, done: s.flow.done,
 		all:     s.flow.all,
 		canGoOn: s.flow.canGoOn, names: maps.Clone(s.track.statements),
-		unnamed: unnamedStatement{s.unnamed, slices.Clone(s.unnamedQ)},
-		conf:    s.conf,
-		locks:   s.track.locks,
-	}
-	l.redo.before = l.redo.unnamed
-	if s.unit.unnamed != nil {
-		l.redo.before = *s.unit.unnamed
+		before: s.unnamedOf(unnamedMark{}), unnamed: s.unnamedOf(s.flow.unnamed),
+		conf:  s.conf,
+		locks: s.track.locks,
 	}
 	if l.redo.messages != nil && s.flow.unsynced > 0 && s.passing == 0 {
 		// The server would keep its answers, which the client has had, until the Sync.
@@ -198,6 +197,7 @@ func (s *session) judgeAll(status byte) []pending {
 		p := pending{batch: b}
 		p.batch.ops = slices.Clone(b.ops)
 		p.verdict, p.next = judge(b, status, inDoubt)
+		p.unnamed = s.leavesUnnamed(&p.batch)
 		if p.verdict == verdictLookup {
 			// What the transaction set is kept if it turns out to be committed.
 			p.overlay, p.unmovable = s.track.laid(), s.track.txUnmovable
@@ -248,6 +248,7 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 				return err
 			}
 		}
+		l.redo.toldUnnamed(p, e)
 		synced := p.batch.synced
 		l.answered()
 		if err != nil {

@@ -30,7 +30,7 @@ type redo struct {
 	// What the client believes that its prepared statements are.
 	names   map[string]*prepared
 	unnamed unnamedStatement
-	// before is the unnamed statement that there was when the unit began.
+	// before is the unnamed statement that there was when the unit began, if it was not begun.
 	before unnamedStatement
 	conf   bool // standard_conforming_strings
 }
@@ -85,7 +85,8 @@ func (l *loss) plan() (from int, want digest, ok bool) {
 		if l.status != pgwire.TxIdle || len(l.pending) == 0 {
 			return 0, want, false
 		}
-		return l.pending[0].batch.start, want, true
+		from = l.pending[0].batch.start
+		return from, want, r.knowsUnnamed(from)
 	}
 	switch {
 	case r.done != 0:
@@ -97,7 +98,7 @@ func (l *loss) plan() (from int, want digest, ok bool) {
 	case len(l.pending) == 0 && l.status == pgwire.TxFailed && !r.canGoOn:
 		return 0, want, false // it stays a failed block
 	}
-	return r.from, r.seen, true
+	return r.from, r.seen, r.knowsUnnamed(r.from)
 }
 
 // isHarmless tells that nothing of the unit can have had an effect, committed or not.

@@ -46,7 +46,6 @@ func (s *session) endRedo(l *loss, why string) {
 	}
 	if l.redo.isRewound {
 		s.track.believe(maps.Clone(l.redo.names))
-		s.unnamed, s.unnamedQ = l.redo.unnamed.parsed, l.redo.unnamed.body
 		s.track.locks = l.redo.locks
 	}
 }
@@ -61,6 +60,7 @@ func (s *session) rewind(b *backend, l *loss) error {
 	if !l.redo.begun { // else nothing was answered of it, so that it has changed nothing
 		out, made = s.rewindStatements(out)
 	}
+	s.believeUnnamed(l.redo.unnamedAtStart())
 	s.track.renamed = nil
 	s.flow = newFlow(pgwire.TxIdle)
 	s.mu.Unlock()
@@ -91,9 +91,6 @@ func (s *session) rewindStatements(out []byte) (_ []byte, made []*prepared) {
 			out = appendPrepare(out, name, was)
 			made = append(made, was)
 		}
-	}
-	if u := s.unit.unnamed; u != nil && u != noUnnamed {
-		s.unnamed, s.unnamedQ = u.parsed, u.body
 	}
 	return out, made
 }

@@ -12,7 +12,7 @@ func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bo
 		portals: map[string]*statement{},
 		conf:    conforming,
 	}
-	if _, sql, oids, err := pgwire.ParseParse(r.before.body); err == nil {
+	if _, sql, oids, err := pgwire.ParseParse(r.unnamedAtStart().body); err == nil {
 		t.own[""] = &statement{text: string(sql), conforming: conforming, types: oids}
 	}
 	for len(messages) >= pgwire.HeaderLen {

@@ -134,7 +134,12 @@ func (s *session) keep(p []byte) {
 	if s.work == nil || !s.unit.whole {
 		return // of what is sent behind a safe point nothing is kept
 	}
-	grown, ok := s.unit.keep(p, int(s.unitFrom.Load()), s.proxy.cfg.JournalBytesMax)
+	if s.unitFrom.Load() > int64(s.unit.base) {
+		s.mu.Lock()
+		s.followUnit()
+		s.mu.Unlock()
+	}
+	grown, ok := s.unit.keep(p, s.unit.base, s.proxy.cfg.JournalBytesMax)
 	if !s.proxy.journaled(grown) && ok {
 		s.proxy.journaled(-s.unit.grown)
 		s.unit.drop()

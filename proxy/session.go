@@ -81,9 +81,11 @@ type session struct {
 
 	// Of the open unit of work: the offset of its first byte, and what the client was shown.
 	unitFrom atomic.Int64
-	seen     digest
-	again    *again // the unit is run again; the owner sets and clears it
-	tries    int    // how often the unit was run again
+	// unitUnnamed is the unnamed statement there, if the unit did not begin at a safe point.
+	unitUnnamed unnamedMark
+	seen        digest
+	again       *again // the unit is run again; the owner sets and clears it
+	tries       int    // how often the unit was run again
 	// overflowed tells that the unit was too large to be kept.
 	overflowed bool
 
@@ -91,10 +93,12 @@ type session struct {
 	*work
 	unnamed  parsed
 	unnamedQ []byte // body of the unnamed Parse, to be parsed again on a new backend
-	passing  int    // bytes of a message that is relayed as it comes
-	discard  bool   // they go nowhere: the backend that has the first part is lost
-	pushed   int
-	unsent   int // bytes at the head of the inbox that were inspected and count as sent
+
+	unnamedAt int  // where the newest change of it is in the journal
+	passing   int  // bytes of a message that is relayed as it comes
+	discard   bool // they go nowhere: the backend that has the first part is lost
+	pushed    int
+	unsent    int // bytes at the head of the inbox that were inspected and count as sent
 }
 
 // lastLoss is what is known of the backend that was lost last, or is about to be.

@@ -41,6 +41,7 @@ type op struct {
 	ended    bool      // opQuery: the end of its data was sent before it asked for any
 	renames  bool      // it may change which text the name of a prepared statement has
 	ofEnd    bool      // opDescribe: of the end of a transaction, which has no rows
+	unnamed  bool      // opClose: of the unnamed statement
 	ahead    bool      // internal: the question for the xid ahead of a COMMIT (guard_ahead.go)
 	stmts    uint32    // opQuery in a block of ours (guard_string.go): how many statements it has
 }
@@ -92,6 +93,7 @@ type flow struct {
 	renaming  int  // outstanding ops that may change what a prepared statement's name means
 	setting   int  // outstanding ops that may change settings
 	lostParse bool // a Parse of the unnamed statement was skipped by the server
+	unnamed   unnamedMark
 
 	all     class // what the unit of work has done so far
 	done    class // what the unit of work has done so far, as far as it may have committed
@@ -358,6 +360,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 		if !answers(typ, o.kind) {
 			return a, errNonsense(typ, f)
 		}
+		f.changedUnnamed(o)
 		a.done = f.pop()
 	}
 	return a, nil
@@ -398,6 +401,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 		return answer{}, err
 	}
 	hide := o.internal && !o.showEnd || f.wrapped && st != pgwire.TxIdle
+	f.changedUnnamed(o)
 	f.pop()
 	f.current() // what was no end of a copy is answered, too
 	f.status, f.live = st, st
@@ -424,6 +428,9 @@ func (f *flow) failed(o *op) (answer, error) {
 		return answer{hide: hide && (!o.showErr || f.status == pgwire.TxFailed)}, nil
 	}
 	f.copyIn = false
+	if o.isUnnamedParse() {
+		f.unnamed = unnamedMark{is: unnamedGone} // the server drops what there was first
+	}
 	for o := f.current(); o != nil; o = f.current() {
 		if o.kind == opSync {
 			hide = hide && o.internal

@@ -17,15 +17,10 @@ type unit struct {
 	whole bool   // bytes has everything since base
 	grown int    // bytes that are accounted for: all but the smallest buffers
 
-	// What the unnamed statement was when the unit began, if it was used before it was replaced.
-	usedUnnamed bool
-	unnamed     *unnamedStatement
-}
-
-// unnamedStatement is the unnamed prepared statement: its Parse message, and what it can do.
-type unnamedStatement struct {
-	parsed parsed
-	body   []byte
+	// before is the unnamed statement at base, once it was changed behind that; changes tells how
+	// often it was.
+	before  unnamedStatement
+	changes int
 }
 
 // journalSizes are those of the journals that are kept for reuse: for the messages of a usual unit
@@ -61,7 +56,7 @@ func freeJournal(p []byte) {
 // begin starts a unit at a safe point.
 func (u *unit) begin() {
 	u.bytes, u.base, u.whole = u.bytes[:0], 0, true
-	u.usedUnnamed, u.unnamed = false, nil
+	u.changes = 0
 }
 
 // end is the offset behind the last byte.
@@ -110,7 +105,6 @@ func (u *unit) rest() int {
 	freeJournal(u.bytes)
 	n := u.grown
 	u.bytes, u.grown = nil, 0
-	u.unnamed = nil
 	return n
 }
 

@@ -48,12 +48,17 @@ func (s *session) rest() {
 	if w == nil {
 		return
 	}
+	s.settleUnnamed()
 	s.work = nil
 	s.proxy.journaled(-w.unit.rest())
 	clear(w.scratch)
-	*w = work{scratch: w.scratch[:0], out: w.out[:0], portal: opaque}
+	spare := unnamedStatement{body: w.unit.before.body[:0]}
+	*w = work{scratch: w.scratch[:0], out: w.out[:0], portal: opaque, unit: unit{before: spare}}
 	if cap(w.out) > workBytesMax {
 		w.out = nil
+	}
+	if cap(spare.body) > workBytesMax {
+		w.unit.before.body = nil
 	}
 	if cap(w.scratch) > 16 {
 		w.scratch = nil
