@@ -150,7 +150,8 @@ func (s *session) takeLoss() *loss {
 		messages: s.unit.since(from), from: from, seen: s.seen, done: s.flow.done,
 		all:     s.flow.all,
 		canGoOn: s.flow.canGoOn, names: maps.Clone(s.track.statements),
-		before: s.unnamedOf(unnamedMark{}), unnamed: s.unnamedOf(s.flow.unnamed),
+		renamed: maps.Clone(s.track.renamed),
+		before:  s.unnamedOf(unnamedMark{}), unnamed: s.unnamedOf(s.flow.unnamed),
 		conf:  s.conf,
 		locks: s.track.locks,
 	}

@@ -29,6 +29,7 @@ type redo struct {
 
 	// What the client believes that its prepared statements are.
 	names   map[string]*prepared
+	renamed map[string]*prepared // what the unit has changed of them, as it was before
 	unnamed unnamedStatement
 	// before is the unnamed statement that there was when the unit began, if it was not begun.
 	before unnamedStatement

@@ -1,16 +1,20 @@
 package proxy
 
-import "holdfast/pgwire"
+import (
+	"maps"
+
+	"holdfast/pgwire"
+)
 
 // textsOf are the statements that the client's messages of a unit of work have run, or may have,
-// for the catalogue to tell whether they only read. names are the prepared statements that there
-// are behind them. False tells that a text is not known.
+// for the catalogue to tell whether they only read. False tells that a text is not known.
 func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bool) {
 	t := texts{
-		known:   r.names,
+		known:   r.namesAtStart(),
 		own:     map[string]*statement{},
 		portals: map[string]*statement{},
 		conf:    conforming,
+		all:     r.canGoOn,
 	}
 	if _, sql, oids, err := pgwire.ParseParse(r.unnamedAtStart().body); err == nil {
 		t.own[""] = &statement{text: string(sql), conforming: conforming, types: oids}
@@ -29,12 +33,30 @@ func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bo
 	return t.out, len(messages) == 0
 }
 
+// namesAtStart are the prepared statements that there were where the unit begins.
+func (r *redo) namesAtStart() map[string]*prepared {
+	if r.begun || len(r.renamed) == 0 {
+		return r.names
+	}
+	names := maps.Clone(r.names)
+	for name, was := range r.renamed {
+		delete(names, name)
+		if was != nil {
+			names[name] = was
+		}
+	}
+	return names
+}
+
 // texts follows which text a name stands for.
 type texts struct {
-	known   map[string]*prepared  // named statements as they are at the end
-	own     map[string]*statement // made on the way
+	known   map[string]*prepared  // named statements as they were at the start
+	own     map[string]*statement // made on the way; nil: not known, or none
 	portals map[string]*statement
 	conf    bool
+	// all tells that the unit may have gone on behind an error, so that some messages were skipped,
+	// and any text that a name has had may be the one that it stands for.
+	all     bool
 	out     []statement
 	scratch []pgwire.Statement
 }
@@ -54,7 +76,16 @@ func (t *texts) message(typ byte, body []byte) bool {
 		if err != nil {
 			return false
 		}
-		t.own[serverName(name)] = &statement{text: string(sql), conforming: t.conf, types: oids}
+		st := &statement{text: string(sql), conforming: t.conf, types: oids}
+		if t.own[serverName(name)] = st; t.all {
+			t.add(st)
+		}
+	case pgwire.CliClose:
+		if kind, name, err := pgwire.ParseTarget(body); err != nil {
+			return false
+		} else if kind == 'S' {
+			t.own[serverName(name)] = nil
+		}
 	case pgwire.CliBind:
 		portal, name, err := pgwire.ParseBindNames(body)
 		if err != nil {
@@ -63,6 +94,9 @@ func (t *texts) message(typ byte, body []byte) bool {
 		st := t.statement(serverName(name))
 		if st == nil {
 			return false
+		}
+		if was := t.before(serverName(name)); t.all && was != nil {
+			t.add(was)
 		}
 		t.portals[serverName(portal)] = st
 	case pgwire.CliExecute:
@@ -90,17 +124,36 @@ func (t *texts) add(st *statement) {
 	}
 	t.scratch = pgwire.Classify(t.scratch[:0], []byte(st.text), st.conforming)
 	for i := range t.scratch {
-		if s := &t.scratch[i]; s.MayWrite() && s.Kind != pgwire.KindCommit {
+		s := &t.scratch[i]
+		t.renames(s)
+		if s.MayWrite() && s.Kind != pgwire.KindCommit {
 			t.out = append(t.out, *st)
 			return
 		}
 	}
 }
 
+// renames takes a statement of SQL that gives a name another text, or none: what it stands for
+// from there on is not followed.
+func (t *texts) renames(s *pgwire.Statement) {
+	switch {
+	case s.Kind == pgwire.KindPrepare, s.Kind == pgwire.KindDeallocate && !s.All:
+		t.own[s.Name] = nil
+	case s.Kind == pgwire.KindDeallocate, s.Kind == pgwire.KindDiscard:
+		t.known = nil
+		t.own = map[string]*statement{"": t.own[""]}
+	}
+}
+
 func (t *texts) statement(name string) *statement {
-	if st := t.own[name]; st != nil {
+	if st, made := t.own[name]; made {
 		return st
 	}
+	return t.before(name)
+}
+
+// before is what a name stood for at the start.
+func (t *texts) before(name string) *statement {
 	p := t.known[name]
 	if p == nil || p.lost || p.bySQL || p.sql == "" {
 		return nil
