@@ -113,10 +113,9 @@ func (s *session) settleUnnamed() {
 		isNewest = !s.flow.lostParse
 	}
 	switch {
-	case u.changes == 0:
-	case m.is == unnamedGone:
+	case m.is == unnamedGone: // by a Query, perhaps, that was inspected before its unit began
 		s.unnamedQ = nil
-	case isNewest:
+	case isNewest, u.changes == 0:
 	default:
 		is := s.unnamedOf(m)
 		s.unnamed, s.unnamedQ = is.parsed, slices.Clone(is.body)
