@@ -38,11 +38,12 @@ type redo struct {
 
 // again is a unit of work that is run again: the client's messages go through the relay as if they
 // came once more, and of the answers the client gets what it has not had, if the rest is what it
-// was shown (DESIGN.md I17). The session's lock guards it, but for left, which is the owner's.
+// was shown (DESIGN.md I17). The session's lock guards it, but for left and rest, the owner's own.
 type again struct {
 	loss     *loss
 	want     digest
 	left     int  // bytes of the messages that were not sent again yet
+	rest     int  // bytes that their last one has beyond them, which are the client's to send
 	verified bool // the answers are what they were, as far as the client had them
 	failed   bool // they are not
 	canceled bool // a cancel request came

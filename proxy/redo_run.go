@@ -18,7 +18,11 @@ func (s *session) lostAgain(a *again) *loss {
 	l.epoch, l.pid, l.started = last.epoch, last.pid, last.started
 	l.fatal, l.planned, l.since = last.fatal, s.planned, last.heldFrom
 	last.heldFrom = time.Time{}
-	s.in.take(min(max(a.left, 0), len(s.in.bytes())))
+	if a.left > 0 {
+		// The last message is not on its way again, but its rest is still to come (I33).
+		s.in.take(min(a.left, len(s.in.bytes())))
+		s.passing = a.rest
+	}
 	s.track.rolledBack()
 	s.track.rewindNames()
 	switch {
@@ -104,7 +108,9 @@ func (s *session) runAgain(l *loss, from int, want digest) {
 	if want.n == 0 {
 		s.proxy.metrics.replays.WithLabelValues("same").Inc()
 	}
-	s.again = &again{loss: l, want: want, left: len(messages), verified: want.n == 0}
+	s.again = &again{
+		loss: l, want: want, left: len(messages), rest: s.passing, verified: want.n == 0,
+	}
 	s.passing, s.discard, s.mid = 0, false, false
 	s.in.prepend(messages)
 }
