@@ -343,6 +343,7 @@ func (s *session) commitFailed(b *backend, n int) error {
 	s.push(op{kind: opQuery, internal: true, showEnd: true})
 	s.pushed = 0 // what the client waits for is due though nothing is sent
 	s.mu.Unlock()
+	s.keep(s.in.bytes()[:n]) // not sent, and done with all the same, also of a unit that is run again
 	s.in.take(n)
 	return s.sendInner(b, pgwire.AppendQuery(s.out[:0], "ROLLBACK"), before)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -297,5 +298,40 @@ func TestRefusedQuestionIsNotAskedAhead(t *testing.T) {
 	}
 	if n := r.count("backend_losses_total", "in_transaction"); n != 1 {
 		t.Errorf("%v backends were lost", n)
+	}
+}
+
+// TestQuestionOfAReplayFails: the question before a COMMIT that is run again is canceled by
+// somebody else. The error is the answer to the COMMIT, which was never sent, and the session goes
+// on (DESIGN.md I33).
+func TestQuestionOfAReplayFails(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.Reuse = false }) // a server process looks it up once
+	exec(t, r.connect(""), "CREATE TABLE t (a int)")
+	admin := r.superuser()
+	exec(t, admin, "SELECT pg_cancel_backend(0), pg_backend_pid()") // known from here on
+	w := begun(t, r.connect(""))
+	w.play([]scriptStep{q(insertOne)})
+	var isCut, isLocked atomic.Bool
+	locked := make(chan error, 1)
+	r.line.Watch(func(typ byte, body []byte) bool {
+		switch {
+		case typ == 'Q' && strings.HasPrefix(string(body), "COMMIT"):
+			return isCut.Swap(true)
+		case typ == 'F' && isCut.Load() && !isLocked.Swap(true):
+			_, err := tryExec(admin, "BEGIN; LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE")
+			locked <- err
+		}
+		return true
+	}, nil)
+	w.send(pgwire.AppendQuery(nil, "COMMIT"))
+	if err := <-locked; err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(func() bool { return exec(t, admin, waitsForProc) == "1" }, "the question waits")
+	cancelQuestion(t, admin)
+	checkPlayed(t, w.play([]scriptStep{{ends: 1}}), "E 57014", `Z "I"`)
+	checkPlayed(t, w.play([]scriptStep{q(insertOne)}), `C "INSERT 0 1\x00"`, `Z "I"`)
+	if n := exec(t, r.connect(""), "SELECT count(*) FROM t"); n != "1" {
+		t.Errorf("%s rows", n)
 	}
 }
