@@ -45,7 +45,7 @@ func TestJudgeInterleaved(t *testing.T) {
 	kinds := map[string]class{
 		"select": 0, "insert": clsMayWrite, "begin": clsBegin, "commit": clsCommit | clsMayWrite,
 		"rollback": clsRollback, "rollback to": clsRollbackTo,
-		"call": clsSelfCommit | clsMayWrite,
+		"call": clsSelfCommit | clsMayWrite, "copy": clsCopy | clsMayWrite,
 	}
 	var names []string
 	for n := range kinds {
@@ -59,7 +59,10 @@ func TestJudgeInterleaved(t *testing.T) {
 				for _, synced := range []bool{true, false} {
 					for answered := range len(list) + 1 {
 						count++
-						judgeOne(t, list, kinds, status, synced, answered)
+						judgeOne(t, list, kinds, status, synced, answered, false)
+						if answered < len(list) && list[answered] == "copy" {
+							judgeOne(t, list, kinds, status, synced, answered, true)
+						}
 					}
 				}
 			}
@@ -76,7 +79,7 @@ func TestJudgeInterleaved(t *testing.T) {
 }
 
 func judgeOne(t *testing.T, list []string, kinds map[string]class, status byte, synced bool,
-	answered int,
+	answered int, copying bool,
 ) {
 	t.Helper()
 	f := newFlow(status)
@@ -96,12 +99,24 @@ func judgeOne(t *testing.T, list []string, kinds map[string]class, status byte, 
 		}
 		m.run(n)
 	}
+	if copying {
+		if m.wouldFail("copy") {
+			return
+		}
+		if _, err := f.serverMessage(pgwire.SrvCopyInResponse, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	batches := f.unansweredBatches()
 	if len(batches) != 1 {
 		t.Fatalf("%v: %d batches", list, len(batches))
 	}
 	v, next := judge(batches[0], status, false)
 	m.committed, m.wrote = false, false // what was answered is known
+	if v == verdictRolledBack && m.partly && m.status == pgwire.TxIdle {
+		t.Errorf("%c %v, synced %v, %d answered, copying %v: told rolled back, a part is committed",
+			status, list, synced, answered, copying)
+	}
 	told := m
 	for i := answered; i <= len(list); i++ {
 		// The server may have come so far.
@@ -117,8 +132,8 @@ func judgeOne(t *testing.T, list []string, kinds map[string]class, status byte, 
 		if v == verdictFinish && i < len(list) && len(list) > answered {
 			t.Errorf("%s: told done", what)
 		}
-		if i == len(list) || told.wouldFail(list[i]) {
-			break
+		if i == len(list) || copying || told.wouldFail(list[i]) {
+			break // the data of a COPY has no end that was sent
 		}
 		told.run(list[i])
 	}
@@ -134,6 +149,7 @@ type model struct {
 	writes    bool // there are writes that an end would commit
 	wrote     bool // anything was written since the last answer
 	committed bool // something was committed since the last answer
+	partly    bool // so was a part of what was done since the last COMMIT or ROLLBACK
 }
 
 // wouldFail tells that the server answers with an error: nothing of the batch runs behind it.
@@ -146,12 +162,12 @@ func (m *model) wouldFail(n string) bool {
 
 func (m *model) run(n string) {
 	switch n {
-	case "insert":
+	case "insert", "copy":
 		m.writes, m.wrote = true, true
 	case "call":
 		m.writes, m.wrote = true, true
 		if m.status == pgwire.TxIdle {
-			m.committed = true // it may commit by itself
+			m.committed, m.partly = true, true // it may commit by itself
 		}
 	case "begin":
 		m.status = pgwire.TxInBlock
@@ -159,9 +175,9 @@ func (m *model) run(n string) {
 		// Writes of before the batch count too, in a block that was not a failed one.
 		m.committed = m.committed || m.status == pgwire.TxInBlock || m.writes
 		m.wrote = m.wrote || m.status == pgwire.TxInBlock
-		m.status, m.writes = pgwire.TxIdle, false
+		m.status, m.writes, m.partly = pgwire.TxIdle, false, false
 	case "rollback":
-		m.status, m.writes = pgwire.TxIdle, false
+		m.status, m.writes, m.partly = pgwire.TxIdle, false, false
 	case "rollback to":
 		m.status = pgwire.TxInBlock
 	}

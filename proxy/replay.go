@@ -189,7 +189,8 @@ func judge(b batch, status byte, inDoubt bool) (verdict, byte) {
 	case b.isDone() && (b.simple || status != pgwire.TxIdle || !b.before.mayCommit() ||
 		b.before.isSecondPhase()):
 		return verdictFinish, status
-	case b.copying && !b.cls.has(clsEnds|clsOpaque):
+	case b.copying && !b.cls.has(clsEnds|clsOpaque) &&
+		(status != pgwire.TxIdle || !b.before.has(clsSelfCommit|clsEnds|clsOpaque)):
 		return verdictRolledBack, b.afterBreak(status) // it takes data yet, and did not end
 	}
 	switch status {
