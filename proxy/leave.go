@@ -46,11 +46,14 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 }
 
 // isOrdered tells that the backend itself has said, in the place of an answer, that it was told to
-// end, and is why the session ends. It has then given up its transaction: behind a commit it says
-// so only after the answer (ProcessInterrupts; a wait for standbys ends without the message), and
-// without a proxy the client would have been told the same.
+// end, or ends for a reason of its own, and is why the session ends. It has then given up its
+// transaction: behind a commit it says so only after the answer (ProcessInterrupts; a wait for
+// standbys ends without the message), and without a proxy the client would have been told the same.
 func (l *loss) isOrdered(cause error) bool {
-	return errors.Is(cause, errOrdered) && l.fatal.Code == pgwire.CodeAdminShutdown
+	if l.fatal == nil || !errors.Is(cause, l.fatal) {
+		return false
+	}
+	return !errors.Is(cause, errOrdered) || l.fatal.Code == pgwire.CodeAdminShutdown
 }
 
 // isGivenUp tells that the end of its backend leaves nothing of it to be told: it would have rolled

@@ -310,3 +310,24 @@ $$BEGIN PERFORM pg_sleep(0.8); RETURN NULL; END$$`)
 		t.Error(err)
 	}
 }
+
+// A session that the server ends while its COMMIT is in flight is told what became of that, and
+// then why it ends (DESIGN.md I6).
+func TestFatalWithACommitInFlight(t *testing.T) {
+	r := newRig(t, nil)
+	w := r.inBlock("SET idle_in_transaction_session_timeout = '200ms'", insertOne)
+	r.line.Watch(func(typ byte, body []byte) bool {
+		if typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
+			time.Sleep(500 * time.Millisecond) // the server has ended the session by then
+		}
+		return true
+	}, nil)
+	w.send(pgwire.AppendQuery(nil, "COMMIT"))
+	if got := w.rest(8 * time.Second); !strings.HasPrefix(got, "E(40001") ||
+		!strings.Contains(got, "ZI E(25P03") {
+		t.Errorf("got %s", got)
+	}
+	if n := r.rows(); n != "0" {
+		t.Errorf("%s rows", n)
+	}
+}

@@ -23,7 +23,7 @@ func (s *session) recover(ctx context.Context) error {
 		l.fatal = nil
 	}
 	if l.fatal != nil && !isShutdown(l.fatal) {
-		return l.fatal
+		return s.leave(ctx, l, l.fatal)
 	}
 	s.mu.Lock()
 	why := s.track.unmovable
@@ -111,8 +111,12 @@ func (l *loss) kind() string {
 	return "idle"
 }
 
-// isShutdown tells that a FATAL may mean the whole server rather than this session.
+// isShutdown tells that a FATAL may mean the whole server rather than this session. A PANIC always
+// does: the postmaster ends all of its sessions, and the server recovers as from a crash.
 func isShutdown(e *pgwire.Error) bool {
+	if e.Severity == "PANIC" {
+		return true
+	}
 	switch e.Code {
 	case pgwire.CodeAdminShutdown, "57P02", pgwire.CodeCannotConnectNow:
 		return true
