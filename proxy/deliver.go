@@ -192,14 +192,14 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		return 0, false, err
 	}
 	size += pgwire.HeaderLen
-	if size > len(p) && size <= relayBufferBytes {
-		b.in.want = size // nothing but whole messages, so that one can be dropped whole
+	if most := judgeable(typ, p, size); most > len(p) {
+		b.in.want = most // nothing but whole messages, so that one can be dropped whole
 		return 0, false, nil
 	}
 	b.in.want = 0
 	n = min(size, len(p))
 	body := p[pgwire.HeaderLen:n]
-	if typ == pgwire.SrvError && (size == n && b.isFatal(s, body) || s.aheadFailed(body)) {
+	if typ == pgwire.SrvError && (b.isFatal(s, body, size > n) || s.aheadFailed(body)) {
 		return 0, true, errBackendLost
 	}
 	s.watchLocks(typ, body)
@@ -250,24 +250,6 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 		b.passing, b.passHide = size-n, hide
 	}
 	return n, hide, nil
-}
-
-// isFatal takes an ErrorResponse that ends the backend. It is kept back: whether the server, or
-// only this session, was told to end is not known yet.
-func (b *backend) isFatal(s *session, body []byte) bool {
-	e, err := pgwire.ParseError(body)
-	if err != nil || (e.Severity != "FATAL" && e.Severity != "PANIC") {
-		return false
-	}
-	s.losing().fatal = e
-	return true
-}
-
-// isFarewell tells that a notice only announces the end of the backend, which the client is to
-// outlive: a crash of another process makes the postmaster send it.
-func isFarewell(body []byte) bool {
-	e, err := pgwire.ParseError(body)
-	return err == nil && (e.Code == pgwire.CodeCrashShutdown || e.Code == pgwire.CodeAdminShutdown)
 }
 
 // keepBack moves the message that is kept back behind the n bytes that were just taken: it stays
