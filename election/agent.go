@@ -43,9 +43,9 @@ type AgentDeps struct {
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says), runDisk, runLog, with OnLockLossStop runLockLoss and, per
-// postmaster, watchPostmaster. Orders run in their caller's goroutine. Whatever changes the server
-// or its files holds ops, but for the stop of OnLockLossStop, which needs signals only.
+// server to what the committed lock says), runDisk, runLog, with OnLockLossStop runLockLoss, and
+// watchPostmaster for each postmaster. Orders run in their caller's goroutine. Whatever changes the
+// server or its files holds ops, but for the stop of OnLockLossStop, which needs signals only.
 type PostgresAgent struct {
 	cfg     AgentConfig
 	deps    AgentDeps
