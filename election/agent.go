@@ -66,6 +66,7 @@ type PostgresAgent struct {
 	verifiedSeq string // of holdfast.conf, seen by a backend of this postmaster
 	verifiedHBA string // text of pg_hba.conf that this postmaster has loaded
 	syncProof   syncProof
+	startSeen   string // lastStart before readPrimary; belongs to the holder of ops, too
 	// What follows is of a standby that lets nobody in, and belongs to the holder of ops, too. The
 	// server has run without an upstream only since it was last seen to be down (isQuiet); the
 	// configuration that the postmaster toldPid was told to read; when it was last looked at for

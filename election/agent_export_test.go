@@ -1,11 +1,13 @@
 package election
 
 import (
+	"context"
 	"crypto/rand"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -75,4 +77,31 @@ func GenerateAgentSecrets(dir string) error {
 		}
 	}
 	return nil
+}
+
+// SocketDirForTest is where an agent's server has its socket.
+func SocketDirForTest(a *PostgresAgent) string {
+	dir, _ := a.controlAddress()
+	return dir
+}
+
+// StartXidForTest starts a server in place as an order does, and lets between act behind the closed
+// door before the boundary is read.
+func StartXidForTest(t *testing.T, a *PostgresAgent, between func()) (lo, hi uint64) {
+	t.Helper()
+	ctx := context.Background()
+	if err := a.lockOps(ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer a.unlockOps()
+	first, err := a.startAgain(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	between()
+	if err := a.noteStartXid(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	r := a.record()
+	return r.StartLo, r.StartXid
 }

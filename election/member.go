@@ -29,8 +29,12 @@ type agentRecord struct {
 	ResultEpoch uint64       `json:"result_epoch,omitempty"`
 	// StartXid is the next xid when it was first started in place since its door was open, 0 once
 	// that is opened again. It does not go by the lock: the state here may be behind the door.
-	StartXid  uint64 `json:"start_xid,omitempty"`
-	SyncNames string `json:"sync_names,omitempty"`
+	// StartLo is the lower end of that boundary; 0: nothing is known below StartXid.
+	StartXid uint64 `json:"start_xid,omitempty"`
+	StartLo  uint64 `json:"start_lo,omitempty"`
+	// Served is the newest start that was answered for, or whose door was opened.
+	Served    *agentStart `json:"served,omitempty"`
+	SyncNames string      `json:"sync_names,omitempty"`
 	// Unentered is set before a promotion under PrimaryEpoch begins, and cleared when a lock names
 	// this member, or when it is a standby again.
 	Unentered bool `json:"unentered,omitempty"`

@@ -207,12 +207,7 @@ func (c *pgControl) readWALKey(key, value string) {
 	case "Latest checkpoint's REDO location":
 		c.redo, _ = pgwire.ParseLSN(value)
 	case "Latest checkpoint's NextXID":
-		epoch, xid, _ := strings.Cut(value, ":")
-		e, err1 := strconv.ParseUint(epoch, 10, 32)
-		x, err2 := strconv.ParseUint(xid, 10, 32)
-		if err1 == nil && err2 == nil {
-			c.nextXid = e<<32 | x
-		}
+		c.nextXid = parseFullXid(value)
 	case "WAL block size":
 		c.block, _ = strconv.ParseUint(value, 10, 32)
 	case "Bytes per WAL segment":
@@ -222,6 +217,17 @@ func (c *pgControl) readWALKey(key, value string) {
 	case "End-of-backup record required":
 		c.isBackup = c.isBackup || value != "no"
 	}
+}
+
+// parseFullXid reads a transaction id as epoch:id; 0 if it is none.
+func parseFullXid(s string) uint64 {
+	epoch, xid, _ := strings.Cut(s, ":")
+	e, err1 := strconv.ParseUint(epoch, 10, 32)
+	x, err2 := strconv.ParseUint(xid, 10, 32)
+	if err1 != nil || err2 != nil {
+		return 0
+	}
+	return e<<32 | x
 }
 
 // startServer starts the postmaster through pg_ctl, which puts it into a session of its own, and

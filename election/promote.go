@@ -179,12 +179,14 @@ func (a *PostgresAgent) remember(o Order, res OrderResult) error {
 	return a.updateRecord(func(r *agentRecord) {
 		r.PrimaryEpoch, r.SyncNames, r.Upstream = o.Epoch, o.SyncNames, nil
 		r.Result, r.ResultEpoch, r.SystemID = &res, o.Epoch, res.SystemID
+		r.Served = &agentStart{res.Incarnation, a.startSeen}
 	})
 }
 
 // readPrimary reads timeline, position and incarnation in one query. The LSN is the switch point
 // of the timeline if it began with a promotion: what lies past it on the older timeline is lost.
 func (a *PostgresAgent) readPrimary(ctx context.Context) (OrderResult, error) {
+	a.startSeen = lastStart(a.cfg.DataDir) // before the query: a later start has another name
 	row, err := a.queryRow(ctx, `SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
 		pg_current_wal_lsn(), (SELECT system_identifier FROM pg_control_system()), `+
 		pgIncarnationSQL)
@@ -361,18 +363,19 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 	if err != nil {
 		return OrderResult{}, err
 	}
+	first := ""
 	if running {
 		err = a.emptyServer(ctx, o.SyncNames)
 	} else {
-		err = a.startClosed(ctx, o.SyncNames)
+		first, err = a.startAgain(ctx, o.SyncNames)
 	}
 	if err != nil {
 		return OrderResult{}, err
 	}
-	if err := a.ensureSlots(ctx, o.Members); err != nil {
+	if err := a.noteStartXid(ctx, first); err != nil {
 		return OrderResult{}, err
 	}
-	if err := a.noteStartXid(ctx); err != nil {
+	if err := a.ensureSlots(ctx, o.Members); err != nil {
 		return OrderResult{}, err
 	}
 	if err := a.proveWaiting(ctx, o.SyncNames); err != nil {
@@ -382,24 +385,9 @@ func (a *PostgresAgent) orderStartPrimary(ctx context.Context, o Order) (OrderRe
 	if err != nil {
 		return res, err
 	}
-	res.XidHi = a.record().StartXid
-	res.XidLo = res.XidHi // nobody else is in: nothing in between
+	rec := a.record()
+	res.XidLo, res.XidHi = rec.StartLo, rec.StartXid
 	return res, a.remember(o, res)
-}
-
-// noteStartXid reads the next xid behind the closed door and writes it down, unless an earlier
-// start did and the door was not opened since. The commits that prove the sync set take xids that
-// a crash has made free: a client's COMMIT that was lost would be looked up, and found committed
-// (DESIGN.md I77).
-func (a *PostgresAgent) noteStartXid(ctx context.Context) error {
-	if a.record().StartXid != 0 {
-		return nil
-	}
-	next, err := a.allocateXid(ctx)
-	if err != nil {
-		return err
-	}
-	return a.updateRecord(func(r *agentRecord) { r.StartXid = next })
 }
 
 // startClosed starts the stopped server as a primary behind the closed door.

@@ -237,13 +237,18 @@ func (a *PostgresAgent) reconcilePrimary(ctx context.Context, s agentStep,
 	if s.lock.Epoch < rec.PrimaryEpoch {
 		return nil // an order is on its way into the lock
 	}
+	start := lastStart(a.cfg.DataDir)
 	row, err := a.queryRow(ctx, "SELECT "+pgIncarnationSQL)
 	if err != nil {
 		return err
 	}
 	door := pgDoor(row[0] == s.lock.Incarnation)
-	if door == pgDoorOpen && rec.StartXid != 0 {
-		if err := a.updateRecord(func(r *agentRecord) { r.StartXid = 0 }); err != nil {
+	served := agentStart{row[0], start}
+	if door == pgDoorOpen && (rec.StartXid != 0 || rec.Served == nil || *rec.Served != served) {
+		err := a.updateRecord(func(r *agentRecord) {
+			r.StartXid, r.StartLo, r.Served = 0, 0, &served
+		})
+		if err != nil {
 			return err
 		}
 	}

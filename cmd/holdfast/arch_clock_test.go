@@ -34,6 +34,7 @@ var wallAllowed = map[string]string{
 	"election/syncset_leader.go:syncStep": "since when commits do not wait, for people",
 	"election/conf.go:writeConf":          "an identity, compared for equality only",
 	"election/serverlog.go":               "files are truncated, no times",
+	"election/startxid.go:lastStart":      "an identity, compared for equality only",
 	"proxy/backend.go":                    "time.Unix(1, 0) is a deadline that is over, at any time",
 	"proxy/session.go":                    "the same",
 	"proxy/proxy.go":                      "the same",
