@@ -2,6 +2,7 @@ package election
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -45,6 +46,8 @@ func decideAdopt(in Input, p Policy) (Decision, bool) {
 		d.Evidence = wait
 	case len(primaries) == 0:
 		d.Summary = "no take-over of what was adopted: no member is the primary"
+	case strictLacks(in, p, primaries[0].Name) != "":
+		d.Summary = "no take-over of what was adopted: " + strictLacks(in, p, primaries[0].Name)
 	default:
 		to := primaries[0]
 		d.Do = ActBegin
@@ -53,6 +56,50 @@ func decideAdopt(in Input, p Policy) (Decision, bool) {
 			"primary of system " + to.SystemID}
 	}
 	return d, true
+}
+
+// adoptRule is the rule that the first lock gives an adopted primary, and whether it asks for less
+// than the configuration: members without data are cloned once there is a lock, so it cannot wait
+// for them (DESIGN.md I100). A member that is not known to be empty is waited for, and a server
+// whose commits wait already does not come to wait for fewer.
+func adoptRule(in Input, p Policy, to string) (rule SyncRule, isLess bool) {
+	p = p.forGroup(in.State)
+	full := FullRule(p, in.State.Members, to)
+	names := slices.Clone(full.Names)
+	for _, o := range in.Observations {
+		switch {
+		case o.Node == to && o.Member.Sync.Names != "":
+			return full, false
+		case o.Member.Phase == PhaseEmpty:
+			names = slices.DeleteFunc(names, func(name string) bool { return name == o.Node })
+		}
+	}
+	if len(names) >= full.Wait || p.SyncMode == SyncStrict {
+		return full, false
+	}
+	if len(names) == 0 {
+		return SyncRule{}, true
+	}
+	return SyncRule{Wait: len(names), Names: names}, true
+}
+
+// strictLacks tells why the mode strict keeps an adopted primary from its first lock: until enough
+// standbys stream, no commit of its clients would end.
+func strictLacks(in Input, p Policy, to string) string {
+	p = p.forGroup(in.State)
+	full := FullRule(p, in.State.Members, to)
+	var empty []string
+	for _, o := range in.Observations {
+		if o.Member.Phase == PhaseEmpty && slices.Contains(full.Names, o.Node) {
+			empty = append(empty, o.Node)
+		}
+	}
+	if p.SyncMode != SyncStrict || len(full.Names)-len(empty) >= full.Wait {
+		return ""
+	}
+	return fmt.Sprintf("with synchronous.mode strict commits wait for standbys (%d), and there are "+
+		"no data on %s: set the mode quorum or on until they are cloned, or make a standby by hand "+
+		"and adopt it", full.Wait, strings.Join(empty, " and "))
 }
 
 // adoptionWrong tells what does not fit together; the first is the worst.

@@ -171,6 +171,9 @@ func allKnowSync(in Input, p Policy) bool {
 // ruleOf is the rule on which the holder of the new lock was promoted; nil for one that stays,
 // which keeps its own, and before every node can read a record.
 func (t *transition) ruleOf(holder string) *SyncRule {
+	if t.first != nil {
+		return t.first
+	}
 	if t.state.Sync == nil || t.lock != nil && t.lock.Holder == holder {
 		return nil
 	}

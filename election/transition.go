@@ -29,6 +29,9 @@ type transition struct {
 	phases map[string]int64
 	// slots tell of logical slots that are lost with the promotion.
 	slots []string
+	// first is the rule that the first lock brings with it; nil if it follows from what the
+	// primary's agent tells.
+	first *SyncRule
 }
 
 // runTransition goes on with an intent until it became a lock, was replaced, or a step failed.

@@ -76,15 +76,23 @@ func (t *transition) bootstrap(ctx context.Context) error {
 	if err := t.endorseOnly(ctx); err != nil {
 		return err
 	}
-	to := t.it.To
-	if isAdopted(t.input(), to) {
+	to, rule := t.it.To, startRule(t.state, t.c.policy, t.it.To)
+	if in := t.input(); isAdopted(in, to) {
 		t.note("%s is taken over as it runs", to)
+		var isLess bool
+		if rule, isLess = adoptRule(in, t.c.policy, to); isLess {
+			if !allKnowSync(in, t.c.policy) {
+				return errors.New("take over with fewer standbys than the configuration asks for: " +
+					"not all nodes have told that they would know")
+			}
+			t.first = &rule
+			t.note("%s is taken over as it runs; until others are cloned commits wait for %s", to, rule)
+		}
 	} else {
 		t.note("%s makes the first data directory", to)
 	}
 	start := time.Now()
-	o := Order{Kind: OrderBootstrap, Members: t.members}
-	o.SyncNames = startRule(t.state, t.c.policy, to).Setting()
+	o := Order{Kind: OrderBootstrap, Members: t.members, SyncNames: rule.Setting()}
 	res, err := t.call(ctx, t.c.policy.BootstrapTimeout, to, o)
 	t.measure(phaseBootstrap, start)
 	if err != nil {

@@ -17,18 +17,26 @@ import (
 	holdfast "holdfast/cmd/holdfast"
 )
 
-// startHandMadePair starts a primary on node1 and a standby on node2 as an administrator makes
-// them with initdb and pg_basebackup -R; node3 has no data.
-func startHandMadePair(t *testing.T) *patroniCluster {
+// startHandMadePrimary starts a primary on node1; the other nodes have no data.
+func startHandMadePrimary(t *testing.T) *patroniCluster {
 	t.Helper()
 	c := newHandMadeCluster(t)
-	first, second := c.Nodes[0], c.Nodes[1]
+	first := c.Nodes[0]
 	c.write(first, "pg_hba.conf", "local all all peer\nhost replication streamer 127.0.0.0/8 "+
 		"trust\nhost all app 127.0.0.0/8 trust\n")
 	c.startByHand(first)
 	c.psql(first, "CREATE ROLE streamer LOGIN REPLICATION; CREATE ROLE app LOGIN; "+
 		"GRANT CREATE ON SCHEMA public TO app; "+
 		"CREATE TABLE t (n int PRIMARY KEY); GRANT ALL ON t TO app")
+	return c
+}
+
+// startHandMadePair starts a primary on node1 and a standby on node2 as an administrator makes
+// them with initdb and pg_basebackup -R; node3 has no data.
+func startHandMadePair(t *testing.T) *patroniCluster {
+	t.Helper()
+	c := startHandMadePrimary(t)
+	first, second := c.Nodes[0], c.Nodes[1]
 	host, port, _ := net.SplitHostPort(first.Postgres)
 	c.asPostgres("pg_basebackup", "-D", second.DataDir, "-h", host, "-p", port, "-U", "streamer",
 		"--checkpoint=fast", "-X", "stream", "-R")
@@ -163,5 +171,39 @@ func TestE2EAdoptPgbench(t *testing.T) {
 	}
 	if st.Primary != first.Name {
 		t.Errorf("primary %q", st.Primary)
+	}
+}
+
+// TestE2EAdoptAlone: a primary without standbys is adopted while a client writes to it. The group
+// takes it over, clones the members without data, and then commits wait for them. Until then nobody
+// may be promoted.
+func TestE2EAdoptAlone(t *testing.T) {
+	needCluster(t)
+	c := startHandMadePrimary(t)
+	first := c.Nodes[0]
+	pid := first.Postmaster()
+	load := startAdoptLoad(t, first.Postgres)
+	if out, err := c.adopt(first, "--yes"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := waitHealthy(t, c.Cluster)
+	rows := load.n.Load()
+	load.cancel()
+	load.done.Wait()
+	if load.err != nil || rows < 10 {
+		t.Errorf("the client's connection broke after %d commits: %v", load.n.Load(), load.err)
+	}
+	if st.Primary != first.Name || first.Postmaster() != pid {
+		t.Errorf("primary %q, pid %d, was %d", st.Primary, first.Postmaster(), pid)
+	}
+	got := strings.TrimSpace(c.psql(first, "SELECT current_setting('synchronous_standby_names'), "+
+		"(SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"))
+	if got != `ANY 1 ("node2","node3")|2` {
+		t.Errorf("the primary waits for, and is streamed by, %s", got)
 	}
 }
