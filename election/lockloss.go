@@ -108,9 +108,11 @@ type lossStop struct {
 	slow atomic.Pointer[slowStop]
 }
 
+// slowStop ends its walsenders at soft, and the server at end.
 type slowStop struct {
-	pid int
-	end int64
+	pid        int
+	soft, end  int64
+	walsenders []int
 }
 
 // finishStop ends a stop that takes longer than StopTimeout: a standby that hangs keeps the server
@@ -120,7 +122,12 @@ func (a *PostgresAgent) finishStop() {
 	if s == nil {
 		return
 	}
-	if alive, _ := pgProc(s.pid); alive && bootNow() < s.end {
+	now := bootNow()
+	if alive, _ := pgProc(s.pid); alive && now < s.end {
+		if now >= s.soft && len(s.walsenders) > 0 {
+			a.endWalsenders(s.pid, s.walsenders)
+			a.loss.slow.CompareAndSwap(s, &slowStop{pid: s.pid, soft: s.soft, end: s.end})
+		}
 		return
 	} else if alive {
 		a.log.Error("fast stop took too long; stopping immediately", zap.Int("pid", s.pid))
@@ -147,14 +154,17 @@ func (a *PostgresAgent) stopUnleased(ctx context.Context, epoch uint64, end int6
 	a.log.Warn("the lease has ended; postgres is stopped as configured (on_lock_loss)",
 		zap.Uint64("epoch", epoch), zap.Int("pid", pid))
 	defer a.hurry()
-	pgSignal(pid, unix.SIGINT, a.cfg.DataDir)
 	hard := end + int64(lossReserve(a.cfg.Timing)/2)
+	walsenders := a.endReceivers(ctx, time.Duration(hard-bootNow())/4)
+	begun := bootNow()
+	pgSignal(pid, unix.SIGINT, a.cfg.DataDir)
 	for isHard := false; ; {
 		if alive, _ := pgProc(pid); !alive {
 			return
 		}
 		if !isHard && a.clientsGone(ctx, hard) {
-			a.loss.slow.Store(&slowStop{pid, bootNow() + int64(a.cfg.StopTimeout)})
+			a.loss.slow.Store(&slowStop{pid: pid, soft: begun + int64(a.cfg.StopTimeout/4),
+				end: bootNow() + int64(a.cfg.StopTimeout), walsenders: walsenders})
 			return
 		}
 		if now := bootNow(); now >= hard && !isHard {
@@ -169,6 +179,28 @@ func (a *PostgresAgent) stopUnleased(ctx context.Context, epoch uint64, end int6
 			return
 		}
 	}
+}
+
+// receiversMax bounds the look for logical receivers before a stop.
+const receiversMax = 300 * time.Millisecond
+
+// endReceivers is endLogicalWalsenders on a connection of its own: ops may be held for long. Before
+// its last checkpoint a server waits for logical receivers to have all WAL, and only from there on
+// is it known that no client is left (DESIGN.md I101). It ends within bound: a server that does not
+// answer is stopped all the same.
+func (a *PostgresAgent) endReceivers(ctx context.Context, bound time.Duration) []int {
+	ctx, cancel := context.WithTimeout(ctx, min(bound, receiversMax))
+	defer cancel()
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer pgClose(c)
+	rows, err := pgQuery(ctx, c, endLogicalSQL)
+	if err != nil {
+		return nil
+	}
+	return walsenderPids(rows)
 }
 
 // lossHardMax bounds the wait for an immediate stop; the server's own bound is 5 s.

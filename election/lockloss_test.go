@@ -44,6 +44,8 @@ func newLossCluster(t *testing.T, l *lossLease) (*agentCluster, election.Timing)
 	c := newAgentCluster(t, 1)
 	cfg := c.cfgs["n1"]
 	cfg.OnLockLoss, cfg.Timing = election.OnLockLossStop, timing
+	cfg.Settings = append(cfg.Settings[:len(cfg.Settings):len(cfg.Settings)],
+		"wal_level = logical", "wal_sender_timeout = 0")
 	c.cfgs["n1"] = cfg
 	c.startLeased(l)
 	c.bootstrap("")
@@ -185,5 +187,25 @@ func TestLockLossOfARestartedNode(t *testing.T) {
 	time.Sleep(timing.Lease/2 + time.Second)
 	if now := c.pid("n1"); now != pid {
 		t.Errorf("postmaster %d, then %d", pid, now)
+	}
+}
+
+// TestLockLossStopsInOrderWithALogicalReceiver: a logical receiver that confirms nothing keeps the
+// server from its last checkpoint. It is disconnected before the stop, as by an order to stop:
+// else the clients could not be seen to be gone, and the primary would be crashed at each
+// switchover, with no shutdown checkpoint to hand over.
+func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
+	l := &lossLease{}
+	c, _ := newLossCluster(t, l)
+	c.sql("n1", "CREATE TABLE t (i int)")
+	receiver := c.receiveLogical("n1")
+	if err := receiver.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100)")
+	election.LossGate{Agent: c.agents["n1"]}.Cut(1)
+	c.epoch = 2
+	if res := c.do("n1", election.Order{Kind: election.OrderStop}); res.LSN == 0 {
+		t.Errorf("stopped with %+v", res)
 	}
 }

@@ -351,13 +351,7 @@ func (a *PostgresAgent) stopServer(ctx context.Context, bound time.Duration) (bo
 	if a.waitDead(ctx, pid, bound/4) {
 		return true, a.endOrphans(ctx)
 	}
-	// A walsender whose standby hangs keeps a fast stop waiting (DESIGN 10.11).
-	for _, p := range walsenders {
-		if alive, ppid := pgProc(p); alive && ppid == pid {
-			a.log.Warn("walsender keeps the stop waiting; ending it", zap.Int("pid", p))
-			pgSignal(p, unix.SIGTERM, a.cfg.DataDir)
-		}
-	}
+	a.endWalsenders(pid, walsenders)
 	if a.waitDead(ctx, pid, bound-bound/4) {
 		return true, a.endOrphans(ctx)
 	}
@@ -382,15 +376,33 @@ func (a *PostgresAgent) waitDead(ctx context.Context, pid int, bound time.Durati
 	}
 }
 
+// endWalsenders ends those that are left of a postmaster that stops: one whose standby hangs keeps
+// a fast stop waiting (DESIGN 10.11).
+func (a *PostgresAgent) endWalsenders(pid int, walsenders []int) {
+	for _, p := range walsenders {
+		if alive, ppid := pgProc(p); alive && ppid == pid {
+			a.log.Warn("walsender keeps the stop waiting; ending it", zap.Int("pid", p))
+			pgSignal(p, unix.SIGTERM, a.cfg.DataDir)
+		}
+	}
+}
+
+// endLogicalSQL disconnects logical receivers and lists all walsenders.
+const endLogicalSQL = `SELECT r.pid, CASE WHEN l.slot_name IS NOT NULL
+	THEN pg_terminate_backend(r.pid) END FROM pg_stat_replication r
+	LEFT JOIN pg_replication_slots l ON l.active_pid = r.pid AND l.slot_type = 'logical'`
+
 // endLogicalWalsenders disconnects logical receivers, whose walsenders would wait for them, and
-// returns the pids of the walsenders that are left.
+// returns the pids of all walsenders.
 func (a *PostgresAgent) endLogicalWalsenders(ctx context.Context) []int {
-	rows, err := a.exec(ctx, `SELECT r.pid, CASE WHEN l.slot_name IS NOT NULL
-		THEN pg_terminate_backend(r.pid) END FROM pg_stat_replication r
-		LEFT JOIN pg_replication_slots l ON l.active_pid = r.pid AND l.slot_type = 'logical'`)
+	rows, err := a.exec(ctx, endLogicalSQL)
 	if err != nil {
 		return nil
 	}
+	return walsenderPids(rows)
+}
+
+func walsenderPids(rows [][]string) []int {
 	var pids []int
 	for _, r := range rows {
 		if pid, err := strconv.Atoi(r[0]); err == nil {
