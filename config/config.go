@@ -3,9 +3,8 @@ package config
 import "time"
 
 // Config is the whole configuration of one node. The struct tags make the schema: mapstructure
-// is the key, oneof the allowed values, min and max the bounds of a number, reload marks what
-// can change without a restart. Zero-value strings that the comments call derived are filled in
-// by Load.
+// is the key, oneof the allowed values, min and max the bounds of a number. Zero-value strings that
+// the comments call derived are filled in by Load.
 type Config struct {
 	// Name is this node's name; derived from the host name if empty.
 	Name string `mapstructure:"name"`
@@ -93,7 +92,7 @@ type HTTP struct {
 
 // Log says what is logged and how.
 type Log struct {
-	Level  string `mapstructure:"level" oneof:"debug|info|warn|error" reload:"yes"`
+	Level  string `mapstructure:"level" oneof:"debug|info|warn|error"`
 	Format string `mapstructure:"format" oneof:"json|console"`
 }
 
@@ -164,9 +163,9 @@ type Proxy struct {
 	// LeaseGrace is T_P - T_L of the profile if 0.
 	LeaseGrace time.Duration `mapstructure:"lease_grace"`
 
-	HoldTimeout        time.Duration `mapstructure:"hold_timeout" reload:"yes"`
-	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1" reload:"yes"`
-	HoldNoticeAfter    time.Duration `mapstructure:"hold_notice_after" reload:"yes"`
+	HoldTimeout        time.Duration `mapstructure:"hold_timeout"`
+	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1"`
+	HoldNoticeAfter    time.Duration `mapstructure:"hold_notice_after"`
 	RestoreConcurrency int           `mapstructure:"restore_concurrency" min:"1"`
 	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
 

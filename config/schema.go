@@ -27,7 +27,6 @@ type field struct {
 	allowed []string // of kindString; empty if any
 	min     int      // of kindInt
 	max     int
-	reload  bool
 	fields  []field // of a section or the items of kindSections
 	index   int     // in the Go struct
 }
@@ -45,11 +44,10 @@ func fieldsOf(t reflect.Type) []field {
 			continue
 		}
 		f := field{
-			key:    sf.Tag.Get("mapstructure"),
-			index:  i,
-			reload: sf.Tag.Get("reload") == "yes",
-			min:    bound(sf.Tag.Get("min"), 0),
-			max:    bound(sf.Tag.Get("max"), 1<<31-1),
+			key:   sf.Tag.Get("mapstructure"),
+			index: i,
+			min:   bound(sf.Tag.Get("min"), 0),
+			max:   bound(sf.Tag.Get("max"), 1<<31-1),
 		}
 		if s := sf.Tag.Get("oneof"); s != "" {
 			f.allowed = strings.Split(s, "|")

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	holdfast "holdfast/cmd/holdfast"
-	"holdfast/config"
 )
 
 // testBackup takes a base backup through a proxy, loses everything else but the archive, restores a
@@ -49,10 +48,7 @@ func (d documented) testBackup(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, n := range d.c.Nodes {
-		configure(t, n, func(cfg *config.Config) {
-			d.configure(cfg)
-			cfg.Synchronous.Mode = "off" // there is nobody yet for whom a commit could wait
-		})
+		configure(t, n, d.configure)
 		if err := n.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +56,9 @@ func (d documented) testBackup(t *testing.T) {
 	if st := waitHealthy(t, d.c); st.Primary != first.Name {
 		t.Errorf("the primary is %s", st.Primary)
 	}
-	d.waitForStandbys(t)
+	waitSync(t, d.c, "of both standbys", time.Minute, func(s *holdfast.SyncStatus) bool {
+		return s.Mode == "quorum" && len(s.Names) == 2 && len(s.Leaving) == 0
+	})
 	const all = "SELECT string_agg(what, ', ' ORDER BY what) FROM restored"
 	if got := queryText(t, connect(t, e2eDSN(d.c.Nodes[2])), all); got != "in the archive, "+
 		"in the backup" {
@@ -101,26 +99,6 @@ func (d documented) unarchived() []string {
 		waiting = append(waiting, files...)
 	}
 	return waiting
-}
-
-// waitForStandbys lets commits wait for standbys again, node by node.
-func (d documented) waitForStandbys(t *testing.T) {
-	t.Helper()
-	for _, n := range d.c.Nodes {
-		configure(t, n, d.configure)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		if _, err := n.Terminate(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		if err := n.Start(); err != nil {
-			t.Fatal(err)
-		}
-		waitServing(t, n)
-	}
-	waitSync(t, d.c, "of both standbys", time.Minute, func(s *holdfast.SyncStatus) bool {
-		return s.Mode == "quorum" && len(s.Names) == 2 && len(s.Leaving) == 0
-	})
 }
 
 // loseEverything ends all nodes and servers, and removes all that they had: data, Raft's directory
