@@ -231,7 +231,6 @@ func (s *session) statementNamed(name string) parsed {
 
 func (s *session) inspectParse(body []byte, whole bool, at int) error {
 	o := op{kind: opParse, start: at}
-	p := opaque
 	if !whole {
 		name, _, ok := bytes.Cut(body, []byte{0})
 		if !ok {
@@ -251,7 +250,7 @@ func (s *session) inspectParse(body []byte, whole bool, at int) error {
 		return err
 	}
 	name = name[:min(len(name), serverNameBytes)]
-	p = s.readParse(name, sql, oids)
+	p := s.readParse(name, sql, oids)
 	if name == "" {
 		s.replaceUnnamed(at)
 		s.unnamed = p
