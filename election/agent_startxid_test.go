@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -166,6 +167,39 @@ func TestAgentStartXidBehindTheDoor(t *testing.T) {
 			t.Errorf("boundary %d to %d, but %d was lost, and is a worker's now", lo, hi, lost)
 		}
 	})
+}
+
+// TestAgentBoundaryOfARunningServerOutlivesACrash: a boundary that is written down while the server
+// runs on stands for the starts after a crash, too. Ids of which no WAL is on disk would be given
+// out again below it then, and a COMMIT that was lost be found.
+func TestAgentBoundaryOfARunningServerOutlivesACrash(t *testing.T) {
+	c := &adoptCluster{agentCluster: newAgentCluster(t, 1)}
+	cfg := c.cfgs["n1"]
+	cfg.Settings = append(slices.Clone(cfg.Settings), "wal_writer_delay = 10s")
+	c.cfgs["n1"] = cfg
+	c.start("n1")
+	c.bootstrap("")
+	c.open("n1")
+	c.sql("n1", "CREATE TABLE t (i int)")
+	client, err := c.dial("n1", "postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := c.xid(c.on(client, "BEGIN; SELECT pg_current_xact_id()"))
+	c.epoch = 2
+	res := c.do("n1", election.Order{Kind: election.OrderStartPrimary}) // back, after a switchover
+	if res.XidLo <= lost {
+		t.Fatalf("boundary %d to %d, though %d is known to be aborted", res.XidLo, res.XidHi, lost)
+	}
+	c.close("n1")
+	c.crash("n1")
+	c.start("n1")
+	c.epoch = 3
+	res = c.do("n1", election.Order{Kind: election.OrderStartPrimary})
+	again := c.xid(c.bySocket("INSERT INTO t VALUES (1) RETURNING pg_current_xact_id()"))
+	if again < res.XidLo {
+		t.Errorf("the id %d is given out again, below the boundary %d", again, res.XidLo)
+	}
 }
 
 // TestAgentServedIsKnownAfterAnUpgrade: the record of an older release does not tell which start

@@ -69,7 +69,9 @@ func Decide(in Input, p Policy) Decision {
 	} else {
 		d.Refusals = refuseAll(in.Requests, d.Summary)
 	}
-	d.IsPrimaryUsable, d.UsableAge, d.IsCutOff = v.isUsable, v.usableAge, v.cut.why != ""
+	// A word that is too old to speak for a node does not say that the primary can be used now.
+	d.IsPrimaryUsable = v.isUsable && v.usableAge <= p.ReportFresh
+	d.UsableAge, d.IsCutOff = v.usableAge, v.cut.why != ""
 	return d
 }
 

@@ -74,15 +74,29 @@ func (a *PostgresAgent) noteStartXid(ctx context.Context, first string) error {
 	case start == "" || start != lastStart(a.cfg.DataDir): // it was not one server that answered
 	case rec.Served != nil && rec.Served.Incarnation == row[0]:
 		lo = next // no id was given out twice: it has all of them
+		err = a.flushXid(ctx)
 	case start == first && opened != 0 && opened <= next:
 		// Those up to the one just taken are a background worker's.
 		lo, hi = opened, opened
+	}
+	if err != nil {
+		return err
 	}
 	if lo == 0 {
 		a.log.Warn("somebody else may have started the server, or used it since it recovered: " +
 			"nothing is known of commits that were under way")
 	}
 	return a.updateRecord(func(r *agentRecord) { r.StartLo, r.StartXid = lo, hi })
+}
+
+// flushXid has the ids that were given out so far known after a crash, too: what is written down of
+// them stands for every further start, and those whose transactions have no flushed WAL would be
+// given out again below it.
+func (a *PostgresAgent) flushXid(ctx context.Context) error {
+	if _, err := a.exec(ctx, "SELECT pg_logical_emit_message(true, 'holdfast', '')"); err != nil {
+		return fmt.Errorf("flush next xid: %w", err)
+	}
+	return nil
 }
 
 // readStartXid is the next id with which the running server opened, 0 if that cannot be told any

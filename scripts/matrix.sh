@@ -52,14 +52,26 @@ make_root() {
     local script=/usr/share/debootstrap/scripts/$suite
     [[ -e $script ]] || script=/usr/share/debootstrap/scripts/sid
     rm -rf "$root"
+    # timeout has a process group of its own, which Ctrl-C does not reach.
     timeout --kill-after=10 900 unshare --mount --propagation private \
         debootstrap --variant=minbase \
         --include="postgresql-$version,procps,iproute2,e2fsprogs" "$suite" "$root" "$mirror" \
-        "$script" >"$root.log" 2>&1
+        "$script" >"$root.log" 2>&1 &
+    trap "kill $! 2>/dev/null; wait $!; exit 130" INT TERM
+    local rc=0
+    wait $! || rc=$?
+    trap - INT TERM
+    return "$rc"
 }
 # The marker is the last thing made: a root without it is the rest of an interrupted one.
+mkdir -p "$roots"
+# What makes it holds the lock, also if this script was killed: nobody makes it beside that.
+exec 9>"$root.lock"
+if ! flock -w 1000 9; then
+    echo "holdfast: somebody else makes the Debian $suite in $root and does not end" >&2
+    exit 1
+fi
 if [[ ! -e $root/.complete ]]; then
-    mkdir -p "$roots"
     echo "holdfast: making a Debian $suite with PostgreSQL $version in $root" >&2
     for try in 1 2 3; do
         ! make_root || break
@@ -77,6 +89,8 @@ if [[ ! -x $root/sbin/mkfs.ext4 ]]; then
     chroot "$root" "${install[@]}" -o APT::Sandbox::User=root e2fsprogs >"$root.log" 2>&1 ||
         { tail -30 "$root.log" >&2; exit 1; }
 fi
+exec 9>&-
+
 # A release that is not out yet changes: which one it was belongs to the result.
 echo "holdfast: PostgreSQL $version on the Debian $suite of" \
     "$(date -u -r "$root/.complete" +%Y-%m-%d) in $root" >&2

@@ -14,6 +14,12 @@ type CertificateStatus struct {
 	// Certificate is node, ca or clients.
 	Certificate string    `json:"certificate"`
 	Ends        time.Time `json:"ends"`
+	// begins is since when it is good: what is made for weeks is not replaced months before.
+	begins time.Time
+}
+
+func statusOfCertificate(name string, c *x509.Certificate) CertificateStatus {
+	return CertificateStatus{Certificate: name, Ends: c.NotAfter, begins: c.NotBefore}
 }
 
 // The certificates of a node, as they are called in the status and in metrics.
@@ -29,7 +35,7 @@ func (n *node) certificates() []CertificateStatus {
 	out := groupCertificates(n.election.CertificateChains())
 	if n.proxy != nil {
 		if c := n.proxy.Certificate(); c != nil {
-			out = append(out, CertificateStatus{certClients, c.NotAfter})
+			out = append(out, statusOfCertificate(certClients, c))
 		}
 	}
 	return out
@@ -40,9 +46,9 @@ func (n *node) certificates() []CertificateStatus {
 func groupCertificates(chains [][]*x509.Certificate) []CertificateStatus {
 	var node, ca CertificateStatus
 	for _, chain := range chains {
-		node = CertificateStatus{certNode, chain[0].NotAfter}
-		if end := chain[len(chain)-1].NotAfter; end.After(ca.Ends) {
-			ca = CertificateStatus{certCA, end}
+		node = statusOfCertificate(certNode, chain[0])
+		if last := chain[len(chain)-1]; last.NotAfter.After(ca.Ends) {
+			ca = statusOfCertificate(certCA, last)
 		}
 	}
 	if node.Certificate == "" {
@@ -51,15 +57,19 @@ func groupCertificates(chains [][]*x509.Certificate) []CertificateStatus {
 	return []CertificateStatus{node, ca}
 }
 
-// expiryWarning is how long before its end a certificate becomes a problem.
-const expiryWarning = 60 * 24 * time.Hour
+// expiryWarning is how long before its end a certificate becomes a problem: 60 days, and no more
+// than a quarter of the time for which it was made. Those that are made for 90 days are replaced
+// when 30 are left, as a rule.
+func (c CertificateStatus) expiryWarning() time.Duration {
+	return min(60*24*time.Hour, c.Ends.Sub(c.begins)/4)
+}
 
 // expiryProblems tells of the certificates that end soon, or have ended.
 func expiryProblems(certs []CertificateStatus, now time.Time) []string {
 	var out []string
 	for _, c := range certs {
 		left := c.Ends.Sub(now)
-		if left > expiryWarning {
+		if left > c.expiryWarning() {
 			continue
 		}
 		when := fmt.Sprintf("ends on %s, in %d days", c.Ends.UTC().Format(time.DateOnly),

@@ -16,6 +16,26 @@ import (
 
 const day = 24 * time.Hour
 
+// ofYears is a certificate that was made for five of them.
+func ofYears(name string, ends time.Time) CertificateStatus {
+	return CertificateStatus{Certificate: name, Ends: ends, begins: ends.Add(-5 * 365 * day)}
+}
+
+// TestExpiryOfShortLives: what is made for 90 days, and replaced when 30 are left, is no problem
+// for half of its life.
+func TestExpiryOfShortLives(t *testing.T) {
+	now := time.Now()
+	for left, isProblem := range map[time.Duration]bool{
+		89 * day: false, 30 * day: false, 23 * day: false, 22 * day: true, -day: true,
+	} {
+		c := CertificateStatus{Certificate: certClients, Ends: now.Add(left)}
+		c.begins = c.Ends.Add(-90 * day)
+		if got := expiryProblems([]CertificateStatus{c}, now); len(got) > 0 != isProblem {
+			t.Errorf("%s left: %q", left, got)
+		}
+	}
+}
+
 // TestExpiryProblems: a certificate is a problem from 60 days before its end, with what to do.
 func TestExpiryProblems(t *testing.T) {
 	now := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -32,7 +52,7 @@ func TestExpiryProblems(t *testing.T) {
 		{-400 * day, "has ended on 2028-11-27"},
 	} {
 		for _, what := range []string{certNode, certCA, certClients} {
-			got := expiryProblems([]CertificateStatus{{what, now.Add(tt.left)}}, now)
+			got := expiryProblems([]CertificateStatus{ofYears(what, now.Add(tt.left))}, now)
 			if tt.want == "" && len(got) == 0 {
 				continue
 			}
@@ -51,7 +71,8 @@ func TestExpiryOfChains(t *testing.T) {
 	chain := func(d time.Duration) []*x509.Certificate {
 		return []*x509.Certificate{leaf, {NotAfter: now.Add(d)}}
 	}
-	want := []CertificateStatus{{certNode, leaf.NotAfter}, {certCA, now.Add(90 * day)}}
+	want := []CertificateStatus{{Certificate: certNode, Ends: leaf.NotAfter},
+		{Certificate: certCA, Ends: now.Add(90 * day)}}
 	got := groupCertificates([][]*x509.Certificate{chain(10 * day), chain(90 * day), chain(20 * day)})
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
@@ -67,7 +88,7 @@ func TestExpiryIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.WarnLevel)
 		ctx, cancel := context.WithCancel(t.Context())
-		certs := []CertificateStatus{{certClients, time.Now().Add(61*day + time.Hour)}}
+		certs := []CertificateStatus{ofYears(certClients, time.Now().Add(61*day+time.Hour))}
 		done := make(chan struct{})
 		go func() {
 			runExpiry(ctx, func() []CertificateStatus { return certs }, zap.New(core))
@@ -85,12 +106,12 @@ func TestExpiryIsLogged(t *testing.T) {
 		warned(day, 0)
 		warned(day, 1)
 		warned(day, 2)
-		certs = []CertificateStatus{{certClients, time.Now().Add(365 * day)}}
+		certs = []CertificateStatus{ofYears(certClients, time.Now().Add(365*day))}
 		warned(3*day, 2)
 		cancel()
 		<-done
 		core2, logs2 := observer.New(zap.WarnLevel)
-		ended := []CertificateStatus{{certCA, time.Now().Add(-day)}}
+		ended := []CertificateStatus{ofYears(certCA, time.Now().Add(-day))}
 		runExpiry(ctx, func() []CertificateStatus { return ended }, zap.New(core2))
 		if logs2.Len() != 1 {
 			t.Errorf("%d warnings at the start, want 1", logs2.Len())
@@ -113,7 +134,7 @@ func TestExpiryOfANode(t *testing.T) {
 			t.Errorf("%s is %v", name, got[name])
 		}
 	}
-	soon := Status{Certificates: []CertificateStatus{{certClients, time.Unix(1e9, 0)}}}
+	soon := Status{Certificates: []CertificateStatus{ofYears(certClients, time.Unix(1e9, 0))}}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(groupMetrics{look: func() (Status, bool) { return soon, false }})
 	const name = "holdfast_certificate_expires_timestamp_seconds certificate=clients"

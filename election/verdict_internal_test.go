@@ -1,0 +1,27 @@
+package election
+
+import (
+	"testing"
+	"time"
+)
+
+// TestOldWordSaysNothingOfNow: a host that is lost has reported just before that it works. That is
+// the newest sign of it, and none that it can be used now.
+func TestOldWordSaysNothingOfNow(t *testing.T) {
+	timing, err := TimingOf(ProfileCloud)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := DefaultPolicy(timing)
+	in := Input{State: &State{Lock: &Lock{Epoch: 7, Holder: "pg1", Incarnation: "100"}}}
+	for _, name := range []string{"pg1", "pg2", "pg3"} {
+		in.State.Members = append(in.State.Members, Member{Name: name, Postgres: name + ":5432"})
+	}
+	for age, want := range map[time.Duration]bool{0: true, p.ReportFresh: true, time.Minute: false} {
+		in.Observations = []Observation{{Age: age, Report: Report{V: Version, Node: "pg1", Epoch: 7,
+			Probe: ProbeOK, Member: MemberStatus{Phase: PhasePrimary, Incarnation: "100"}}}}
+		if d := Decide(in, p); d.IsPrimaryUsable != want || d.UsableAge != age {
+			t.Errorf("%s ago: usable %t, %s", age, d.IsPrimaryUsable, d.UsableAge)
+		}
+	}
+}
