@@ -116,7 +116,7 @@ func (s *session) step(now int64) step {
 		s.lostTx && !s.in.lacks(), s.mustPack():
 		s.mu.Unlock()
 		return stepRare
-	case !asking && s.unsent == 0 && (s.in.lacks() || s.awaitsSame()), s.endHeld:
+	case !asking && s.unsent == 0 && (s.endHeld || s.in.lacks() || s.awaitsSame()):
 		s.mu.Unlock()
 		return stepWait
 	case !s.isOpenGate(b, start, now):

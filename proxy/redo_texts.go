@@ -123,13 +123,14 @@ func (t *texts) add(st *statement) {
 		return
 	}
 	t.scratch = pgwire.Classify(t.scratch[:0], []byte(st.text), st.conforming)
+	isAsked := false
 	for i := range t.scratch {
 		s := &t.scratch[i]
 		t.renames(s)
-		if s.MayWrite() && s.Kind != pgwire.KindCommit {
-			t.out = append(t.out, *st)
-			return
-		}
+		isAsked = isAsked || s.MayWrite() && s.Kind != pgwire.KindCommit
+	}
+	if isAsked {
+		t.out = append(t.out, *st)
 	}
 }
 

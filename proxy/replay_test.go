@@ -83,11 +83,15 @@ func TestCompletionBeforeAHeldEnd(t *testing.T) {
 	r := newRig(t, nil)
 	w := hijack(t, r.connect(""))
 	w.play([]scriptStep{q("PREPARE s AS SELECT set_config('a.b', 'c', false)")})
-	var cut atomic.Bool
+	var asked, cut atomic.Bool
+	isWhole := cutBehindEnd()
 	r.line.Watch(func(_ byte, body []byte) bool {
-		cut.Store(cut.Load() || isSnapshot(body))
-		return !isSnapshot(body)
-	}, nil)
+		asked.Store(asked.Load() || isSnapshot(body))
+		return true
+	}, func(typ byte, body []byte) bool {
+		cut.Store(asked.Load() && !isWhole(typ, body) || cut.Load())
+		return !cut.Load()
+	})
 	got := w.play([]scriptStep{q("EXECUTE s")})
 	if len(got) != 4 || got[2] != `C "SELECT 1\x00"` || got[3] != `Z "I"` || !cut.Load() {
 		t.Fatalf("got %q, cut %v", got, cut.Load())

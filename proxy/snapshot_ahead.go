@@ -35,7 +35,9 @@ func (f *flow) endsIdle() bool {
 		return false
 	}
 	for i := f.head; i < len(f.ops); i++ {
-		if o := &f.ops[i]; o.snapshot || o.kind == opCopyEnd || o.cls.has(mayStayOpen) {
+		// From 18 on a Query leaves the transaction of a batch without a Sync open.
+		o := &f.ops[i]
+		if o.snapshot || o.behind || o.kind == opCopyEnd || o.cls.has(mayStayOpen) {
 			return false
 		}
 	}

@@ -177,7 +177,9 @@ func TestStateIsNotAskedAhead(t *testing.T) {
 		"may open one":         {nil, query("SET work_mem = '7MB'; COMMIT AND CHAIN")},
 		"in one, pipelined":    {nil, with(query("BEGIN"), query("SET work_mem = '7MB'"))},
 		"a batch without Sync": {nil, noEnd(batchOf("SET work_mem = '7MB'"))},
-		"takes data":           {nil, query("SET work_mem = '7MB'; COPY t FROM STDIN")},
+		"a batch without Sync in front": {nil, with(noEnd(batchOf("INSERT INTO t VALUES (1)")),
+			query("SET work_mem = '7MB'"))},
+		"takes data": {nil, query("SET work_mem = '7MB'; COPY t FROM STDIN")},
 		"a cancel request under way": {func(s *session) { s.cancels++ },
 			query("SET work_mem = '7MB'")},
 		"a question that has failed": {func(s *session) { s.track.failed++ },
@@ -187,7 +189,9 @@ func TestStateIsNotAskedAhead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newSteady(t, GuardOff)
 			if tc.before != nil {
+				r.session.mu.Lock()
 				tc.before(r.session)
+				r.session.mu.Unlock()
 			}
 			r.play([]turn{{r.client, tc.sent, r.server, tc.sent}})
 			r.quiet()

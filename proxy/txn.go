@@ -43,6 +43,7 @@ type op struct {
 	ofEnd    bool      // opDescribe: of the end of a transaction, which has no rows
 	unnamed  bool      // opClose: of the unnamed statement
 	ahead    bool      // internal: the question for the xid ahead of a COMMIT (guard_ahead.go)
+	behind   bool      // opQuery, opFunctionCall: of a batch that has no Sync
 	stmts    uint32    // opQuery in a block of ours (guard_string.go): how many statements it has
 }
 
@@ -152,6 +153,7 @@ func (f *flow) push(o op) bool {
 		f.ahead, f.endSent = f.status, false
 	}
 	o.renames = !o.internal && o.mayRename()
+	o.behind = o.kind != opSync && o.endsBatch() && f.unsynced > 0
 	f.ops = append(f.ops, o)
 	f.count(&f.ops[len(f.ops)-1], 1)
 	switch {

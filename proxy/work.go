@@ -49,6 +49,7 @@ func (s *session) rest() {
 		return
 	}
 	s.settleUnnamed()
+	s.unitFrom.Store(0) // offsets of this journal
 	s.work = nil
 	s.proxy.journaled(-w.unit.rest())
 	clear(w.scratch)
