@@ -57,9 +57,9 @@ make_root() {
         debootstrap --variant=minbase \
         --include="postgresql-$version,procps,iproute2,e2fsprogs" "$suite" "$root" "$mirror" \
         "$script" >"$root.log" 2>&1 &
-    trap "kill $! 2>/dev/null; wait $!; exit 130" INT TERM
-    local rc=0
-    wait $! || rc=$?
+    local rc=0 job=$!
+    trap 'kill "$job" 2>/dev/null; wait "$job"; exit 130' INT TERM
+    wait "$job" || rc=$?
     trap - INT TERM
     return "$rc"
 }
