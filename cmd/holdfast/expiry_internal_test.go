@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,10 +89,14 @@ func TestExpiryIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.WarnLevel)
 		ctx, cancel := context.WithCancel(t.Context())
-		certs := []CertificateStatus{ofYears(certClients, time.Now().Add(61*day+time.Hour))}
+		var ends atomic.Pointer[time.Time]
+		until := func(d time.Duration) { end := time.Now().Add(d); ends.Store(&end) }
+		until(61*day + time.Hour)
 		done := make(chan struct{})
 		go func() {
-			runExpiry(ctx, func() []CertificateStatus { return certs }, zap.New(core))
+			runExpiry(ctx, func() []CertificateStatus {
+				return []CertificateStatus{ofYears(certClients, *ends.Load())}
+			}, zap.New(core))
 			close(done)
 		}()
 		warned := func(after time.Duration, want int) {
@@ -106,7 +111,7 @@ func TestExpiryIsLogged(t *testing.T) {
 		warned(day, 0)
 		warned(day, 1)
 		warned(day, 2)
-		certs = []CertificateStatus{ofYears(certClients, time.Now().Add(365*day))}
+		until(365 * day)
 		warned(3*day, 2)
 		cancel()
 		<-done
