@@ -72,7 +72,7 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		_, observed := c.co.Observations()
 		c.settleRequests(state)
 		d := Decide(c.input(state), c.policy)
-		if d.IsPrimaryUsable {
+		if d.WasUsable {
 			c.usableAt = c.inputAt.Add(-d.UsableAge)
 		}
 		c.record(d)

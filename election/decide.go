@@ -49,6 +49,8 @@ type Decision struct {
 	// UsableAge is how old that knowledge is.
 	IsPrimaryUsable bool          `json:"primary_usable"`
 	UsableAge       time.Duration `json:"-"`
+	// WasUsable tells that there is such a word, of whatever age.
+	WasUsable bool `json:"-"`
 	// IsCutOff tells that most proxies cannot use it all the same.
 	IsCutOff bool `json:"cut_off,omitempty"`
 }
@@ -71,7 +73,7 @@ func Decide(in Input, p Policy) Decision {
 	}
 	// A word that is too old to speak for a node does not say that the primary can be used now.
 	d.IsPrimaryUsable = v.isUsable && v.usableAge <= p.ReportFresh
-	d.UsableAge, d.IsCutOff = v.usableAge, v.cut.why != ""
+	d.WasUsable, d.UsableAge, d.IsCutOff = v.isUsable, v.usableAge, v.cut.why != ""
 	return d
 }
 

@@ -20,7 +20,7 @@ func TestOldWordSaysNothingOfNow(t *testing.T) {
 	for age, want := range map[time.Duration]bool{0: true, p.ReportFresh: true, time.Minute: false} {
 		in.Observations = []Observation{{Age: age, Report: Report{V: Version, Node: "pg1", Epoch: 7,
 			Probe: ProbeOK, Member: MemberStatus{Phase: PhasePrimary, Incarnation: "100"}}}}
-		if d := Decide(in, p); d.IsPrimaryUsable != want || d.UsableAge != age {
+		if d := Decide(in, p); d.IsPrimaryUsable != want || !d.WasUsable || d.UsableAge != age {
 			t.Errorf("%s ago: usable %t, %s", age, d.IsPrimaryUsable, d.UsableAge)
 		}
 	}
