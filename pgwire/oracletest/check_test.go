@@ -163,7 +163,7 @@ func settingKinds(n node) []pgwire.Kind {
 	case "session_authorization":
 		return []pgwire.Kind{pgwire.KindSetSessionAuthorization}
 	case "transaction", "transaction snapshot":
-		if !isReset {
+		if str(n, "kind") == "VAR_SET_MULTI" { // else a setting of that name: SET transaction = s
 			return []pgwire.Kind{pgwire.KindSetTransaction}
 		}
 	case "transaction_isolation", "transaction_read_only", "transaction_deferrable":
