@@ -79,12 +79,6 @@ func GenerateAgentSecrets(dir string) error {
 	return nil
 }
 
-// SocketDirForTest is where an agent's server has its socket.
-func SocketDirForTest(a *PostgresAgent) string {
-	dir, _ := a.controlAddress()
-	return dir
-}
-
 // StartXidForTest starts a server in place as an order does, and lets between act behind the closed
 // door before the boundary is read.
 func StartXidForTest(t *testing.T, a *PostgresAgent, between func()) (lo, hi uint64) {

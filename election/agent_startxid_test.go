@@ -3,7 +3,6 @@ package election_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,16 +11,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"holdfast/election"
 )
 
-// startXidCluster is one primary that has a client with a transaction that a crash loses: its id,
-// of which no WAL tells, is given out again by the next start. The agent is not there any more.
-func startXidCluster(t *testing.T) (c *adoptCluster, lost uint64) {
+// openXidCluster is one primary, with settings, that has a client with an open transaction: a crash
+// loses its id, of which no WAL tells, and the next start gives it out again.
+func openXidCluster(t *testing.T, settings ...string) (c *adoptCluster, open uint64) {
 	t.Helper()
 	c = &adoptCluster{agentCluster: newAgentCluster(t, 1)}
+	cfg := c.cfgs["n1"]
+	cfg.Settings = append(slices.Clone(cfg.Settings), settings...)
+	c.cfgs["n1"] = cfg
 	c.start("n1")
 	c.bootstrap("")
 	c.open("n1")
@@ -31,7 +31,13 @@ func startXidCluster(t *testing.T) (c *adoptCluster, lost uint64) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = client.Close(context.Background()) })
-	lost = c.xid(c.on(client, "BEGIN; SELECT pg_current_xact_id()"))
+	return c, c.xid(c.on(client, "BEGIN; SELECT pg_current_xact_id()"))
+}
+
+// startXidCluster is that after the crash. The agent is not there any more.
+func startXidCluster(t *testing.T) (c *adoptCluster, lost uint64) {
+	t.Helper()
+	c, lost = openXidCluster(t)
 	c.close("n1")
 	c.crash("n1")
 	return c, lost
@@ -56,22 +62,7 @@ func (c *agentCluster) takeAgain(lost uint64, sql func(string) string) {
 }
 
 // bySocket runs SQL as the superuser, whom a closed door lets in, as it does background workers.
-func (c *adoptCluster) bySocket(sql string) string {
-	c.t.Helper()
-	_, port, _ := net.SplitHostPort(c.cfgs["n1"].Listen)
-	pw, err := os.ReadFile(filepath.Join(c.dir, "secrets", "superuser"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	conn, err := pgconn.Connect(context.Background(), fmt.Sprintf("host=%s port=%s user=postgres "+
-		"password=%s dbname=postgres", election.SocketDirForTest(c.agents["n1"]), port,
-		strings.TrimSpace(string(pw))))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	defer func() { _ = conn.Close(context.Background()) }()
-	return c.on(conn, sql)
-}
+func (c *adoptCluster) bySocket(sql string) string { return c.admin2("n1", sql) }
 
 // TestAgentStartAfterOneByHand: where somebody else started the server after a crash, an id that a
 // client's COMMIT had may be another's by now. The boundary says that nothing is known of it
@@ -173,19 +164,7 @@ func TestAgentStartXidBehindTheDoor(t *testing.T) {
 // runs on stands for the starts after a crash, too. Ids of which no WAL is on disk would be given
 // out again below it then, and a COMMIT that was lost be found.
 func TestAgentBoundaryOfARunningServerOutlivesACrash(t *testing.T) {
-	c := &adoptCluster{agentCluster: newAgentCluster(t, 1)}
-	cfg := c.cfgs["n1"]
-	cfg.Settings = append(slices.Clone(cfg.Settings), "wal_writer_delay = 10s")
-	c.cfgs["n1"] = cfg
-	c.start("n1")
-	c.bootstrap("")
-	c.open("n1")
-	c.sql("n1", "CREATE TABLE t (i int)")
-	client, err := c.dial("n1", "postgres")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lost := c.xid(c.on(client, "BEGIN; SELECT pg_current_xact_id()"))
+	c, lost := openXidCluster(t, "wal_writer_delay = 10s")
 	c.epoch = 2
 	res := c.do("n1", election.Order{Kind: election.OrderStartPrimary}) // back, after a switchover
 	if res.XidLo <= lost {

@@ -203,6 +203,7 @@ func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100)")
+	l.grant(1, 3*time.Second) // the last client is cut soon after its end
 	election.LossGate{Agent: c.agents["n1"]}.Cut(1)
 	c.epoch = 2
 	if res := c.do("n1", election.Order{Kind: election.OrderStop}); res.LSN == 0 {
