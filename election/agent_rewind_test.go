@@ -91,22 +91,30 @@ func (c *agentCluster) receiveLogical(name string) *os.Process {
 	c.t.Helper()
 	c.sql(name, "SELECT pg_create_logical_replication_slot('logical', 'pgoutput');"+
 		"CREATE PUBLICATION all_of_it FOR ALL TABLES")
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_recvlogical")
-	program, err := exec.LookPath("pg_recvlogical")
+	return c.receive(name, "superuser", "pg_recvlogical", "-U", "postgres", "-d", "postgres",
+		"-S", "logical", "--start", "-f", "/dev/null", "-o", "proto_version=1",
+		"-o", "publication_names=all_of_it")
+}
+
+// receive runs one of PostgreSQL's receivers, with the password in a file of the secrets, until the
+// test ends, and returns once it streams.
+func (c *agentCluster) receive(name, secret, program string, args ...string) *os.Process {
+	c.t.Helper()
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + program)
+	path, err := exec.LookPath(program)
 	if err != nil && len(found) > 0 {
-		program, err = found[len(found)-1], nil
+		path, err = found[len(found)-1], nil
 	}
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	pw, err := os.ReadFile(filepath.Join(c.dir, "secrets", "superuser"))
+	pw, err := os.ReadFile(filepath.Join(c.dir, "secrets", secret))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	host, port, _ := strings.Cut(c.member(name).Postgres, ":")
-	cmd := exec.CommandContext(context.Background(), program, "-h", host, "-p", port,
-		"-U", "postgres", "-d", "postgres", "-S", "logical", "--start", "-f", "/dev/null",
-		"-o", "proto_version=1", "-o", "publication_names=all_of_it")
+	cmd := exec.CommandContext(context.Background(), path,
+		append([]string{"-h", host, "-p", port}, args...)...)
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+strings.TrimSpace(string(pw)))
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)

@@ -210,3 +210,24 @@ func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
 		t.Errorf("stopped with %+v", res)
 	}
 }
+
+// TestLockLossEndsWalsendersThatHang: behind its last checkpoint a server waits for receivers that
+// take nothing any more. Their walsenders are ended in time, and not the server with all of them.
+func TestLockLossEndsWalsendersThatHang(t *testing.T) {
+	l := &lossLease{}
+	c, _ := newLossCluster(t, l)
+	receiver := c.receive("n1", "replication", "pg_receivewal", "-U", "holdfast_replication",
+		"-D", t.TempDir())
+	if err := receiver.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.sql("n1", "CREATE TABLE t (i int)")
+	l.grant(1, 3*time.Second)
+	election.LossGate{Agent: c.agents["n1"]}.Cut(1)
+	c.wait("n1", "its end", func(s election.MemberStatus) bool {
+		return s.Phase == election.PhaseStopped
+	})
+	if log := c.serverLog("n1"); strings.Contains(log, "received immediate shutdown request") {
+		t.Errorf("the server was stopped at once:\n%s", log)
+	}
+}
