@@ -72,8 +72,8 @@ func (c *Controller) RunLeader(ctx context.Context) {
 		_, observed := c.co.Observations()
 		c.settleRequests(state)
 		d := Decide(c.input(state), c.policy)
-		if d.WasUsable {
-			c.usableAt = c.inputAt.Add(-d.UsableAge)
+		if at := c.inputAt.Add(-d.UsableAge); d.WasUsable && at.After(c.usableAt) {
+			c.usableAt = at
 		}
 		c.record(d)
 		c.refuseRequests(d.Refusals)

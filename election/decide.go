@@ -45,12 +45,11 @@ type Decision struct {
 	Summary   string           `json:"summary"`
 	Evidence  []string         `json:"evidence,omitempty"`
 	Refusals  []RequestRefusal `json:"refusals,omitempty"`
-	// IsPrimaryUsable tells that some node uses the primary, or its agent sees it in its place;
-	// UsableAge is how old that knowledge is.
-	IsPrimaryUsable bool          `json:"primary_usable"`
-	UsableAge       time.Duration `json:"-"`
-	// WasUsable tells that there is such a word, of whatever age.
-	WasUsable bool `json:"-"`
+	// IsPrimaryUsable tells that some node uses the primary, or its agent sees it in its place.
+	IsPrimaryUsable bool `json:"primary_usable"`
+	// WasUsable tells that some node has seen that under this epoch; UsableAge is how long ago.
+	WasUsable bool          `json:"-"`
+	UsableAge time.Duration `json:"-"`
 	// IsCutOff tells that most proxies cannot use it all the same.
 	IsCutOff bool `json:"cut_off,omitempty"`
 }
@@ -73,7 +72,8 @@ func Decide(in Input, p Policy) Decision {
 	}
 	// A word that is too old to speak for a node does not say that the primary can be used now.
 	d.IsPrimaryUsable = v.isUsable && v.usableAge <= p.ReportFresh
-	d.WasUsable, d.UsableAge, d.IsCutOff = v.isUsable, v.usableAge, v.cut.why != ""
+	d.WasUsable, d.UsableAge = lastUsable(in)
+	d.IsCutOff = v.cut.why != ""
 	return d
 }
 

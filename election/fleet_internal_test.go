@@ -124,6 +124,24 @@ func TestReachNeedsRepetition(t *testing.T) {
 	}
 }
 
+// TestProbesRememberTheLastSuccess: a leader that is elected when the primary is gone already has
+// nobody else to tell it since when.
+func TestProbesRememberTheLastSuccess(t *testing.T) {
+	p := prober{}
+	for i, x := range []struct {
+		epoch  uint64
+		result ProbeResult
+		want   time.Duration
+	}{
+		{7, ProbeRefused, 0}, {7, ProbeOK, 0}, {7, ProbeRefused, 1}, {7, ProbeTimeout, 2},
+		{8, ProbeTimeout, 0}, {8, ProbeOK, 0}, {8, ProbeError, 1}, {8, ProbeOK, 0},
+	} {
+		if p.note(probed{x.epoch, x.result, nil}, int64(i+1)); p.usableAgo() != x.want {
+			t.Errorf("probe %d: success %d ago, want %d", i, p.usableAgo(), x.want)
+		}
+	}
+}
+
 // TestUnansweredProbesCountTogether: a router may say of a host that is gone that it cannot be
 // reached, now and then. A refused connection is an answer.
 func TestUnansweredProbesCountTogether(t *testing.T) {

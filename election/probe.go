@@ -34,11 +34,12 @@ type prober struct {
 	result ProbeResult
 	count  int
 	// blindAt is when, since the newest success under the epoch, the first probe failed; 0: none
-	// has. notedAt is when the newest result came: of a pause since then nothing is known. reached
-	// counts for each other member in how many of the newest looks in a row, made with
-	// the probes that failed, its server answered.
-	blindAt, notedAt int64
-	reached          map[string]int
+	// has. notedAt is when the newest result came: of a pause since then nothing is known. usableAt is
+	// when the newest success under the epoch was; 0: none was. reached counts for each other member
+	// in how many of the newest looks in a row, made with the probes that failed, its server
+	// answered.
+	blindAt, notedAt, usableAt int64
+	reached                    map[string]int
 	// gap is how long this process may have been paused for what it saw before to count; 0: any.
 	gap time.Duration
 }
@@ -84,6 +85,14 @@ func (p *prober) reaches(repeats int) []string {
 // blindFor is how long no probe has succeeded, as far as this process was there to see it.
 func (p *prober) blindFor() time.Duration { return time.Duration(p.notedAt - p.blindAt) }
 
+// usableAgo is how long ago a probe under the epoch has succeeded; 0 if none has.
+func (p *prober) usableAgo() time.Duration {
+	if p.usableAt == 0 {
+		return 0
+	}
+	return time.Duration(p.notedAt - p.usableAt)
+}
+
 // probeGap is prober.gap of a node; no profile probes less often. A probe that was under way in a
 // pause fails whatever there is to see.
 const probeGap = 5 * time.Second
@@ -95,6 +104,12 @@ func (p *prober) note(r probed, now int64) {
 		p.blindAt, p.reached, r.reaches = 0, nil, nil
 	}
 	p.notedAt = now
+	if r.epoch != p.epoch {
+		p.usableAt = 0
+	}
+	if r.result == ProbeOK {
+		p.usableAt = now
+	}
 	switch {
 	case r.result == ProbeOK || r.result == ProbeNone:
 		p.blindAt = 0

@@ -77,7 +77,8 @@ func (n *Node) buildReport(p *prober) Report {
 		SyncV: SyncVersion, Sync: &SyncMode{n.cfg.SyncMode, n.cfg.SyncWait},
 	}
 	if p.isBlind() {
-		r.BlindFor, r.Reaches = p.blindFor(), p.reaches(reachRepeats)
+		r.BlindFor, r.UsableAgo = p.blindFor(), p.usableAgo()
+		r.Reaches = p.reaches(reachRepeats)
 	}
 	s, _ := n.State()
 	r.Borrowers = n.lessee.borrowers(s, n.cfg.CutOffAfter)

@@ -236,6 +236,8 @@ type Report struct {
 	ProbeCount int `json:"probe_count"`
 	// BlindFor is how long no probe under Epoch has succeeded; 0 if the newest has.
 	BlindFor time.Duration `json:"blind_for,omitempty"`
+	// UsableAgo is how long ago a probe under Epoch has succeeded; 0 if the newest has, or none.
+	UsableAgo time.Duration `json:"usable_ago,omitempty"`
 	// Reaches are the other members whose servers answer this node time and again; told while
 	// probes of the primary fail only.
 	Reaches []string `json:"reaches,omitempty"`

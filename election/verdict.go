@@ -88,6 +88,19 @@ func primaryUsable(in Input) (bool, time.Duration) {
 	return found, age
 }
 
+// lastUsable returns how long ago some node has last seen that the primary works. Nodes whose newest
+// probe failed know it too, so that a leader which was elected after that can tell.
+func lastUsable(in Input) (bool, time.Duration) {
+	found, ago := primaryUsable(in)
+	for _, o := range in.Observations {
+		seen := o.Age + o.UsableAgo
+		if o.Epoch == in.State.Lock.Epoch && o.UsableAgo > 0 && (!found || seen < ago) {
+			found, ago = true, seen
+		}
+	}
+	return found, ago
+}
+
 // surveyNodes counts the nodes' probes that were made under the lock's epoch.
 func surveyNodes(in Input, p Policy) survey {
 	lock := in.State.Lock

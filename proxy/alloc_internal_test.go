@@ -3,6 +3,7 @@ package proxy
 import (
 	"io"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ type steady struct {
 	client, server int // descriptors, which block
 	session        *session
 	back           *backend
+	isTaken        bool // the loop does not have the session, and will not get it back
 }
 
 // far is a lease without an end.
@@ -54,12 +56,19 @@ func newSteady(tb testing.TB, guard string) *steady {
 		})
 		return c, fds[1]
 	}
-	r := &steady{tb: tb}
+	r := &steady{tb: tb, isTaken: true}
 	var client, server *sock
 	client, r.client = end()
 	server, r.server = end()
-	// First of all: this session has no proxy around it that could end it when its sockets close.
-	tb.Cleanup(func() { l.stop(); <-done })
+	// First of all: this session has no proxy around it that could end it when its sockets close. A
+	// goroutine that has just become the owner gives it back, as there is nothing to be done.
+	tb.Cleanup(func() {
+		l.stop()
+		<-done
+		for !r.isTaken && !r.session.onLoop.Load() {
+			time.Sleep(time.Millisecond)
+		}
+	})
 	s := &session{
 		proxy: p, loop: l, client: client, conf: true,
 		track: newTracker("app", &p.cfg), flow: newFlow('I'), account: newAccount(nil),
@@ -74,7 +83,30 @@ func newSteady(tb testing.TB, guard string) *steady {
 	}
 	client.handle((*clientSide)(s))
 	s.park()
+	r.isTaken = false
 	return r
+}
+
+// onceOnLoop is called by a loop that it is posted to.
+type onceOnLoop func()
+
+func (onceOnLoop) read()         {}
+func (f onceOnLoop) relay(int64) { f() }
+
+// takeOver makes the test the owner of the session, or what do starts if it is not nil. Only the
+// loop gives a session away: anybody else would do it while the loop is at work on it.
+func (r *steady) takeOver(do func()) {
+	r.tb.Helper()
+	r.isTaken = true
+	s, given := r.session, make(chan struct{})
+	s.loop.post(onceOnLoop(func() {
+		if do == nil {
+			do = func() {}
+		}
+		s.handOver(do)
+		close(given)
+	}))
+	<-given
 }
 
 // pass writes on one side and reads the same on the other.

@@ -57,7 +57,7 @@ func TestSlowClientKeepsNobodyFromPacking(t *testing.T) {
 	s.mu.Unlock()
 	raise(&p.drainEpoch, 1)
 	done := make(chan error, 2)
-	s.handOver(func() { done <- s.pack(t.Context()); done <- s.stopBackend() })
+	r.takeOver(func() { done <- s.pack(t.Context()); done <- s.stopBackend() })
 	r.expect(r.server, pgwire.AppendQuery(nil,
 		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "+carrySettingsSQL))
 	r.send(r.server, pgwire.AppendReadyForQuery(pgwire.AppendError(nil,

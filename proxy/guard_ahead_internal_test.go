@@ -431,7 +431,7 @@ func TestQuestionOfALostBackend(t *testing.T) {
 	r := newSteady(t, GuardAll)
 	r.play(r.opened()[:2])
 	s, update := r.session, r.opened()[2].sent
-	s.onLoop.Store(false) // the test is the owner
+	r.takeOver(nil)
 	s.mu.Lock()
 	s.equip()
 	s.in.room(1)

@@ -17,12 +17,12 @@ import (
 // the test is the loop. send takes the client's messages.
 func greeted(t *testing.T, p *Proxy, from netip.Addr) (s *session, send func(p []byte)) {
 	t.Helper()
-	client, peer := sockPair(t)
 	still, err := newLoop()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { still.stop(); still.run() })
+	client, peer := sockPairOn(t, still)
 	p.work.Add(1)
 	p.conns.Add(1)
 	s, err = p.newSession(client, &pgwire.Startup{
@@ -35,11 +35,13 @@ func greeted(t *testing.T, p *Proxy, from netip.Addr) (s *session, send func(p [
 	if err := s.challenge(secretEntry{}, from, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	client.handle(nil)
 	return s, func(p []byte) {
 		if n, err := peer.tryWrite(p); n < len(p) {
 			t.Fatal(err)
 		}
+		client.mu.Lock()
+		client.rd = true
+		client.mu.Unlock()
 		g := s.greeting
 		g.hear(s)
 		g.answer(s)

@@ -12,7 +12,11 @@ import (
 // sockPair is two ends of a connection, both on one loop.
 func sockPair(tb testing.TB) (a, b *sock) {
 	tb.Helper()
-	l := newTestLoop(tb)
+	return sockPairOn(tb, newTestLoop(tb))
+}
+
+func sockPairOn(tb testing.TB, l *loop) (a, b *sock) {
+	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		tb.Fatal(err)
