@@ -88,8 +88,8 @@ func primaryUsable(in Input) (bool, time.Duration) {
 	return found, age
 }
 
-// lastUsable returns how long ago some node has last seen that the primary works. Nodes whose newest
-// probe failed know it too, so that a leader which was elected after that can tell.
+// lastUsable returns how long ago some node has last seen that the primary works. Nodes whose
+// newest probe failed know it too, so that a leader which was elected after that can tell.
 func lastUsable(in Input) (bool, time.Duration) {
 	found, ago := primaryUsable(in)
 	for _, o := range in.Observations {
