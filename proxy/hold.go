@@ -263,9 +263,7 @@ func (h *holding) giveUp(ctx context.Context, why *pgwire.Error, reason string) 
 	if l.waiting() {
 		return s.failPending(ctx, l, why)
 	}
-	status, err := s.refuseNext(ctx, l.status, why)
-	l.status = status
-	return err
+	return s.refuseNext(ctx, l, why)
 }
 
 // failPending answers what was sent, as far as can be told without a server.
@@ -311,52 +309,75 @@ func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
 }
 
 // refuseNext answers the client's next batch with an error, without a backend.
-func (s *session) refuseNext(ctx context.Context, status byte, why *pgwire.Error,
-) (byte, error) {
-	typ, err := s.nextMessage(ctx)
+func (s *session) refuseNext(ctx context.Context, l *loss, why *pgwire.Error) error {
+	typ, err := s.nextMessage(ctx, 0)
 	if err != nil {
-		return status, err
+		return err
 	}
 	switch typ {
 	case pgwire.CliTerminate:
-		return status, errClientGone
+		return errClientGone
 	case pgwire.CliCopyData, pgwire.CliCopyDone, pgwire.CliCopyFail:
 		// The rest of a COPY that was answered with an error: the server ignores it too.
-		return status, s.dropMessage(ctx)
+		return s.dropMessage(ctx)
+	case pgwire.CliParse:
+		if err := s.refuseUnnamed(ctx, l); err != nil {
+			return err
+		}
 	case pgwire.CliQuery, pgwire.CliFunctionCall:
+		if typ == pgwire.CliQuery {
+			l.redo.unnamed = unnamedStatement{}
+		}
 		if err := s.dropMessage(ctx); err != nil {
-			return status, err
+			return err
 		}
 	case pgwire.CliSync:
 		why = nil
 	}
 	var out []byte
 	if why != nil {
-		status = afterError(status)
+		l.status = afterError(l.status)
 		out = pgwire.AppendError(out, why)
 	}
 	if typ == pgwire.CliQuery || typ == pgwire.CliFunctionCall {
-		return status, s.writeClient(pgwire.AppendReadyForQuery(out, status))
+		return s.writeClient(pgwire.AppendReadyForQuery(out, l.status))
 	}
 	if err := s.writeClient(out); err != nil {
-		return status, err
+		return err
 	}
 	if err := s.dropUntilSync(ctx); err != nil {
-		return status, err
+		return err
 	}
 	if err := s.dropMessage(ctx); err != nil {
-		return status, err
+		return err
 	}
-	return status, s.writeClient(pgwire.AppendReadyForQuery(nil, status))
+	return s.writeClient(pgwire.AppendReadyForQuery(nil, l.status))
 }
 
-// nextMessage waits until the type and length of the client's next message are there.
-func (s *session) nextMessage(ctx context.Context) (byte, error) {
+// refuseUnnamed forgets the unnamed statement if the client's next message, a Parse, is to make it:
+// a server drops the old one before it finds that there is an error (exec_parse_message). A Bind
+// that was pipelined behind it must not run the old one.
+func (s *session) refuseUnnamed(ctx context.Context, l *loss) error {
+	if _, n, err := pgwire.Header(s.in.bytes()); err != nil || n == 0 {
+		return fatalOrNil(err)
+	}
+	if _, err := s.nextMessage(ctx, 1); err != nil {
+		return err
+	}
+	if s.in.bytes()[pgwire.HeaderLen] == 0 {
+		l.redo.unnamed = unnamedStatement{}
+	}
+	return nil
+}
+
+// nextMessage waits until the type and length of the client's next message are there, and the first
+// more bytes of its body.
+func (s *session) nextMessage(ctx context.Context, more int) (byte, error) {
 	if err := s.dropPassing(ctx); err != nil {
 		return 0, err
 	}
-	for len(s.in.bytes()) < pgwire.HeaderLen {
-		s.in.want = pgwire.HeaderLen
+	for len(s.in.bytes()) < pgwire.HeaderLen+more {
+		s.in.want = pgwire.HeaderLen + more
 		err := s.fillClient()
 		if err != nil && !errors.Is(err, errWake) {
 			return 0, err
@@ -381,7 +402,7 @@ func fatalOrNil(err error) error {
 
 // dropMessage throws the client's next message away, however long it is.
 func (s *session) dropMessage(ctx context.Context) error {
-	if _, err := s.nextMessage(ctx); err != nil {
+	if _, err := s.nextMessage(ctx, 0); err != nil {
 		return err
 	}
 	_, n, err := pgwire.Header(s.in.bytes())
@@ -421,7 +442,7 @@ func (s *session) dropUntilSync(ctx context.Context) error {
 		return err
 	}
 	for {
-		typ, err := s.nextMessage(ctx)
+		typ, err := s.nextMessage(ctx, 0)
 		if err != nil {
 			return err
 		}

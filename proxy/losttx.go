@@ -17,7 +17,7 @@ func (s *session) hasLostTx() bool {
 // the transaction anyway. The backend has a failed block, so whatever follows is answered by
 // PostgreSQL. Our own messages go behind what the backend has sent (tell).
 func (s *session) answerLost(ctx context.Context) error {
-	typ, err := s.nextMessage(ctx)
+	typ, err := s.nextMessage(ctx, 0)
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast/pgwire"
+	"holdfast/proxy"
 )
 
 // TestUnnamedStatementOutlivesOurQueries: an acknowledged commit is asked for, and locks are taken
@@ -53,6 +55,43 @@ func TestUnnamedStatementBehindAPipelineOutlivesAChange(t *testing.T) {
 			got := w.play([]scriptStep{{send: run, ends: 1}})
 			if len(got) != 4 || !strings.Contains(got[1], "42") {
 				t.Fatalf("the unnamed statement after the change: %q", got)
+			}
+		})
+	}
+}
+
+// TestUnnamedStatementThatWasRefused (DESIGN.md I32): what makes it has waited for too long and was refused. As with
+// an error of the server the one before is gone: what comes behind must not run that one.
+func TestUnnamedStatementThatWasRefused(t *testing.T) {
+	parse := func(name, sql string) []byte {
+		return pgwire.AppendSync(pgwire.AppendParse(nil, name, sql, nil))
+	}
+	run := pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(nil, "", "", "21"), "", 0))
+	for name, tc := range map[string]struct {
+		refused []byte
+		want    string // part of what the Bind behind it leads to
+	}{
+		"a parse":       {parse("", "SELECT $1::int * 3"), "26000"},
+		"a query":       {pgwire.AppendQuery(nil, "SELECT 1"), "26000"},
+		"another parse": {parse("p", "SELECT $1::int * 3"), "42"},
+		"only a sync":   {pgwire.AppendSync(nil), "42"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *proxy.Config) {
+				c.HoldTimeout, c.HoldNoticeAfter = 300*time.Millisecond, 0
+			})
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{{send: parse("", "SELECT $1::int * 2"), ends: 1}})
+			r.topo.Set(nil)
+			r.proxy.Cut(r.epoch)
+			if got := w.play([]scriptStep{{send: tc.refused, ends: 1}}); len(got) > 1 !=
+				(name != "only a sync") {
+				t.Fatalf("while held: %q", got)
+			}
+			r.lead(1<<40, 1<<40)
+			got := w.play([]scriptStep{{send: run, ends: 1}})
+			if !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Fatalf("behind it: %q, want %s", got, tc.want)
 			}
 		})
 	}
