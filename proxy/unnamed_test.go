@@ -60,8 +60,9 @@ func TestUnnamedStatementBehindAPipelineOutlivesAChange(t *testing.T) {
 	}
 }
 
-// TestUnnamedStatementThatWasRefused (DESIGN.md I32): what makes it has waited for too long and was refused. As with
-// an error of the server the one before is gone: what comes behind must not run that one.
+// TestUnnamedStatementThatWasRefused (DESIGN.md I32): what makes it has waited for too long and was
+// refused. As with an error of the server the one before is gone: what comes behind must not run
+// that one.
 func TestUnnamedStatementThatWasRefused(t *testing.T) {
 	parse := func(name, sql string) []byte {
 		return pgwire.AppendSync(pgwire.AppendParse(nil, name, sql, nil))
