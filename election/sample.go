@@ -28,6 +28,10 @@ type agentSampler struct {
 	// recovering is what was last seen of a standby that takes no logins.
 	recovering   MemberStatus
 	recoveringAt time.Time
+	// pending are the settings that waited for a start of the server when conn's backend had last
+	// read its files at pendingOf; empty is that it was not asked.
+	pending   []string
+	pendingOf string
 }
 
 // runSample reads the server at every interval, quickly after events, and at once when its
@@ -192,7 +196,7 @@ const pgSampleSQL = `SELECT pg_is_in_recovery(), ` + pgIncarnationSQL + `,
   ELSE pg_current_wal_insert_lsn() END, '0/0'),
  coalesce(pg_last_wal_replay_lsn(), '0/0'),
  coalesce(w.status, ''), coalesce(w.received_tli, 0), coalesce(w.sender_host, ''),
- coalesce(w.sender_port, 0)
+ coalesce(w.sender_port, 0), pg_conf_load_time()
 FROM pg_control_system() i, pg_control_checkpoint() c, pg_control_recovery() r
  LEFT JOIN pg_stat_wal_receiver w ON true;
 SELECT application_name, coalesce(state, ''), coalesce(sync_state, ''),
@@ -214,12 +218,18 @@ func (s *agentSampler) query(ctx context.Context, pid int) (MemberStatus, error)
 			return MemberStatus{}, err
 		}
 		s.conn, s.pid = c, pid
+		s.pending, s.pendingOf = nil, ""
 	}
 	results, err := s.conn.Exec(ctx, pgSampleSQL+strconv.Itoa(logicalMax)).ReadAll()
 	if err != nil {
 		return MemberStatus{}, err
 	}
-	return s.a.readSample(results), nil
+	st := s.a.readSample(results)
+	if len(results) > 0 && len(results[0].Rows) > 0 {
+		s.lookPending(ctx, string(results[0].Rows[0][13]))
+		st.PendingRestart = s.pending
+	}
+	return st, nil
 }
 
 // readSample trusts the shape of the query above; a number that does not parse reads as 0.

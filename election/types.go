@@ -209,6 +209,9 @@ type MemberStatus struct {
 	// Adopted tells that the server was adopted, as the primary or as a standby, and waits for
 	// the group's first lock; empty otherwise.
 	Adopted string `json:"adopted,omitempty"`
+	// PendingRestart are settings that were changed and wait for a start of the server, at most
+	// pendingMax of them; if there are more, "..." is the last.
+	PendingRestart []string `json:"pending_restart,omitempty"`
 	// Problem is what keeps the member from its place, in words for a DBA; empty if nothing.
 	Problem string `json:"problem,omitempty"`
 }

@@ -98,6 +98,8 @@ type MemberStatus struct {
 	Slots       []string `json:"slots,omitempty"`
 	Sessions    int      `json:"sessions"`
 	Held        int      `json:"held"`
+	// PendingRestart are settings of the server that wait for its start.
+	PendingRestart []string `json:"pending_restart,omitempty"`
 	// Lost is what the member gave up when it last rejoined.
 	Lost *election.LostSummary `json:"lost,omitempty"`
 	// AgeMS is how old the report is; -1 if there is none.
@@ -203,7 +205,7 @@ func memberStatus(m election.Member, o, head *election.Observation) MemberStatus
 	out.Timeline, out.Streaming = s.Timeline, s.Streaming
 	out.LSN, out.Pid, out.Server = s.LSN.String(), s.Pid, s.ServerVersion
 	out.Incarnation, out.Slots, out.Problem = s.Incarnation, s.Slots, s.Problem
-	out.Lost = s.Lost
+	out.Lost, out.PendingRestart = s.Lost, s.PendingRestart
 	if head == nil {
 		return out
 	}
@@ -328,6 +330,17 @@ func (s *Status) printProblems(out io.Writer) error {
 		}
 		_, err := fmt.Fprintf(out, "%s gave up %d commits that the primary does not have, at epoch "+
 			"%d: %s there\n", m.Name, m.Lost.Commits, m.Lost.Epoch, m.Lost.File)
+		if err != nil {
+			return fmt.Errorf("print status: %w", err)
+		}
+	}
+	for i := range s.Members {
+		m := &s.Members[i]
+		if len(m.PendingRestart) == 0 {
+			continue
+		}
+		_, err := fmt.Fprintf(out, "%s waits for holdfast restart %s: %s\n", m.Name, m.Name,
+			strings.Join(m.PendingRestart, ", "))
 		if err != nil {
 			return fmt.Errorf("print status: %w", err)
 		}

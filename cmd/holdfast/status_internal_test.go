@@ -34,6 +34,23 @@ func TestStatusPrintsProblems(t *testing.T) {
 	}
 }
 
+// TestStatusTellsWhatWaitsForARestart: settings that a member has not taken yet are in the JSON and
+// below the table, and are no problem.
+func TestStatusTellsWhatWaitsForARestart(t *testing.T) {
+	o := observed("node2", time.Second, 0x500, election.PhaseStandby)
+	o.Member.PendingRestart = []string{"max_connections", "shared_buffers"}
+	member := memberStatus(statusState().Members[1], &o, nil)
+	text := printed(t, &Status{Members: []MemberStatus{member}})
+	want := "\nnode2 waits for holdfast restart node2: max_connections, shared_buffers\n"
+	if !strings.Contains(text, want) || strings.Contains(text, "problem") {
+		t.Errorf("%q is not printed:\n%s", want, text)
+	}
+	if js, err := json.Marshal(member); err != nil ||
+		!strings.Contains(string(js), `"pending_restart":["max_connections","shared_buffers"]`) {
+		t.Errorf("%v: %s", err, js)
+	}
+}
+
 // TestStatusDoubt: a primary that nobody confirms is marked; a sidecar, which knows no leader, has
 // a lease to go by.
 func TestStatusDoubt(t *testing.T) {
