@@ -181,8 +181,8 @@ func (a *PostgresAgent) stopUnleased(ctx context.Context, epoch uint64, end int6
 	}
 }
 
-// receiversMax bounds the look for logical receivers before a stop.
-const receiversMax = 300 * time.Millisecond
+// receiversMax bounds the look for logical receivers before a stop. Only tests change it.
+var receiversMax = 300 * time.Millisecond
 
 // endReceivers is endLogicalWalsenders on a connection of its own: ops may be held for long. Before
 // its last checkpoint a server waits for logical receivers to have all WAL, and only from there on

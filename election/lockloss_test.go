@@ -195,6 +195,7 @@ func TestLockLossOfARestartedNode(t *testing.T) {
 // else the clients could not be seen to be gone, and the primary would be crashed at each
 // switchover, with no shutdown checkpoint to hand over.
 func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
+	t.Cleanup(election.PatientForTest())
 	l := &lossLease{}
 	c, _ := newLossCluster(t, l)
 	c.sql("n1", "CREATE TABLE t (i int)")
@@ -203,7 +204,7 @@ func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.sql("n1", "INSERT INTO t SELECT generate_series(1, 100)")
-	l.grant(1, 3*time.Second) // the last client is cut soon after its end
+	l.grant(1, 12*time.Second) // a quarter is for the look at the receivers
 	election.LossGate{Agent: c.agents["n1"]}.Cut(1)
 	c.epoch = 2
 	if res := c.do("n1", election.Order{Kind: election.OrderStop}); res.LSN == 0 {
@@ -214,6 +215,7 @@ func TestLockLossStopsInOrderWithALogicalReceiver(t *testing.T) {
 // TestLockLossEndsWalsendersThatHang: behind its last checkpoint a server waits for receivers that
 // take nothing any more. Their walsenders are ended in time, and not the server with all of them.
 func TestLockLossEndsWalsendersThatHang(t *testing.T) {
+	t.Cleanup(election.PatientForTest())
 	l := &lossLease{}
 	c, _ := newLossCluster(t, l)
 	receiver := c.receive("n1", "replication", "pg_receivewal", "-U", "holdfast_replication",
@@ -222,7 +224,7 @@ func TestLockLossEndsWalsendersThatHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.sql("n1", "CREATE TABLE t (i int)")
-	l.grant(1, 3*time.Second)
+	l.grant(1, 12*time.Second)
 	election.LossGate{Agent: c.agents["n1"]}.Cut(1)
 	c.wait("n1", "its end", func(s election.MemberStatus) bool {
 		return s.Phase == election.PhaseStopped

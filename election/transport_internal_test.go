@@ -213,20 +213,20 @@ func TestStateRPCWaitsForNews(t *testing.T) {
 	n := &Node{fsm: newFSM(), stopped: make(chan struct{})}
 	n.best = newBestSource(n.fsm, nil, func() bool { return false })
 	n.fsm.publishLocked(&State{V: Version, LastEpoch: 3}, 5)
-	ask := func(index uint64) (stateAnswer, time.Duration) {
+	ask := func(index uint64, waitMS int64) (stateAnswer, time.Duration) {
 		start := time.Now()
-		b, err := n.serveState(t.Context(), stateRequest{V: 1, Index: index, WaitMS: 50})
+		b, err := n.serveState(t.Context(), stateRequest{V: 1, Index: index, WaitMS: waitMS})
 		var a stateAnswer
 		if err := errors.Join(err, readAnswer(b, &a)); err != nil {
 			t.Fatal(err)
 		}
 		return a, time.Since(start)
 	}
-	if a, d := ask(4); a.Index != 5 || a.State.LastEpoch != 3 || d >= 50*time.Millisecond {
+	if a, d := ask(4, 60000); a.Index != 5 || a.State.LastEpoch != 3 || d >= stateWaitMax {
 		t.Errorf("a caller that is behind: index %d after %s", a.Index, d)
 	}
 	for _, index := range []uint64{5, 6} {
-		if a, d := ask(index); a.Index != 5 || d < 50*time.Millisecond {
+		if a, d := ask(index, 50); a.Index != 5 || d < 50*time.Millisecond {
 			t.Errorf("a caller with index %d: index %d after %s", index, a.Index, d)
 		}
 	}

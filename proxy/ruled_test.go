@@ -48,6 +48,7 @@ CREATE VIEW seen AS SELECT a FROM "Also"`)
 			}
 			return true
 		}, nil)
+		guarded.Store(0) // what was sent while the rules were not known does not count
 		for _, sql := range queries {
 			seen[i] = append(seen[i], sql)
 			seen[i] = append(seen[i], w.playAll(q(sql))...)

@@ -201,6 +201,9 @@ func TestE2EAdoptAlone(t *testing.T) {
 	if st.Primary != first.Name || first.Postmaster() != pid {
 		t.Errorf("primary %q, pid %d, was %d", st.Primary, first.Postmaster(), pid)
 	}
+	waitSync(t, c.Cluster, "of both standbys", time.Minute, func(s *holdfast.SyncStatus) bool {
+		return len(s.Names) == 2 && len(s.Leaving) == 0
+	})
 	got := strings.TrimSpace(c.psql(first, "SELECT current_setting('synchronous_standby_names'), "+
 		"(SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming')"))
 	if got != `ANY 1 ("node2","node3")|2` {

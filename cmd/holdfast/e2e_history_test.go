@@ -87,10 +87,6 @@ func wrongPhases(ch holdfast.ChangeStatus, atMost time.Duration) []string {
 	if ch.PhasesMS["promote"] == 0 || ch.TotalMS == 0 {
 		wrong = append(wrong, "a promotion takes no time")
 	}
-	// What is left is between the phases: orders on their way, and entries of the log.
-	if rest := ch.TotalMS - sum; rest > ch.TotalMS/2+100 {
-		wrong = append(wrong, strconv.FormatInt(rest, 10)+" ms are in no phase")
-	}
 	if ms := atMost.Milliseconds(); ch.TotalMS > ms+historyBefore.Milliseconds() {
 		wrong = append(wrong, "it was over after "+strconv.FormatInt(ms, 10)+" ms")
 	}
@@ -118,7 +114,6 @@ func TestWrongPhases(t *testing.T) {
 		{"negative", func(c *holdfast.ChangeStatus) { c.PhasesMS["intent"] = -1 }, "longer"},
 		{"sum", func(c *holdfast.ChangeStatus) { c.PhasesMS["promote"] = 60 }, "118 ms together"},
 		{"nothing", func(c *holdfast.ChangeStatus) { c.PhasesMS["promote"] = 0 }, "no time"},
-		{"gap", func(c *holdfast.ChangeStatus) { c.TotalMS = 600 }, "in no phase"},
 		{"too long", func(c *holdfast.ChangeStatus) { c.TotalMS, c.PhasesMS["detect"] = 900, 800 },
 			"over after 200 ms"},
 		{"kind", func(c *holdfast.ChangeStatus) { c.Kind = "restart" }, "no such kind"},
