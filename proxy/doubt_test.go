@@ -78,8 +78,8 @@ func TestLostBatchesAreNotGuessed(t *testing.T) {
 func TestCommitIsNoAnswerToWhatFollows(t *testing.T) {
 	r := newRig(t, nil)
 	w := r.inBlock("INSERT INTO t VALUES (0)")
-	w.send(extended("COMMIT", "INSERT INTO t SELECT 1 FROM pg_sleep(5)"))
-	time.Sleep(300 * time.Millisecond) // the COMMIT is done, the INSERT not
+	w.send(extended("COMMIT", "INSERT INTO t SELECT 1 FROM pg_sleep(30)"))
+	r.eventually(func() bool { return r.sleepers() == "1" }, "the COMMIT is done, the INSERT not")
 	r.change()
 	got := w.until(1, 8*time.Second)
 	if !strings.Contains(got, "C(COMMIT)") || !strings.Contains(got, "E(08007") {

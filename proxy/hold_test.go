@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -78,14 +79,37 @@ func TestGateClosesAndOpensUnnoticed(t *testing.T) {
 	}
 }
 
+// heldInsert starts a write to t that is with the server, and is done once end is called.
+func (r *rig) heldInsert(c *pgconn.PgConn) (done <-chan error, end func()) {
+	r.t.Helper()
+	admin := r.superuser()
+	exec(r.t, admin, "BEGIN; LOCK TABLE t")
+	done = start(c, insertOne)
+	waits := fmt.Sprintf("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %d", c.PID())
+	r.eventually(func() bool { return exec(r.t, admin, waits) == "1" }, "the server has it")
+	return done, func() { exec(r.t, admin, "ROLLBACK") }
+}
+
 func TestGateDropsWhatCameUnderALostLease(t *testing.T) {
 	r := newRig(t, guardExplicit)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
-	r.lease.Set(time.Hour, time.Hour)
-	done := start(c, "INSERT INTO t SELECT 1 FROM pg_sleep(0.2)")
-	time.Sleep(50 * time.Millisecond)
+	done, end := r.heldInsert(c)
+	answered := make(chan struct{})
+	told := sync.OnceFunc(func() { close(answered) })
+	r.line.Watch(nil, func(typ byte, _ []byte) bool {
+		if typ == 'C' {
+			told()
+		}
+		return true
+	})
 	r.lease.Set(-time.Second, -time.Second)
+	end()
+	select {
+	case <-answered:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the server does not answer")
+	}
 	mustWait(t, done, 400*time.Millisecond)
 	r.change()
 	if got := code(<-done); got != "08007" {
@@ -358,7 +382,7 @@ func TestCancelReachesTheServer(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")
 	done := start(c, "SELECT pg_sleep(30)")
-	time.Sleep(200 * time.Millisecond)
+	r.eventually(func() bool { return r.sleepers() == "1" }, "the server has it")
 	if err := c.CancelRequest(context.Background()); err != nil {
 		t.Fatal(err)
 	}

@@ -167,9 +167,9 @@ func TestAnswerKeptBackEndsWithTheBudget(t *testing.T) {
 	})
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
-	done := start(c, "INSERT INTO t SELECT 1 FROM pg_sleep(0.3)")
-	time.Sleep(100 * time.Millisecond) // the statement is under way
+	done, end := r.heldInsert(c)
 	r.lease.Set(-time.Second, -time.Second)
+	end()
 	select {
 	case err := <-done:
 		if code(err) != "08007" || c.IsClosed() {
