@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -92,11 +93,18 @@ func TestStringIdlesForUs(t *testing.T) {
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
 	exec(t, c, "SET idle_in_transaction_session_timeout = '100ms'")
-	w := hijack(t, c)
+	lives := fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d", c.PID())
+	w, admin := hijack(t, c), r.superuser()
 	var slow atomic.Bool
 	r.line.Watch(nil, func(typ byte, _ []byte) bool {
 		if typ == 'V' && slow.CompareAndSwap(false, true) {
-			time.Sleep(500 * time.Millisecond) // the answer comes later than the server waits
+			// The answer comes later than the server waits.
+			for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+				if n, err := tryExec(admin, lives); n != "1" || err != nil {
+					break
+				}
+				time.Sleep(5 * time.Millisecond) // until it has ended
+			}
 		}
 		return true
 	})
@@ -108,8 +116,9 @@ func TestStringIdlesForUs(t *testing.T) {
 	if n := r.rows(); n != "1" {
 		t.Errorf("%s rows", n)
 	}
-	if n := r.count("replays_total", "begun"); n != 1 {
-		t.Errorf("run again %v times", n)
+	// The timeout holds for the next server process too, which a slow machine keeps waiting.
+	if n := r.count("replays_total", "begun"); n < 1 {
+		t.Error("not run again")
 	}
 }
 

@@ -315,15 +315,26 @@ $$BEGIN PERFORM pg_sleep(0.8); RETURN NULL; END$$`)
 // then why it ends (DESIGN.md I6).
 func TestFatalWithACommitInFlight(t *testing.T) {
 	r := newRig(t, nil)
-	w := r.inBlock("SET idle_in_transaction_session_timeout = '200ms'", insertOne)
+	// The COMMIT has to be on its way before the time is over, which begins behind the SET.
+	w := r.inBlock(insertOne, "SET idle_in_transaction_session_timeout = '2s'")
+	ended := make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
 	r.line.Watch(func(typ byte, body []byte) bool {
 		if typ == 'Q' && strings.HasPrefix(string(body), "COMMIT") {
-			time.Sleep(500 * time.Millisecond) // the server has ended the session by then
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second): // the answer will show it
+			}
 		}
 		return true
-	}, nil)
+	}, func(typ byte, _ []byte) bool {
+		if typ == 'E' {
+			end() // the server has ended the session
+		}
+		return true
+	})
 	w.send(pgwire.AppendQuery(nil, "COMMIT"))
-	if got := w.rest(8 * time.Second); !strings.HasPrefix(got, "E(40001") ||
+	if got := w.rest(30 * time.Second); !strings.HasPrefix(got, "E(40001") ||
 		!strings.Contains(got, "ZI E(25P03") {
 		t.Errorf("got %s", got)
 	}
