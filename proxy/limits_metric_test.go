@@ -17,11 +17,30 @@ import (
 	"holdfast/proxy/proxytest"
 )
 
+// Those of a login need no server, and a short time would end the logins of others.
+func TestLimitsOfLoginsAreCounted(t *testing.T) {
+	r := &rig{t: t, topo: proxytest.NewTopology(), metrics: prometheus.NewRegistry()}
+	cfg := proxy.DefaultConfig()
+	cfg.Listen, cfg.StartupTimeout = []string{"127.0.0.1:0"}, time.Second
+	cfg.LookupPassword = proxytest.Password
+	r.start(cfg)
+	for name, said := range map[string][][]byte{
+		"startup_timeout": nil,
+		"startup_packet":  {[]byte("GET / HTTP/1.1\r\n\r\n")},
+	} {
+		if n := r.count("limits_total", name); n != 0 {
+			t.Errorf("%s counts what does not reach it", name)
+		}
+		r.peer(t, said...)
+		r.eventually(func() bool { return r.count("limits_total", name) == 1 }, name+" is counted")
+	}
+}
+
 // Each bound that is reached is counted, and nothing else. Those of portals and of outstanding
 // messages are far below what they are by default, so that it is the settings that count.
 func TestLimitsAreCounted(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) {
-		c.StartupTimeout, c.PreparedBytesMax, c.InspectBytesMax = time.Second, 1000, 2000
+		c.PreparedBytesMax, c.InspectBytesMax = 1000, 2000
 		c.PortalsMax, c.OutstandingMax = 10, 2048
 	})
 	c := r.connect("")
@@ -34,9 +53,7 @@ func TestLimitsAreCounted(t *testing.T) {
 		exec(t, c, "SELECT '"+b.String()+"'")
 	}
 	for name, reach := range map[string]func(){
-		"startup_timeout": func() { r.peer(t) },
-		"startup_packet":  func() { r.peer(t, []byte("GET / HTTP/1.1\r\n\r\n")) },
-		"inspect_bytes":   func() { batch(200000) },
+		"inspect_bytes": func() { batch(200000) },
 		"prepared_bytes": func() {
 			if _, err := c.Prepare(ctx, "p", "SELECT '"+strings.Repeat("x", 1000)+"'", nil); err != nil {
 				t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -145,8 +146,9 @@ func TestLoginsDoNotWaitForAVanishedPrimary(t *testing.T) {
 // A client that is silent, before its first byte or in the middle of its login, is ended by
 // startup_timeout, counted from its first sign.
 func TestSlowLoginsEnd(t *testing.T) {
-	r := newRig(t, func(c *proxy.Config) { c.StartupTimeout = 500 * time.Millisecond })
+	r := newRig(t, func(c *proxy.Config) { c.StartupTimeout = 3 * time.Second })
 	exec(t, r.connect(""), "SELECT 1") // the secret is known, so that the login is the loop's
+	var work sync.WaitGroup            // they are waited for side by side
 	for name, said := range map[string][]byte{
 		"nothing": nil,
 		"a part":  {0, 0, 0, 50, 0, 3, 0, 0},
@@ -157,17 +159,20 @@ func TestSlowLoginsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer c.Close()
 		begun := time.Now()
 		if _, err := c.Write(said); err != nil {
 			t.Fatal(err)
 		}
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
-		_, err = io.Copy(io.Discard, c)
-		var late net.Error
-		if errors.As(err, &late) && late.Timeout() {
-			t.Errorf("%s: the connection lives after %v", name, time.Since(begun))
-		}
-		_ = c.Close()
+		work.Go(func() {
+			_, err := io.Copy(io.Discard, c)
+			var late net.Error
+			if errors.As(err, &late) && late.Timeout() {
+				t.Errorf("%s: the connection lives after %v", name, time.Since(begun))
+			}
+		})
 	}
+	work.Wait()
 	r.eventually(func() bool { n, _ := r.proxy.Stats(); return n == 1 }, "one session is left")
 }
