@@ -108,6 +108,9 @@ func TestParametersOfServersAreBounded(t *testing.T) {
 				params = pgwire.AppendParameterStatus(params, fmt.Sprint("p", i),
 					strings.Repeat("x", 400))
 			}
+			s.logins = map[string][]byte{"told": bytes.Join([][]byte{
+				pgwire.AppendAuthOK(nil), params, pgwire.AppendBackendKeyData(nil, 1, []byte{1, 2, 3, 4}),
+				pgwire.AppendReadyForQuery(nil, 'I')}, nil)}
 			limit := "server_parameters_bytes"
 			if most.number < 60 {
 				limit = "server_parameters"
@@ -122,9 +125,6 @@ func TestParametersOfServersAreBounded(t *testing.T) {
 				}
 			}
 			before := r.count("limits_total", limit)
-			s.logins = map[string][]byte{"told": bytes.Join([][]byte{
-				pgwire.AppendAuthOK(nil), params, pgwire.AppendBackendKeyData(nil, 1, []byte{1, 2, 3, 4}),
-				pgwire.AppendReadyForQuery(nil, 'I')}, nil)}
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			c, err := dial(ctx, r.dsn("dbname=told")) // which fails in any case: nothing more is said
