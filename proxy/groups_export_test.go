@@ -6,3 +6,11 @@ func (p *Proxy) ForgetForTest(users ...string) {
 		p.cache.forget(u)
 	}
 }
+
+// KnowsLoginRole tells that a proxy has a list of roles with that one.
+func KnowsLoginRole(p *Proxy, user string) bool {
+	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
+	_, ok := p.cache.roles.entries[user]
+	return ok
+}
