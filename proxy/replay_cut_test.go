@@ -47,7 +47,9 @@ func cutLarges() map[string]cutLarge {
 // has yet to send: whatever becomes of the unit, the rest is no message of its own (DESIGN.md I33).
 func TestReplayIsLostBeforeALargeMessage(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) { c.HoldTimeout = time.Second })
-	exec(t, r.connect(""), "CREATE TABLE c (a text)")
+	admin := r.connect("")
+	exec(t, admin, "CREATE TABLE c (a text)")
+	closeConn(admin)
 	for name, m := range cutLarges() {
 		t.Run("it differs/"+name, func(t *testing.T) { cutAndDiffers(t, r, m) })
 		t.Run("the next one is lost/"+name, func(t *testing.T) {
@@ -88,11 +90,16 @@ func cutAndDiffers(t *testing.T, r *rig, m cutLarge) {
 	w := begun(t, r.connect(""))
 	w.play([]scriptStep{q("SELECT clock_timestamp()")})
 	var isCut atomic.Bool
-	cut := make(chan struct{})
+	cut := make(chan bool, 1)
+	isLeaving := r.leaves(firstOfLarge)
 	r.line.Watch(func(typ byte, body []byte) bool {
 		if typ == 'Q' && bytes.HasPrefix(body, []byte("COMMIT")) && !isCut.Swap(true) {
-			time.Sleep(300 * time.Millisecond) // what is behind it is on its way, too
-			close(cut)
+			behind := false // what is behind it is on its way, too
+			for end := time.Now().Add(20 * time.Second); !behind && time.Now().Before(end); {
+				time.Sleep(time.Millisecond) // until it is, or the end
+				behind = isLeaving()
+			}
+			cut <- behind
 			return false
 		}
 		return true
@@ -100,7 +107,9 @@ func cutAndDiffers(t *testing.T, r *rig, m cutLarge) {
 	different := r.count("replays_total", "different")
 	w.send(append(append(pgwire.AppendQuery(nil, "COMMIT"), m.first...),
 		m.message[:len(m.message)/2]...))
-	<-cut
+	if !<-cut {
+		t.Fatal("nothing was sent behind the COMMIT")
+	}
 	second := "E 40001"
 	if m.isSimple {
 		second = "E 08007" // it may be executed as soon as all of it is there: nothing is run again
@@ -111,21 +120,33 @@ func cutAndDiffers(t *testing.T, r *rig, m cutLarge) {
 	}
 }
 
+// firstOfLarge are more bytes than a test sends before its large message.
+const firstOfLarge = 10 << 10
+
+// leaves tells when so many bytes have left the proxy from here on.
+func (r *rig) leaves(n int) func() bool {
+	before := r.line.Arrived()
+	return func() bool { return r.line.Arrived()-before >= int64(n) }
+}
+
 func (m cutLarge) isQuery() bool { return m.message[0] == 'Q' }
 
 // cutAtTheGate loses a block with the first half of a large message. Where it is to be run again
 // the gate is shut; then that backend is lost, or a cancel request comes.
 func cutAtTheGate(t *testing.T, r *rig, m cutLarge, cancels bool, want string) {
+	// Another session would log in again too, and shut the gate before this one is through.
+	r.eventually(func() bool { n, _ := r.proxy.Stats(); return n == 0 }, "the others have left")
 	c := r.connect("")
 	pid, key := c.PID(), c.SecretKey()
 	w := begun(t, c)
 	w.play([]scriptStep{q("SELECT 1")})
+	isOnItsWay := r.leaves(len(m.first) + len(m.message)/2)
 	w.send(m.first)
 	if len(m.first) > 0 && m.isSimple {
 		w.play([]scriptStep{{typ: 'G'}})
 	}
 	w.send(m.message[:len(m.message)/2])
-	time.Sleep(200 * time.Millisecond) // it is on its way
+	r.eventually(isOnItsWay, "all of it is on its way")
 	begun := r.count("replays_total", "begun")
 	r.line.Watch(nil, func(typ byte, _ []byte) bool {
 		if typ == 'R' {

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast/pgwire"
 )
 
@@ -16,14 +18,16 @@ type Line struct {
 	listener net.Listener
 	target   string
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	mu sync.Mutex
+	// conns are both ends; for those to the proxy: whether they are the proxy's own.
+	conns map[net.Conn]*atomic.Bool
 	// toServer and toClient are asked before each message is passed on; false cuts the
 	// connection there and then.
 	toServer, toClient func(typ byte, body []byte) bool
 	// insideTyp and insideAt name the message to the client that is cut inside, and where; once.
 	insideTyp byte
 	insideAt  int
+	read      atomic.Int64 // bytes of sessions of the proxy
 	work      sync.WaitGroup
 }
 
@@ -34,7 +38,7 @@ func NewLine(t testing.TB, target string) *Line {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &Line{listener: l, target: target, conns: make(map[net.Conn]struct{})}
+	n := &Line{listener: l, target: target, conns: make(map[net.Conn]*atomic.Bool)}
 	n.work.Add(1)
 	go n.runAccept()
 	t.Cleanup(n.Close)
@@ -89,6 +93,43 @@ func (l *Line) isInside(typ byte) bool {
 	return true
 }
 
+// Arrived is how many bytes have come from sessions of the proxy behind their first packet: also
+// those of a message that is not there as a whole, and those that were not read yet.
+func (l *Line) Arrived() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.read.Load()
+	for c, ours := range l.conns {
+		if ours != nil && !ours.Load() {
+			n += unread(c)
+		}
+	}
+	return n
+}
+
+// unread is how many bytes of a connection the host keeps.
+func unread(c net.Conn) int64 {
+	n := 0
+	if tc, ok := c.(*net.TCPConn); ok {
+		if raw, err := tc.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+		}
+	}
+	return int64(n)
+}
+
+// counted counts what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
 func (l *Line) runAccept() {
 	defer l.work.Done()
 	for {
@@ -101,11 +142,11 @@ func (l *Line) runAccept() {
 			_ = c.Close()
 			continue
 		}
+		ours := new(atomic.Bool)
 		l.mu.Lock()
-		l.conns[c], l.conns[s] = struct{}{}, struct{}{}
+		l.conns[c], l.conns[s] = ours, nil
 		l.mu.Unlock()
 		l.work.Add(2)
-		ours := new(atomic.Bool)
 		go l.runCopy(c, s, true, ours)
 		go l.runCopy(s, c, false, ours)
 	}
@@ -136,7 +177,11 @@ func (l *Line) runCopy(from, to net.Conn, toServer bool, ours *atomic.Bool) {
 			return
 		}
 	}
-	r := pgwire.NewReader(from, 1<<30)
+	in := io.Reader(from)
+	if toServer && !ours.Load() {
+		in = counted{from, &l.read}
+	}
+	r := pgwire.NewReader(in, 1<<30)
 	for {
 		typ, body, err := r.ReadMessage()
 		if err != nil {
