@@ -29,8 +29,10 @@ func (far) Until() int64 { return 1 << 62 }
 // newSteady is one with that commit guard, whose questions want the answers of a server.
 func newSteady(tb testing.TB, guard string) *steady {
 	tb.Helper()
-	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil), log: zap.NewNop()}
+	p := &Proxy{cfg: DefaultConfig(), metrics: newMetrics(nil), log: zap.NewNop(),
+		topo: noTopology{}, ctx: tb.Context()}
 	p.cfg.CommitGuard = guard
+	p.work.Add(1) // of the client, which a goroutine that waits ends with the context
 	l, err := newLoop()
 	if err != nil {
 		tb.Fatal(err)
@@ -61,11 +63,17 @@ func newSteady(tb testing.TB, guard string) *steady {
 	client, r.client = end()
 	server, r.server = end()
 	// First of all: this session has no proxy around it that could end it when its sockets close. A
-	// goroutine that has just become the owner gives it back, as there is nothing to be done.
+	// goroutine that has just become the owner gives it back, as there is nothing to be done; one
+	// that waits ends the session.
 	tb.Cleanup(func() {
 		l.stop()
 		<-done
-		for !r.isTaken && !r.session.onLoop.Load() {
+		limit := time.Now().Add(10 * time.Second) // it must fail, not hang
+		for !r.isTaken && !r.session.onLoop.Load() && client.control(func(int) {}) {
+			if time.Now().After(limit) {
+				tb.Error("a goroutine keeps the session")
+				return
+			}
 			time.Sleep(time.Millisecond)
 		}
 	})

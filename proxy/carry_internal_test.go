@@ -52,12 +52,16 @@ func TestSlowClientKeepsNobodyFromPacking(t *testing.T) {
 	for !s.clientFull.Load() {
 		time.Sleep(time.Millisecond)
 	}
-	s.mu.Lock()
-	s.track.unmovable, s.carry = reasonTemp, &carry{}
-	s.mu.Unlock()
-	raise(&p.drainEpoch, 1)
 	done := make(chan error, 2)
-	r.takeOver(func() { done <- s.pack(t.Context()); done <- s.stopBackend() })
+	r.takeOver(func() {
+		// Not before: the loop would let somebody else pack.
+		s.mu.Lock()
+		s.track.unmovable, s.carry = reasonTemp, &carry{}
+		s.mu.Unlock()
+		raise(&p.drainEpoch, 1)
+		done <- s.pack(t.Context())
+		done <- s.stopBackend()
+	})
 	r.expect(r.server, pgwire.AppendQuery(nil,
 		"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "+carrySettingsSQL))
 	r.send(r.server, pgwire.AppendReadyForQuery(pgwire.AppendError(nil,
