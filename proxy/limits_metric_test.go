@@ -109,7 +109,8 @@ func TestParametersOfServersAreBounded(t *testing.T) {
 					strings.Repeat("x", 400))
 			}
 			s.logins = map[string][]byte{"told": bytes.Join([][]byte{
-				pgwire.AppendAuthOK(nil), params, pgwire.AppendBackendKeyData(nil, 1, []byte{1, 2, 3, 4}),
+				pgwire.AppendAuthOK(nil), params,
+				pgwire.AppendBackendKeyData(nil, 1, []byte{1, 2, 3, 4}),
 				pgwire.AppendReadyForQuery(nil, 'I')}, nil)}
 			limit := "server_parameters_bytes"
 			if most.number < 60 {

@@ -75,7 +75,7 @@ func TestLoginsWithoutAPrimary(t *testing.T) {
 	r.server.Exec("CREATE ROLE filed LOGIN PASSWORD '" + proxytest.Password + "'")
 	salts := map[string]string{}
 	closeConn(r.connect("")) // whoever logs in has the list asked for
-	r.eventually(func() bool { return proxy.KnowsLoginRole(r.proxy, "never") }, "the roles are known")
+	r.eventually(func() bool { return proxy.KnowsLoginRole(r.proxy, "never") }, "they are known")
 	pr, _ := r.topo.Current()
 	r.server.Exec("ALTER ROLE changed PASSWORD 'new'; DROP ROLE dropped; " +
 		"CREATE ROLE late LOGIN PASSWORD 'x'")

@@ -52,7 +52,7 @@ func TestServerTLSModes(t *testing.T) {
 				r := newRig(t, func(cfg *proxy.Config) {
 					cfg.ServerTLS.Mode, cfg.ServerTLS.CAFile = c.mode, c.ca
 					if len(want) > 1 {
-						cfg.StartupTimeout = 2 * time.Second // it waits for a server that can be asked
+						cfg.StartupTimeout = 2 * time.Second // it waits for another server
 					}
 				})
 				r.topo.Set(nil)
