@@ -88,6 +88,15 @@ func (c class) ahead(status byte) byte {
 	return c.after(status)
 }
 
+// inStatus leaves out what a statement cannot do in that transaction status: none commits itself in
+// a block.
+func (c class) inStatus(status byte) class {
+	if status == pgwire.TxIdle {
+		return c
+	}
+	return c &^ clsSelfCommit
+}
+
 // lasting is what of a statement may have made its unit of work durable, at least in part, in that
 // transaction status.
 func (c class) lasting(status byte) class {

@@ -167,8 +167,19 @@ func (f *flow) fillCurrent(b *batch) {
 
 // judge says what is known of a batch that was sent, in whole or in part, to a backend that is
 // lost, and the transaction status of a session that is told so. The status is the one in which
-// the batch began. inDoubt tells that its commit was forwarded with the transaction id known.
+// the batch began. inDoubt tells that its commit was forwarded with the transaction id known. What
+// has committed itself before, as CALL may, makes no batch one that was rolled back: a BEGIN behind
+// it opens a block in the same batch.
 func judge(b batch, status byte, inDoubt bool) (verdict, byte) {
+	v, next := judgeLeft(b, status, inDoubt)
+	if v == verdictRolledBack && b.before.has(clsSelfCommit) {
+		v = verdictUnknown
+	}
+	return v, next
+}
+
+// judgeLeft is judge for what was not answered.
+func judgeLeft(b batch, status byte, inDoubt bool) (verdict, byte) {
 	if b.live != 0 {
 		status = b.live
 	}

@@ -278,7 +278,7 @@ func (f *flow) unpush(n int, before flow) {
 
 func (f *flow) pop() *op {
 	o := &f.ops[f.head]
-	f.answered |= o.cls
+	f.answered |= o.cls.inStatus(f.live)
 	f.all |= o.cls
 	f.done |= o.cls.lasting(f.live)
 	f.canGoOn = f.canGoOn || o.cls.has(clsSavepoint)
