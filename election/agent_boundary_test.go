@@ -55,6 +55,9 @@ func testBoundary(t *testing.T, subs int, isRestarted bool) {
 		c.close("n2")
 		c.crash("n2") // it begins at the checkpoint, behind all that the ids were in
 		c.start("n2")
+		c.wait("n2", "standby", func(s election.MemberStatus) bool {
+			return s.Phase == election.PhaseStandby // it takes logins
+		})
 	}
 	c.epoch = 5
 	res := c.do("n2", election.Order{Kind: election.OrderRecruit})
