@@ -39,21 +39,27 @@ func postgresModes(clients []int, dir string) []relayMode {
 		}
 	}
 	return append(modes, scriptMode("PostgreSQL", largeResult, 1),
-		pgbenchMode(dir, "tpcb-like, 8 clients", "tx", "-c", "8"),
-		pgbenchMode(dir, "logins with SCRAM (pgbench -C -S), 4 clients", "login", "-C", "-S",
+		pgbenchMode(dir, "tpcb-like, 8 clients", "tx", "", "-c", "8"),
+		pgbenchMode(dir, "autocommit write, 8 clients", "tx", writeScript, "-c", "8"),
+		pgbenchMode(dir, "logins with SCRAM (pgbench -C -S), 4 clients", "login", "", "-C", "-S",
 			"-c", "4"))
 }
 
-// pgbenchRun is rounds of pgbench, which connects anew in each.
+// writeScript changes one row, outside of a transaction block.
+const writeScript = `\set aid random(1, 100000 * :scale)
+UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = :aid;
+`
+
+// pgbenchRun is rounds of pgbench, which connects anew in each; script is empty for one of its own.
 type pgbenchRun struct {
-	addr, dir string
-	args      []string
+	addr, dir, script string
+	args              []string
 }
 
-func pgbenchMode(dir, name, unit string, args ...string) relayMode {
+func pgbenchMode(dir, name, unit, script string, args ...string) relayMode {
 	return relayMode{name: "PostgreSQL, " + name, unit: unit,
 		open: func(_ context.Context, t *target) (worker, error) {
-			return pgbenchRun{t.addr, dir, args}, nil
+			return pgbenchRun{t.addr, dir, script, args}, nil
 		}}
 }
 
@@ -69,6 +75,13 @@ func (w pgbenchRun) round(ctx context.Context, d time.Duration) (RelayRound, err
 	seconds := max(1, int(d.Round(time.Second)/time.Second))
 	args := append([]string{"-n", "-l", "--log-prefix", filepath.Join(dir, "log"), "-T",
 		strconv.Itoa(seconds)}, w.args...)
+	if w.script != "" {
+		file := filepath.Join(dir, "script.sql")
+		if err := os.WriteFile(file, []byte(w.script), 0o600); err != nil {
+			return RelayRound{}, err
+		}
+		args = append(args, "-f", file)
+	}
 	out, err := pgbench(ctx, w.addr, args...)
 	if err != nil {
 		return RelayRound{}, fmt.Errorf("pgbench: %w: %s", err, out)
