@@ -27,7 +27,7 @@ IMAGE := holdfast
 
 GOTEST := go test -tags $(TAGS)
 # -p 1: tests of two packages side by side would share two cores with real servers.
-TEST_FLAGS := -p 1 -timeout 25m
+TEST_FLAGS := -p 1 -timeout 40m
 # With CI=true a test that needs PostgreSQL fails and does not skip.
 NEED_ALL := CI=true HOLDFAST_REQUIRE_POSTGRES=1
 
@@ -119,7 +119,8 @@ MATRIX := ^TestE2E$$
 MATRIX_PROXY := ^Test(CutAnywhere|AsDirectly|Acknowledged|HeldSync|OldBackend|XID|Question|$\
     Carried|Protocol|Negotiat|Cancel|Replication|BaseBackup|Auth|Unknown|Users|Groups|$\
     Databases|Rules|Server|TLS|GSS|SearchPath|Reset|Reuse|Hostile|Lying|ChangedRoles|$\
-    TemporaryTables|RandomTemporary|OnCommit)
+    TemporaryTables|RandomTemporary|OnCommit|State|Statement|String|Unnamed|Replay|$\
+    NameThat|Setting|Fatal)
 
 .PHONY: matrix
 matrix: setup ## agent, proxy and end-to-end tests on PostgreSQL 13, 17 and 18
