@@ -131,7 +131,7 @@ matrix: setup ## agent, proxy and end-to-end tests on PostgreSQL 13, 17 and 18
 SAMPLE := 6
 
 .PHONY: survives
-survives: setup ## docs/what-survives.md, from what a real server did: half an hour; with SAMPLE=0 many
+survives: setup ## docs/what-survives.md, from a real server: half an hour; SAMPLE=0: many
 	$(NEED_ALL) $(GOTEST) ./proxy -run '^TestWhatSurvives$$' -count 1 -timeout 10h \
 	    -survive.sample=$(SAMPLE) -survive.out=$(CURDIR)/docs/what-survives.md
 
