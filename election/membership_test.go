@@ -71,8 +71,8 @@ func remove(t *testing.T, n *election.Node, name string) {
 }
 
 // watchLeases looks at leases until the returned function is called, which tells whether one was
-// ever in doubt.
-func watchLeases(nodes map[string]*election.Node) (stop func() []string) {
+// ever in doubt, or the test has ended.
+func watchLeases(t *testing.T, nodes map[string]*election.Node) (stop func() []string) {
 	nodes = maps.Clone(nodes)
 	done, ended := make(chan struct{}), make(chan []string)
 	go func() {
@@ -91,7 +91,9 @@ func watchLeases(nodes map[string]*election.Node) (stop func() []string) {
 			}
 		}
 	}()
-	return sync.OnceValue(func() []string { close(done); return <-ended })
+	stop = sync.OnceValue(func() []string { close(done); return <-ended })
+	t.Cleanup(func() { stop() })
+	return stop
 }
 
 // TestGroupGrowsAndShrinks: three voters become four, five and three again, and no node loses its
@@ -104,15 +106,15 @@ func TestGroupGrowsAndShrinks(t *testing.T) {
 	for name, n := range g.Running {
 		first[name] = n
 	}
-	stop := watchLeases(first)
+	stop := watchLeases(t, first)
 	for _, name := range []string{"node4", "node5"} {
 		m := startNew(t, g, name)
-		electiontest.Wait(t, "a word about a node outside", 10*time.Second, func() bool {
+		electiontest.Wait(t, "a word about a node outside", 20*time.Second, func() bool {
 			return strings.Contains(strings.Join(g.Running[name].Problems(), "\n"),
 				"not in the group yet")
 		})
 		add(t, g.Running["node2"], m)
-		electiontest.Wait(t, "lease of "+name, 10*time.Second, func() bool {
+		electiontest.Wait(t, "lease of "+name, 20*time.Second, func() bool {
 			e, _ := g.Running[name].Granted()
 			return e == epoch
 		})
@@ -127,9 +129,9 @@ func TestGroupGrowsAndShrinks(t *testing.T) {
 		}
 		gone := g.Running[name]
 		delete(first, name)
-		stop = watchLeases(first)
+		stop = watchLeases(t, first)
 		remove(t, g.Running[asked], name)
-		electiontest.Wait(t, name+" to say that it is out", 10*time.Second, func() bool {
+		electiontest.Wait(t, name+" to say that it is out", 20*time.Second, func() bool {
 			return strings.Contains(strings.Join(gone.Problems(), "\n"), "was removed")
 		})
 	}
