@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 
 	"holdfast/config"
@@ -24,6 +25,24 @@ func (c *Cluster) AddNode(ctx context.Context, edit func(*config.Config)) (*Clus
 	}
 	c.Nodes = append(c.Nodes, n)
 	return n, n.Configure(edit)
+}
+
+// NewSidecar makes certificate and configuration of a proxy that is no part of the group, on the
+// address after the last node's. It is not started, and not in Nodes; whoever starts it ends it.
+func (c *Cluster) NewSidecar(ctx context.Context, name string) (*ClusterNode, error) {
+	last := net.ParseIP(c.Nodes[len(c.Nodes)-1].Host).To4()
+	host := fmt.Sprintf("%d.%d.%d.%d", last[0], last[1], last[2], last[3]+1)
+	n := newClusterNode(c, name, host, c.ports)
+	out, err := c.run(ctx, "cert", "--dir", c.pkiDir(), "--node", n.Name+"="+n.Host)
+	if err != nil {
+		return nil, fmt.Errorf("make certificate of %s: %w: %s", n.Name, err, out)
+	}
+	return n, n.Configure(func(cfg *config.Config) {
+		cfg.Raft.Enabled = false
+		cfg.Postgres = config.Default().Postgres
+		cfg.Postgres.Enabled = false
+		cfg.Proxy.LookupPasswordFile = filepath.Join(c.pkiDir(), "secrets", "lookup")
+	})
 }
 
 // RemoveNode ends a node and its server for good and forgets it.

@@ -96,6 +96,11 @@ func startCounter(t *testing.T, conn *pgx.Conn) *counter {
 }
 
 func startCounterOf(t *testing.T, conn *pgx.Conn, sql string) *counter {
+	return startCounterBy(t, conn, func(int) string { return sql })
+}
+
+// startCounterBy runs what sqlOf gives for the number of a row, from 0.
+func startCounterBy(t *testing.T, conn *pgx.Conn, sqlOf func(row int) string) *counter {
 	c := &counter{stop: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
@@ -106,7 +111,7 @@ func startCounterOf(t *testing.T, conn *pgx.Conn, sql string) *counter {
 			default:
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			_, c.err = conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
+			_, c.err = conn.Exec(ctx, sqlOf(c.rows), pgx.QueryExecModeSimpleProtocol)
 			cancel()
 			if c.err != nil {
 				return
