@@ -114,7 +114,7 @@ faults: setup-test build ## the failure table in network namespaces (as root): b
 
 # Versions of PostgreSQL beside this machine's that Debian releases carry; 14 and 16 are in none.
 VERSIONS := 13 17 18
-MATRIX := ^TestE2E$$
+MATRIX := ^TestE2E(Operator|Members|Witness|Sync[A-Za-z]*|Adopt[A-Za-z]*|Slots|Sidecar)?$$
 # Those of the proxy that depend most on what a server says and does.
 MATRIX_PROXY := ^Test(CutAnywhere|AsDirectly|Acknowledged|HeldSync|OldBackend|XID|Question|$\
     Carried|Protocol|Negotiat|Cancel|Replication|BaseBackup|Auth|Unknown|Users|Groups|$\
