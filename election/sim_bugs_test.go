@@ -31,6 +31,7 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugSimNoBound:    "is lost under",
 		bugSimNearest:    "is chosen under epoch",
 		bugSimWitness:    "has no PostgreSQL and is ordered",
+		bugSimNoFollow:   "is ordered to follow",
 		bugSimDisk:       "nobody takes over",
 		bugSimNoSlots:    "without a slot for",
 		bugSimSlotOnce:   "has no slot for",

@@ -69,6 +69,9 @@ type simWorld struct {
 	ackedEpoch uint64
 	used       map[uint64]string // epoch -> incarnation that clients used
 	targets    map[uint64]string // epoch -> durable target
+	// followed has whom each member was ordered to follow, by the epoch.
+	followed   map[uint64]map[string]string
+	entered    func(*election.Lock) // what a test wants to see of a new lock; may be nil
 	violations []string
 	// degraded and changedSync count the entries of the sync set.
 	degraded, changedSync int
@@ -159,7 +162,8 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 	w := &simWorld{
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 7)), bug: bug, nodes: map[string]*simNode{},
 		acked: map[uint64]bool{}, used: map[uint64]string{}, targets: map[uint64]string{},
-		names: []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
+		followed: map[uint64]map[string]string{},
+		names:    []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
 		consent: map[uint64]string{}, yes: map[uint64]map[string]bool{},
 		oneWay: map[string]map[string]bool{}, xids: map[uint64]uint64{}, trace: newSimTrace(),
 		ackedWhole: map[uint64]simCommit{}, recruits: map[simRecruit]election.OrderResult{},
@@ -305,6 +309,10 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 		w.violate("the lock went from epoch %d to %d", before.Lock.Epoch, l.Epoch)
 	}
 	w.resolveLocked(after)
+	w.checkRepointLocked(before, l)
+	if w.entered != nil {
+		w.entered(l)
+	}
 	w.checkSlotsOfLockLocked(l)
 	if w.isOff {
 		w.checkLossLocked(after)
@@ -373,6 +381,7 @@ func (n *simNode) Call(
 ) (election.OrderResult, error) {
 	w := n.w
 	m := w.nodes[member]
+	w.noteFollow(member, o)
 	d := w.diceOf(n.name, uint64(time.Now().UnixNano()), 90+uint64(m.index))
 	d.class = classCall + 2*(4*n.index+m.index) + d.block()
 	if err := d.begin(ctx); err != nil {
