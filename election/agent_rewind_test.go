@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast/election"
+	"holdfast/election/electiontest"
 )
 
 // TestAgentRewindWaitsForACheckpoint: until the new primary has a checkpoint on its timeline,
@@ -52,6 +53,47 @@ func TestAgentRewindWaitsForACheckpoint(t *testing.T) {
 	if got := c.sql("n1", "SELECT count(*) FROM t WHERE i = 666"); got != "0" {
 		t.Error("it has kept a commit that the new primary does not have")
 	}
+}
+
+// TestAgentPromotedTwiceHasACheckpoint: the leader that gave the order to promote dies before the
+// answer, and the next one gives it again. The old primary's rewind waits for a checkpoint on the
+// new timeline (DESIGN 10.11); the one that the server begins by itself is spread over minutes.
+func TestAgentPromotedTwiceHasACheckpoint(t *testing.T) {
+	c := newAgentCluster(t, 2)
+	c.start("n1", "n2")
+	c.bootstrap("")
+	c.open("n1")
+	c.waitStreaming("n2", "n1")
+	// Many pages that a checkpoint has to write.
+	c.sql("n1", "CREATE TABLE t AS SELECT i, repeat('x', 500) x FROM generate_series(1, 30000) i")
+	c.awaitReceived("n1", "n2")
+	c.epoch = 2
+	c.do("n2", election.Order{Kind: election.OrderRecruit})
+	checkpointer := c.sql("n2",
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+	o := election.Order{V: 1, Kind: election.OrderPromote, Epoch: c.epoch, Members: c.members,
+		SyncNames: `ANY 1 ("n1")`}
+	c.stopped(checkpointer, func() {
+		// It learns that commits wait from the checkpointer only: the order stands still there.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		answer := make(chan error, 1)
+		go func() {
+			_, err := c.agents["n2"].Do(ctx, o)
+			answer <- err
+		}()
+		electiontest.Wait(t, "a promotion", 30*time.Second, func() bool {
+			return c.sql("n2", "SELECT pg_is_in_recovery()") == "f"
+		})
+		cancel() // the leader dies
+		if err := <-answer; err == nil {
+			t.Fatal("the first order was answered: it shows nothing")
+		}
+	})
+	c.do("n2", o)
+	electiontest.Wait(t, "a checkpoint on the new timeline", 30*time.Second, func() bool {
+		return c.sql("n2", "SELECT timeline_id FROM pg_control_checkpoint()") == "2"
+	})
 }
 
 // TestAgentStopEndsLogicalReceivers: a fast stop waits until each walsender's receiver has all WAL,

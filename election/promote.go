@@ -171,6 +171,8 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 		}
 	}
 	a.tellLogical(ctx, &now)
+	// Whoever was cut off has not asked for it, and the server by itself takes minutes.
+	a.checkpointLater()
 	return now, a.remember(o, now)
 }
 
