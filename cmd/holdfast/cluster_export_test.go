@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 
@@ -55,4 +56,13 @@ func (c *Cluster) RemoveNode(ctx context.Context, n *ClusterNode) error {
 // node starts begins its life there too.
 func (n *ClusterNode) StartIn(cgroup string) error {
 	return n.StartUnder("/bin/sh", "-c", `echo $$ > "$0"/cgroup.procs && exec "$@"`, cgroup)
+}
+
+// Changes asks the node for the history of the lock, the newest change first.
+func (n *ClusterNode) Changes(ctx context.Context) ([]ChangeStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	var a historyAnswer
+	err := n.call(ctx, http.MethodGet, "/v1/history", nil, &a)
+	return a.Changes, err
 }

@@ -114,9 +114,11 @@ func promoteBehind(r *labRun) error {
 	return err
 }
 
-// tagged forbids a standby's promotion by its tag, though it comes first by its priority.
+// tagged forbids a standby's promotion by its tag, though it comes first by its priority. The
+// rolling restart prepares the fault: what it did to sessions does not count as its effect.
 func tagged(r *labRun, n *holdfast.ClusterNode) error {
-	return r.restartWith(func(c *config.Config) {
+	primary := r.primary
+	err := r.restartWith(func(c *config.Config) {
 		for i := range c.Group.Nodes {
 			node := &c.Group.Nodes[i]
 			node.Priority = 0
@@ -125,21 +127,20 @@ func tagged(r *labRun, n *holdfast.ClusterNode) error {
 			}
 		}
 	})
+	if err == nil {
+		err = r.begin()
+	}
+	if err == nil && r.primary != primary {
+		err = fmt.Errorf("%s is primary after the restarts, %s was", r.primary.Name, primary.Name)
+	}
+	return err
 }
 
-// untagAfter takes the tags away when a fault has ended.
-func untagAfter(f func(*labRun) error) func(*labRun) error {
-	return func(r *labRun) error {
-		err := f(r)
-		if _, e := r.cluster.WaitHealthy(r.ctx, labHealthy); e != nil {
-			return errors.Join(err, e)
-		}
-		return errors.Join(err, r.restartWith(nil))
-	}
-}
+// untag takes the tags away.
+func untag(r *labRun) error { return r.restartWith(nil) }
 
 // restartWith changes the configuration of all nodes and restarts their processes, one after the
-// other; PostgreSQL lives on.
+// other; PostgreSQL lives on. It returns when their sessions are back.
 func (r *labRun) restartWith(edit func(*config.Config)) error {
 	for i, n := range r.cluster.Nodes {
 		r.kill(n)
@@ -156,5 +157,7 @@ func (r *labRun) restartWith(edit func(*config.Config)) error {
 			return err
 		}
 	}
-	return nil
+	clear(r.killed)  // all of them live
+	r.load.Changed() // idle sessions read only now that their proxy has ended
+	return errors.Join(r.sleep(2*time.Second), r.waitServed())
 }

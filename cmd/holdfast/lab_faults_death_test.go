@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	holdfast "holdfast/cmd/holdfast"
@@ -87,33 +90,48 @@ func parentOf(pid int) int {
 	return ppid
 }
 
-// intentTo waits until a change is under way and says to whom.
-func (r *labRun) intentTo(timeout time.Duration) (*holdfast.ClusterNode, error) {
-	deadline := time.Now().Add(timeout)
-	for time.Now().Before(deadline) {
-		for _, n := range r.others(r.primary.Name) {
-			st, err := n.Status(r.ctx)
+// promoteAsked is what a server says when it is being promoted.
+const promoteAsked = "received promote request"
+
+// promotionAfter kills the primary's postmaster and waits until a standby's server is being
+// promoted, which its log tells; it says which.
+func (r *labRun) promotionAfter(timeout time.Duration) (*holdfast.ClusterNode, error) {
+	logs := map[*holdfast.ClusterNode]*os.File{}
+	from := map[*holdfast.ClusterNode]int64{}
+	for _, n := range r.others(r.primary.Name) {
+		f, err := os.Open(serverLogPath(n))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = f.Close() }()
+		if from[n], err = f.Seek(0, io.SeekEnd); err != nil {
+			return nil, err
+		}
+		logs[n] = f
+	}
+	if err := r.primary.KillPostmaster(); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); {
+		for n, f := range logs {
+			text, err := io.ReadAll(io.NewSectionReader(f, from[n], 1<<20))
 			if err != nil {
-				continue
+				return nil, err
 			}
-			if st.Intent != nil && st.Intent.To != "" {
-				if to := r.cluster.Node(st.Intent.To); to != nil {
-					return to, nil
-				}
-			}
-			if st.Epoch > r.before.Epoch {
-				return nil, fmt.Errorf("the change to %s was over before it was seen", st.Primary)
+			if bytes.Contains(text, []byte(promoteAsked)) {
+				return n, nil
 			}
 		}
-		if err := r.sleep(2 * time.Millisecond); err != nil {
+		if err := r.sleep(time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
-	return nil, errors.New("no change came under way")
+	return nil, errors.New("nobody is promoted")
 }
 
-// dieInPromotion kills the primary's whole node, and the candidate's or the Raft leader's or both
-// while the promotion is under way; then all come back.
+// dieInPromotion kills the primary's postmaster, and while the promotion of a standby is under way
+// the whole node of the candidate, of the Raft leader, or of both, which are two; then they come
+// back.
 func dieInPromotion(candidate, leader bool) func(*labRun) error {
 	return func(r *labRun) error {
 		if leader {
@@ -121,33 +139,66 @@ func dieInPromotion(candidate, leader bool) func(*labRun) error {
 				return err
 			}
 		}
-		for _, n := range r.cluster.Nodes {
-			r.killed[n.Name] = true // which ones die shows only later
+		if r.leader != r.primary {
+			// It has every order to give and lacks commits: the other standby is chosen.
+			if err := lag(r, r.leader); err != nil {
+				return err
+			}
 		}
-		if err := r.primary.KillPostmaster(); err != nil {
-			return err
-		}
-		to, err := r.intentTo(20 * time.Second)
+		to, err := r.promotionAfter(20 * time.Second)
 		if err != nil {
 			return err
 		}
 		var dead []*holdfast.ClusterNode
+		if leader {
+			dead = append(dead, r.leader)
+		}
 		if candidate {
 			dead = append(dead, to)
 		}
-		if leader && (!candidate || r.leader != to) {
-			dead = append(dead, r.leader)
+		if to == r.leader {
+			return fmt.Errorf("%s leads the Raft group and is promoted: two were to be so", to.Name)
 		}
 		for _, n := range dead {
 			r.kill(n)
-			err = errors.Join(err, n.KillNode(r.ctx))
 		}
-		err = errors.Join(err, r.sleep(5*time.Second))
+		at := time.Now()
+		var g errgroup.Group
+		for _, n := range dead {
+			g.Go(func() error { return n.KillNode(r.ctx) })
+		}
+		err = errors.Join(g.Wait(), r.sleep(5*time.Second))
 		for _, n := range dead {
 			err = errors.Join(err, n.Start())
 		}
+		return errors.Join(err, r.checkKilledWithin(to, at))
+	}
+}
+
+// checkKilledWithin tells that a kill came too late: the lock was entered before it.
+func (r *labRun) checkKilledWithin(to *holdfast.ClusterNode, killed time.Time) error {
+	st, err := r.cluster.WaitEpoch(r.ctx, r.before.Epoch, labHealthy)
+	if err != nil {
 		return err
 	}
+	n := r.cluster.Node(st.Node)
+	changes, err := n.Changes(r.ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range slices.Backward(changes) { // the oldest first
+		if c.Epoch <= r.before.Epoch {
+			continue
+		}
+		r.t.Logf("killed in the promotion of %s; %v later the %s to %s was entered, epoch %d -> %d",
+			to.Name, c.At.Sub(killed), c.Kind, c.To, r.before.Epoch, c.Epoch)
+		if c.At.Before(killed) {
+			return fmt.Errorf("the promotion of %s was over %v before the kill", c.To,
+				killed.Sub(c.At))
+		}
+		return nil
+	}
+	return fmt.Errorf("the history has no change after epoch %d", r.before.Epoch)
 }
 
 // powerLoss takes the power from all: what was not flushed to the disks is lost, which ext4 does

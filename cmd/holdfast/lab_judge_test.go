@@ -115,6 +115,23 @@ func TestLabBehind(t *testing.T) {
 	}
 }
 
+// TestLabAim holds what the report says of an aim, which is no verdict.
+func TestLabAim(t *testing.T) {
+	for _, tt := range []struct {
+		aim, gap int64
+		want     string
+	}{
+		{0, 9000, ""},
+		{4000, 3999, " (aim: under 4000 ms; 3999 ms through the worst proxy, met)"},
+		{4000, 4000, " (aim: under 4000 ms; 4000 ms through the worst proxy, not met)"},
+	} {
+		o := &labOutcomeOf{AimMS: tt.aim, AimGapMS: tt.gap, Passed: true}
+		if got := o.aimText(); got != tt.want || o.verdict() != "ok" {
+			t.Errorf("aim %d, %d: %q, verdict %s", tt.aim, tt.gap, got, o.verdict())
+		}
+	}
+}
+
 func TestLabPacket(t *testing.T) {
 	b := make([]byte, 40)
 	b[0], b[9] = 0x46, 6 // one word of options, TCP

@@ -173,12 +173,27 @@ func (o *labOutcomeOf) verdict() string {
 
 func (o *labOutcomeOf) line() string {
 	return fmt.Sprintf("%s (%s): %s; %d sessions lost, %d cut with their proxy, errors %s, "+
-		"%d ms without a commit from %d ms on (by proxy %v; the lab's own disk %d ms), "+
+		"%d ms without a commit from %d ms on%s (by proxy %v; the lab's own disk %d ms), "+
 		"healthy %d ms after, %d commits, "+
 		"direct writes %v, holds %v, switchover %d ms, caught up %d ms, %.0f s", o.Name,
-		o.Profile, o.Change, o.Lost, o.Cut, codesText(o.Codes), o.GapMS, o.GapAtMS, o.GapsMS, o.PulseMS,
+		o.Profile, o.Change, o.Lost, o.Cut, codesText(o.Codes), o.GapMS, o.GapAtMS, o.aimText(),
+		o.GapsMS, o.PulseMS,
 		o.HealthyMS, o.Ledger.Acknowledged, o.DoorAcks, o.Holds, o.ChangeMS,
 		o.CaughtUpMS, o.SecondsRun)
+}
+
+// aimText says of a line with an aim whether this run met it: it is no verdict, since that depends
+// on what else the machine did.
+func (o *labOutcomeOf) aimText() string {
+	if o.AimMS == 0 {
+		return ""
+	}
+	word := "met"
+	if o.AimGapMS >= o.AimMS {
+		word = "not met"
+	}
+	return fmt.Sprintf(" (aim: under %d ms; %d ms through the worst proxy, %s)", o.AimMS, o.AimGapMS,
+		word)
 }
 
 func codesText(codes map[string]int) string {
@@ -199,9 +214,9 @@ func (r *labReport) table() string {
 		"healthy after the end |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	yes := map[bool]string{true: "yes", false: "no"}
 	for _, o := range r.Faults {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %d | %s | %d ms | %s | %.1f s |\n", o.Name,
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %d | %s | %d ms%s | %s | %.1f s |\n", o.Name,
 			o.Profile, o.Expected, o.verdict(), yes[o.RolesChanged], o.Lost, codesText(o.Codes),
-			o.GapMS, yes[o.IsOldBack], float64(o.HealthyMS)/1000)
+			o.GapMS, o.aimText(), yes[o.IsOldBack], float64(o.HealthyMS)/1000)
 	}
 	return b.String()
 }

@@ -51,6 +51,11 @@ type labFault struct {
 	known string
 	// run does the fault and ends it.
 	run func(*labRun) error
+	// undo takes away what run has prepared, once all is judged.
+	undo func(*labRun) error
+	// aim is what the time without a commit through the proxies of serving should be, where
+	// nothing else runs: the report tells whether it was, and nothing fails.
+	aim time.Duration
 }
 
 // labKind is the kind of cluster that a fault befalls.
@@ -105,6 +110,8 @@ type labOutcomeOf struct {
 	GapAtMS      int64                 `json:"which_began_after_ms"`
 	PulseMS      int64                 `json:"longest_ms_without_a_write_of_the_lab"`
 	GapsMS       map[string]int64      `json:"longest_ms_without_commit_by_proxy"`
+	AimMS        int64                 `json:"aim_ms,omitempty"`
+	AimGapMS     int64                 `json:"longest_ms_to_hold_against_the_aim,omitempty"`
 	Holds        map[string]int        `json:"holds_by_proxy,omitempty"`
 	Commits      int64                 `json:"commits"`
 	HealthyMS    int64                 `json:"ms_until_healthy"`
@@ -168,6 +175,12 @@ func (l *lab) do(ctx context.Context, f *labFault) (*labOutcomeOf, error) {
 	if err := r.checkLedgers(); err != nil {
 		out.fail("%v", err)
 		out.isSpoilt = true
+	}
+	if f.undo != nil {
+		if err := f.undo(r); err != nil {
+			out.fail("what was prepared for the fault does not end: %v", err)
+			out.isSpoilt = true
+		}
 	}
 	out.Passed = len(out.Failures) == 0
 	return out, nil
@@ -342,6 +355,11 @@ func (r *labRun) judgeGaps(f *labFault, end time.Time) {
 		o.GapsMS[p.node.Name] = gap.Milliseconds()
 	}
 	o.PulseMS = r.pulse.Gap(r.start, end).Milliseconds()
+	if o.AimMS = f.aim.Milliseconds(); o.AimMS > 0 {
+		for _, name := range f.servingOf(r) {
+			o.AimGapMS = max(o.AimGapMS, o.GapsMS[name])
+		}
+	}
 	if f.feltBy != nil {
 		for _, name := range f.feltBy(r) {
 			if gap := time.Duration(o.GapsMS[name]) * time.Millisecond; gap < f.feltFor {

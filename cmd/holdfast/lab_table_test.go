@@ -298,11 +298,10 @@ var labFaults = []labFault{
 		serving: notThePrimary, run: promoteBehind,
 	},
 	{
-		// Two rolling restarts belong to it: the tag comes and goes.
+		// The tag comes and goes with rolling restarts, before and after what is judged.
 		name: "primary's host lost beside a standby with nofailover", line: lineWeak,
-		roles: rolesChanged, mayFail: append([]string{"57P01"}, changeCodes...),
-		gapMax:  hangMax,
-		serving: notThePrimary, run: untagAfter(loseHostBeside(tagged, true)),
+		roles: rolesChanged, mayFail: changeCodes, gapMax: hangMax,
+		serving: notThePrimary, run: loseHostBeside(tagged, true), undo: untag,
 	},
 	{
 		name: "postmaster killed, two backends hang 10 s", line: lineServer,
@@ -377,13 +376,13 @@ var labFaults = []labFault{
 		// Nobody is told: no connection is refused.
 		name: "primary's host lost 15 s, lan", line: lineHost, labKind: labKind{profile: "lan"},
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 8 * time.Second,
-		serving: notThePrimary, run: loseHost(15 * time.Second),
+		serving: notThePrimary, run: loseHost(15 * time.Second), aim: 4 * time.Second,
 	},
 	{
 		name: "primary's host lost 15 s, lan and fence recruit", line: lineHost,
 		labKind: labKind{profile: "lan", fence: "recruit"}, roles: rolesChanged,
 		mayFail: changeCodes, gapMax: 8 * time.Second, serving: notThePrimary,
-		run: loseHost(15 * time.Second),
+		run: loseHost(15 * time.Second), aim: 2 * time.Second,
 	},
 	{
 		// The old primary lives on, and nobody has waited for the lease of its proxy.
