@@ -167,6 +167,7 @@ func (s *session) unitEnded(w *window) error {
 		if o := &s.flow.ops[i]; !o.internal {
 			s.unitFrom.Store(int64(o.start)) // the client has not waited
 			s.unitUnnamed = s.flow.unnamed
+			s.track.locks.unitMoved()
 			break
 		}
 	}

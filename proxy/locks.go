@@ -51,6 +51,9 @@ type lockTable struct {
 	// vague tells that it called a function of these in a way that is not followed.
 	vague bool
 	many  bool // there are more than are taken again
+	// unsure tells that the unit began in the middle of a pipeline, behind calls from which it does
+	// not follow what the session held there.
+	unsure bool
 }
 
 // mayHold tells that there are locks, or may be.
@@ -88,7 +91,27 @@ func (t *lockTable) surelyStart() (map[lockKey]lockCount, bool) {
 			return nil, false
 		}
 	}
-	return t.held, !t.many
+	return t.held, !t.many && !t.unsure
+}
+
+// unitMoved begins the next unit behind the calls so far: their unit has ended, and the server was
+// not asked, since the client had sent more already.
+func (t *lockTable) unitMoved() {
+	next, open := t.apply()
+	if len(open) > 0 || t.vague {
+		t.unsure = true
+		return
+	}
+	for _, c := range next {
+		if c.n < 1 { // what is given back was taken in a way that is not followed
+			t.unsure = true
+			return
+		}
+	}
+	if len(t.calls) > 0 && t.calls[0].op == pgwire.AdvisoryUnlockAll {
+		t.unsure = false
+	}
+	t.held, t.calls = next, nil
 }
 
 // beyond is what of held is not in start, or not as often.
@@ -120,7 +143,7 @@ func (t *lockTable) releasedAll() {
 
 // retaken makes what a new backend holds the start of what follows.
 func (t *lockTable) retaken(held map[lockKey]lockCount) {
-	t.held, t.calls, t.vague = held, nil, false
+	t.held, t.calls, t.vague, t.unsure = held, nil, false, false
 }
 
 // apply follows the calls. open are those whose key is not known.
@@ -192,7 +215,7 @@ func (t *lockTable) verify(now map[lockKey]struct{}) {
 		total += c.n
 	}
 	t.many = total > t.cfg.AdvisoryLocksMax
-	t.held, t.calls, t.vague = held, nil, false
+	t.held, t.calls, t.vague, t.unsure = held, nil, false, false
 }
 
 // attribute finds out which locks of one mode and form were taken and released by calls whose keys

@@ -32,6 +32,13 @@ var cutScripts = []script{
 		q("INSERT INTO t SELECT i, repeat('x', 30000) FROM generate_series(1, 3) AS i RETURNING *"),
 		q("INSERT INTO t VALUES (1, 'twice') RETURNING *"), q("DELETE FROM t WHERE false RETURNING a"),
 	}, allow: "08007"}, // what has changed nothing has no transaction id
+	{name: "advisory locks, pipelined", steps: []scriptStep{
+		q("SELECT pg_try_advisory_lock(8)", "BEGIN", "INSERT INTO t VALUES (1, 'a')"),
+		q("SELECT count(*) FROM t"), q("COMMIT"), q("SELECT objid FROM pg_locks WHERE " +
+			"locktype = 'advisory' AND pid = pg_backend_pid() ORDER BY 1"),
+		q("SELECT pg_advisory_unlock(8)", "BEGIN", "SELECT 1"), q("SELECT 2"), q("COMMIT"),
+		q("SELECT pg_advisory_unlock(8)"),
+	}},
 	{name: "query in a batch", steps: []scriptStep{
 		{send: append(append(noSync(extended("INSERT INTO t VALUES (1, 'a')")),
 			pgwire.AppendQuery(nil, "INSERT INTO t VALUES (2, 'b')")...),
