@@ -100,12 +100,15 @@ func TestUnguardableThatWasExecutedIsUnknown(t *testing.T) {
 			exec(t, c, "CREATE TABLE t (a int)")
 			exec(t, c, "CREATE TABLE done (a int)")
 			var times atomic.Int32
+			var isCut atomic.Bool
 			r.line.Watch(func(typ byte, body []byte) bool {
 				if typ == 'Q' && strings.Contains(string(body), tc.sql) {
 					times.Add(1)
 				}
 				return true
-			}, func(typ byte, _ []byte) bool { return typ != 'C' || times.Load() != 1 })
+			}, func(typ byte, _ []byte) bool {
+				return typ != 'C' || times.Load() != 1 || isCut.Swap(true)
+			})
 			_, err := tryExec(c, tc.sql)
 			r.line.Watch(nil, nil)
 			if code(err) != "08007" || c.IsClosed() {
