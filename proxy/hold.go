@@ -274,7 +274,7 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 	}
 	for i := range l.pending {
 		p := &l.pending[i]
-		out = appendUnasked(out, l, p, why)
+		out = s.appendUnasked(out, l, p, why)
 		l.told = l.told || p.verdict == verdictRolledBack
 		if !p.batch.synced {
 			refused := p.batch.errored || p.verdict != verdictFinish
@@ -290,8 +290,11 @@ func (s *session) failPending(ctx context.Context, l *loss, why *pgwire.Error) e
 }
 
 // appendUnasked answers a batch as far as can be told without a server: why, if it surely was not
-// executed.
-func appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
+// executed. What nobody can tell now counts as unknown.
+func (s *session) appendUnasked(out []byte, l *loss, p *pending, why *pgwire.Error) []byte {
+	if p.verdict == verdictLookup || p.verdict == verdictUnknown {
+		s.proxy.metrics.outcomes.WithLabelValues("unknown").Inc()
+	}
 	e := why
 	switch p.verdict {
 	case verdictFinish:

@@ -178,6 +178,9 @@ func TestHoldLimitsGuessNothing(t *testing.T) {
 	if got := code(<-done); got != "08007" {
 		t.Errorf("the INSERT in flight: %s", got)
 	}
+	if n := r.count("outcomes_total", "unknown"); n != 1 {
+		t.Errorf("%v outcomes are counted as unknown", n)
+	}
 	wantCode(t, block, "SELECT 2", "40001")
 	if s := block.TxStatus(); s != 'E' {
 		t.Errorf("the open block has status %c behind it", s)

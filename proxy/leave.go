@@ -36,7 +36,7 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 		last--
 	}
 	for i := range l.pending[:last+1] {
-		out = appendUnasked(out, l, &l.pending[i], errNotExecuted())
+		out = s.appendUnasked(out, l, &l.pending[i], errNotExecuted())
 	}
 	l.pending = nil
 	if err := s.writeClient(out); err != nil {

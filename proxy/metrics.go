@@ -2,8 +2,8 @@ package proxy
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// metrics are all that the proxy counts. Laws, asserted by tests: losses = restored + sessions
-// that ended while they were held; every unanswered COMMIT counts once in outcomes; of prewarmed,
+// metrics are all that the proxy counts. outcomes counts each answer to something interrupted, so
+// that a COMMIT which is lost twice may count twice. A law, asserted by a test: of prewarmed,
 // made = used + stale + closed + those that wait.
 type metrics struct {
 	connections      prometheus.Counter
