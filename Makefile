@@ -99,7 +99,7 @@ fuzz-short:
 
 .PHONY: e2e
 e2e: setup-test build ## three nodes, pgbench, failovers and a switchover (as root)
-	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 20m -v
+	$(NEED_ALL) $(GOTEST) ./cmd/holdfast -run '^TestE2E' -count 1 -timeout 40m -v
 
 # Failover slots want a server of 17 or newer, so that their test skips itself in `make e2e`.
 .PHONY: e2e-18
