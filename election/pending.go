@@ -24,6 +24,9 @@ func (s *agentSampler) lookPending(ctx context.Context, loaded string) {
 	rows, err := pgQuery(ctx, s.conn, pgPendingSQL+strconv.Itoa(pendingMax+1))
 	if err != nil {
 		s.a.log.Debug("settings that wait for a restart could not be asked for", zap.Error(err))
+		if s.conn.IsClosed() { // the time of the sample was over
+			s.conn = nil
+		}
 		return
 	}
 	s.pendingOf = loaded

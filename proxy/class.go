@@ -100,10 +100,7 @@ func (c class) inStatus(status byte) class {
 // lasting is what of a statement may have made its unit of work durable, at least in part, in that
 // transaction status.
 func (c class) lasting(status byte) class {
-	if status == pgwire.TxIdle {
-		return c & (clsCommit | clsEnds | clsOpaque | clsSelfCommit)
-	}
-	return c & (clsCommit | clsEnds | clsOpaque)
+	return c.inStatus(status) & (clsCommit | clsEnds | clsOpaque | clsSelfCommit)
 }
 
 // effect is a statement that changes what has to be restored.

@@ -121,13 +121,13 @@ unshare --mount --ipc --propagation private bash -euo pipefail -c '
             /usr/lib/postgresql/*/bin/postgres --version
             cd $inside
             if [ -n \"\$2\" ]; then
-                ./election.test -test.run \"\$2\" -test.count 1 -test.timeout 10m -test.v
+                ./election.test -test.run \"\$2\" -test.count 1 -test.timeout 40m -test.v
             fi
             if [ -n \"\$3\" ]; then
-                ./proxy.test -test.run \"\$3\" -test.count 1 -test.timeout 20m
+                ./proxy.test -test.run \"\$3\" -test.count 1 -test.timeout 40m
             fi
             if [ -n \"\$1\" ]; then
-                ./e2e.test -test.run \"\$1\" -test.count 1 -test.timeout 20m -test.v
+                ./e2e.test -test.run \"\$1\" -test.count 1 -test.timeout 40m -test.v
             fi
         " sh "$tests" "$agent_tests" "$proxy_tests"
 ' bash "$root" "$inside" "$tests" "$agent_tests" "$proxy_tests"
