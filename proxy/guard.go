@@ -108,7 +108,7 @@ func (s *session) guardHere(b *backend) step {
 		s.serverFull.Store(true) // the server's next answers go on with it
 		s.mu.Unlock()
 		return stepWait
-	case cls.has(clsCommit) && f.expected() == pgwire.TxInBlock:
+	case cls.has(clsCommit) && f.reached() == pgwire.TxInBlock:
 		return s.asked(s.askForCommit(b, false))
 	case cls.has(clsCommit) || f.status != pgwire.TxIdle,
 		f.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
@@ -177,7 +177,7 @@ func (s *session) guardCommit(ctx context.Context, b *backend) error {
 	}
 	s.mu.Lock()
 	isKnown := s.knowsXID()
-	if !isKnown && s.flow.expected() == pgwire.TxInBlock && !s.flow.skipping {
+	if !isKnown && s.flow.reached() == pgwire.TxInBlock && !s.flow.skipping {
 		if err := s.askForCommit(b, true); err != nil {
 			return err
 		}
@@ -292,7 +292,7 @@ func (s *session) forwardCommit(b *backend, asked bool) error {
 	if s.inner != nil && data[0] == pgwire.CliQuery {
 		return s.commitFailed(b, n) // unlocks
 	}
-	if s.flow.status != pgwire.TxFailed && s.isDifferent() {
+	if s.flow.reached() != pgwire.TxFailed && s.isDifferent() {
 		s.mu.Unlock()
 		s.lose(b, false)
 		return errBackendLost

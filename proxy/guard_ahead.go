@@ -84,7 +84,7 @@ func (s *session) tookXID(body []byte) error {
 func (s *session) knowsXID() bool {
 	f := &s.flow
 	if f.known.xid == 0 || s.cancels > 0 || s.again != nil || s.endHeld || f.skipping ||
-		f.expected() != pgwire.TxInBlock {
+		f.live != pgwire.TxInBlock {
 		return false
 	}
 	for i := f.head; i < len(f.ops); i++ {

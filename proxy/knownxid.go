@@ -93,3 +93,16 @@ func (f *flow) isCommitting() bool {
 	}
 	return false
 }
+
+// reached is the transaction status behind what is outstanding, if that succeeds, for a flow that
+// is settled. Unlike expected it does not go by what was hoped for when that was sent: a statement
+// before it may have failed since, and left a failed block.
+func (f *flow) reached() byte {
+	status := f.live
+	for i := f.head; i < len(f.ops); i++ {
+		if o := &f.ops[i]; o.isStatement() {
+			status = o.cls.ahead(status)
+		}
+	}
+	return status
+}

@@ -143,8 +143,9 @@ func (g *randomGen) control() string {
 		g.isBlock = false
 		return "COMMIT"
 	default:
-		g.isBlock = false
-		return g.pick("ROLLBACK", "COMMIT", "END")
+		end := g.pick("ROLLBACK", "COMMIT", "END", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN")
+		g.isBlock = strings.HasSuffix(end, "CHAIN")
+		return end
 	}
 }
 

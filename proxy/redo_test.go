@@ -237,6 +237,30 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
+// TestConversationsAsDirectly: without a cut, too, a client sees what a server itself answers.
+func TestConversationsAsDirectly(t *testing.T) {
+	s := newStage(t, nil)
+	all := slices.Concat(scripts, cutScripts)
+	for i := range all {
+		sc := &all[i]
+		s.endPrepared()
+		exec(t, s.admin, "TRUNCATE t")
+		c := s.directly("")
+		pid := c.PID()
+		w := hijack(t, c)
+		want := w.play(sc.steps)
+		_ = w.c.Close()
+		s.eventually(func() bool { // with its locks
+			return s.server.Exec(fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE pid = %d",
+				pid))[0][0] == "0"
+		}, "the session before has left")
+		got := s.run(sc, faultCut, -1, true)
+		if d := difference(want, got.seen); d != "" {
+			t.Errorf("%s: %s", sc.name, d)
+		}
+	}
+}
+
 // judge tells what is wrong with what was heard.
 func (s *script) judge(want, got heard) string {
 	switch diff := difference(want.seen, got.seen); {

@@ -2,6 +2,11 @@ package proxy_test
 
 import "holdfast/pgwire"
 
+// failsThen is a statement that fails, with a batch behind it in the same write.
+func failsThen(batch []byte) scriptStep {
+	return scriptStep{send: join(pgwire.AppendQuery(nil, "SELECT 1/0"), batch), ends: 2}
+}
+
 // cutScripts are conversations for TestCutAnywhere alone: what few clients do, and the protocol
 // allows.
 var cutScripts = []script{
@@ -77,6 +82,23 @@ var cutScripts = []script{
 		q("COMMIT PREPARED $$one$$"), q("BEGIN"), q("INSERT INTO t VALUES (2, 'a')"),
 		q("PREPARE TRANSACTION E'two'"), x("ROLLBACK PREPARED E'two'"), q("SELECT * FROM t"),
 	}, allow: "08007"},
+	{name: "ends of failed blocks", steps: []scriptStep{
+		q("BEGIN"), q("SELECT 1/0"), x("COMMIT"), q("BEGIN"), x("SELECT 1/0"), x("ROLLBACK AND CHAIN"),
+		q("SELECT 1/0"), q("ROLLBACK AND CHAIN"), q("SELECT 1"), q("SELECT 1/0"), x("COMMIT AND CHAIN"),
+		x("ROLLBACK"), q("BEGIN"), q("SELECT 1/0"), q("COMMIT AND CHAIN"), q("ROLLBACK"), q("BEGIN"),
+		q("SAVEPOINT s"), q("SELECT 1/0"), x("ROLLBACK TO s", "INSERT INTO t VALUES (1, 'a')", "COMMIT"),
+		q("BEGIN"), q("SELECT 1/0"), x("PREPARE TRANSACTION 'one'"), x("SELECT 1"),
+	}},
+	{name: "ends of failed blocks, pipelined", steps: []scriptStep{
+		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "c", "COMMIT", nil)), ends: 1},
+		q("BEGIN"), failsThen(extended("COMMIT")), q("BEGIN"), failsThen(bindRun("c")),
+		q("BEGIN"), failsThen(extended("ROLLBACK AND CHAIN")),
+		{send: join(extended("SELECT 1/0"), extended("COMMIT")), ends: 2},
+		q("BEGIN"), failsThen(extended("PREPARE TRANSACTION 'one'")),
+		q("BEGIN"), failsThen(extended("COMMIT AND CHAIN")), q("ROLLBACK"),
+		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"), q("SAVEPOINT s"),
+		failsThen(extended("ROLLBACK TO s", "COMMIT")), q("SELECT * FROM t"),
+	}},
 	{name: "strings of statements", steps: []scriptStep{
 		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
 		q("COMMIT"),
