@@ -41,6 +41,7 @@ func (c Config) proxyConfig() proxy.Config {
 		HoldTimeout:           p.HoldTimeout,
 		HoldSessionsMax:       p.HoldSessionsMax,
 		HoldNoticeAfter:       p.HoldNoticeAfter,
+		SessionLimits:         p.SessionLimits,
 		RestoreConcurrency:    p.RestoreConcurrency,
 		OutstandingMax:        p.OutstandingMax,
 		PortalsMax:            p.PortalsMax,

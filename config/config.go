@@ -166,6 +166,7 @@ type Proxy struct {
 	HoldTimeout        time.Duration `mapstructure:"hold_timeout"`
 	HoldSessionsMax    int           `mapstructure:"hold_sessions_max" min:"1"`
 	HoldNoticeAfter    time.Duration `mapstructure:"hold_notice_after"`
+	SessionLimits      []string      `mapstructure:"session_limits"`
 	RestoreConcurrency int           `mapstructure:"restore_concurrency" min:"1"`
 	ShutdownTimeout    time.Duration `mapstructure:"shutdown_timeout"`
 

@@ -63,6 +63,7 @@ func defaultProxy(barrier time.Duration) Proxy {
 		HoldTimeout:        px.HoldTimeout,
 		HoldSessionsMax:    px.HoldSessionsMax,
 		HoldNoticeAfter:    px.HoldNoticeAfter,
+		SessionLimits:      px.SessionLimits,
 		RestoreConcurrency: px.RestoreConcurrency,
 		ShutdownTimeout:    px.ShutdownTimeout,
 		OutstandingMax:     px.OutstandingMax,

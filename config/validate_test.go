@@ -46,6 +46,8 @@ func TestRulesAcrossSections(t *testing.T) {
 				"group.drain_timeout 10s"},
 		{"drain that leaves no time for the way back", strings.Replace(group, "group:",
 			"group:\n  drain_timeout: 41s", 1), "proxy.hold_timeout", "1m0s must be at least 1m1s"},
+		{"limits of sessions", group + "proxy: {session_limits: [\"all app hold_timeout=-1s\"]}\n",
+			"proxy.session_limits[0]", "must be 0s to 24h"},
 		{"late bytes", group + "proxy: {lease_grace: 2s}\n",
 			"proxy.lease_grace", "must be at most 1s with profile cloud"},
 		{"HTTP for everybody", group + "http: {listen: \":7401\"}\n", "http.listen",

@@ -21,6 +21,7 @@ type account struct {
 	owner   poolOwner
 	key     string
 	isApart bool
+	rule    *sessionRule // of session_limits; nil: the general limits
 }
 
 // newAccount is one of a client that has not proved anything yet.

@@ -175,8 +175,10 @@ func (p *Proxy) newSession(conn link, st *pgwire.Startup) (*session, error) {
 		p.metrics.refused.WithLabelValues("connections_per_address").Inc()
 		return nil, errTooManyOfAddress()
 	}
+	account := newAccount(st.Params)
+	account.rule = ruleOf(p.sessionRules, account.owner)
 	s := &session{
-		proxy: p, client: conn, account: newAccount(st.Params), conf: true,
+		proxy: p, client: conn, account: account, conf: true,
 		track: newTracker(nameOfLogin(user), &p.cfg),
 		key:   make([]byte, cancelKeyBytes(st.Protocol)),
 	}

@@ -72,6 +72,10 @@ type Config struct {
 	HoldSessionsMax int
 	// HoldNoticeAfter is when a waiting client is told with a NOTICE; 0 never tells.
 	HoldNoticeAfter time.Duration
+	// SessionLimits are lines of database, user and name=value: hold_timeout, hold_notice_after and
+	// journal_bytes_max in the place of those here, for the sessions that the line is the first to
+	// match. Databases and users are as in HBA, without groups; a hold_timeout of 0 does not wait.
+	SessionLimits []string
 	// RestoreConcurrency bounds how many sessions log in to a new primary at once.
 	RestoreConcurrency int
 
@@ -307,11 +311,12 @@ func (c *Config) validateRanges() []error {
 	return errs
 }
 
-// validateAuth checks the rules about who may log in and how.
+// validateAuth checks the rules about who may log in and how, and with which limits.
 func (c *Config) validateAuth() []error {
 	rules, err := parseHBA(c.HBA)
 	_, merr := parseUserMaps(c.UserMaps)
-	errs := []error{err, merr}
+	_, lerr := parseSessionRules(c.SessionLimits)
+	errs := []error{err, merr, lerr}
 	for _, r := range rules {
 		if r.needsCertificate() && (c.TLS.Mode == TLSOff || c.TLS.ClientCAFile == "") {
 			errs = append(errs, errors.New("proxy.tls.client_ca_file: needed by a rule of proxy.hba "+

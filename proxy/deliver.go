@@ -19,7 +19,7 @@ func (b *backend) awaitLease(s *session) error {
 	watch := &s.proxy.watch
 	watch.enter()
 	defer watch.leave()
-	t := time.NewTimer(s.proxy.cfg.HoldTimeout)
+	t := time.NewTimer(s.holdTimeout())
 	defer t.Stop()
 	tick := time.NewTicker(waitTick)
 	defer tick.Stop()

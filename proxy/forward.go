@@ -267,7 +267,7 @@ func (s *session) gate(ctx context.Context) error {
 		if err := s.pause(ctx, moved); err != nil {
 			return err
 		}
-		if time.Since(from) > s.proxy.cfg.HoldTimeout {
+		if time.Since(from) > s.holdTimeout() {
 			// Neither renewed nor replaced: give the backend up and let the hold's rules
 			// answer what waits.
 			s.lose(b, false)

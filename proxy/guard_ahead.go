@@ -27,7 +27,7 @@ func (s *session) asksAhead(n int) bool {
 	cfg, t := &s.proxy.cfg, &s.track
 	return cfg.CommitGuard != GuardOff && !s.asksLate && s.cancels == 0 && s.again == nil &&
 		s.tries == 0 && cfg.ReplayAttemptsMax > 0 && !s.lostTx && !s.endHeld &&
-		s.unit.whole && len(s.unit.bytes)+n <= cfg.JournalBytesMax &&
+		s.unit.whole && len(s.unit.bytes)+n <= s.journalBytesMax() &&
 		t.unmovable|t.suspect == 0 && !t.locks.mayHold() && !t.listens()
 }
 

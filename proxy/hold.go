@@ -221,25 +221,26 @@ func (h *holding) wait(ctx context.Context, changed <-chan struct{}, attempt int
 // budget answers what waits if it has waited long enough.
 func (h *holding) budget(ctx context.Context, canceled bool) error {
 	s := h.s
-	cfg := &s.proxy.cfg
 	if !h.counted {
 		if h.loss.since.IsZero() {
 			h.loss.since = time.Now()
 		}
 		h.counted, h.from = true, h.loss.since
-		if int(s.proxy.held.Add(1)) > cfg.HoldSessionsMax && !h.login {
+		if int(s.proxy.held.Add(1)) > s.proxy.cfg.HoldSessionsMax && !h.login {
 			return h.giveUp(ctx, errTooManyHeld(), "sessions")
 		}
 	}
-	waited := time.Since(h.from)
+	waited, notice := time.Since(h.from), s.holdNoticeAfter()
 	switch {
 	case canceled && !h.login:
 		return h.giveUp(ctx, errHeldCanceled(), "canceled")
-	case waited >= cfg.HoldTimeout && h.login:
+	case waited >= s.holdTimeout() && h.login:
+		s.countHoldOver()
 		return errNoPrimaryLogin()
-	case waited >= cfg.HoldTimeout:
+	case waited >= s.holdTimeout():
+		s.countHoldOver()
 		return h.giveUp(ctx, errHoldExpired(), "timeout")
-	case !h.login && !h.noticed && cfg.HoldNoticeAfter > 0 && waited >= cfg.HoldNoticeAfter:
+	case !h.login && !h.noticed && notice > 0 && waited >= notice:
 		h.noticed = true
 		if s.mid {
 			return nil

@@ -35,6 +35,7 @@ type metrics struct {
 	limits           *prometheus.CounterVec
 	prewarmed        *prometheus.CounterVec
 	prewarmedNow     prometheus.Gauge
+	ruleTimeouts     *prometheus.CounterVec
 }
 
 // The limits that have no metric of their own, as values of limits_total: docs/security.md.
@@ -69,6 +70,13 @@ func newPrewarmMetrics() (*prometheus.CounterVec, prometheus.Gauge) {
 			"made", "refused", "used", "stale", "closed"),
 		newGauge("prewarmed_connections",
 			"Connections to the target of a planned change that wait for a session.")
+}
+
+// newRuleTimeouts has a value of its label for each line with a hold_timeout: sessionRulesMax at
+// most.
+func newRuleTimeouts() *prometheus.CounterVec {
+	return newVec("hold_rule_timeouts_total", "Statements and logins that ended with an error since "+
+		"the hold_timeout of their line of session_limits was over.", "line")
 }
 
 // limit counts that a bound was reached.
@@ -162,12 +170,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
 	m.prewarmed, m.prewarmedNow = newPrewarmMetrics()
+	m.ruleTimeouts = newRuleTimeouts()
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
-			m.lostCommits, m.carries, m.unprotected, m.limits, m.prewarmed, m.prewarmedNow)
+			m.lostCommits, m.carries, m.unprotected, m.limits, m.prewarmed, m.prewarmedNow,
+			m.ruleTimeouts)
 	}
 	return m
 }

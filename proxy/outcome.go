@@ -30,14 +30,18 @@ func (o outcome) String() string {
 	return "unknown"
 }
 
+// lookupLeast is the least time that a lookup has, whatever the session's limit is: what can be
+// known is not told as unknown.
+const lookupLeast = time.Second
+
 // outcomePoll is the pause between two looks at a transaction or a standby.
 const outcomePoll = 5 * time.Millisecond
 
 // outcome looks up what became of the transaction of a lost session (DESIGN.md I4, I5). An error
 // means that the primary could not be asked now; ask again. why tells a client what could not be
 // known. cls is the class of the statement that ends it, if it is one; committed then means that
-// this has done what it is for.
-func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss, cls class,
+// this has done what it is for. limit is the session's time.
+func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss, cls class, limit time.Duration,
 ) (outcome, string, error) {
 	if l.xid == 0 {
 		return outcomeUnknown, "The transaction had no transaction id before its COMMIT.", nil
@@ -49,7 +53,7 @@ func (p *Proxy) outcome(ctx context.Context, pr *Primary, l *loss, cls class,
 	case fateUnknown:
 		return outcomeUnknown, "The transaction id was given out around the promotion.", nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.HoldTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(limit, lookupLeast))
 	defer cancel()
 	xid := strconv.FormatUint(l.xid, 10)
 	for {

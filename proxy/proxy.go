@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,6 +89,7 @@ type Proxy struct {
 	relaying chan struct{}
 
 	hba             []hbaRule
+	sessionRules    []sessionRule
 	userMaps        []userMap
 	shares          *shares
 	guesses         *guesses
@@ -153,12 +155,20 @@ func New(cfg Config, deps Deps) (*Proxy, error) {
 	return p, nil
 }
 
-// prepareAuth reads the rules, and the files that handshakes and logins need.
+// prepareAuth reads the rules, those of limits too, and the files that handshakes and logins need.
 func (p *Proxy) prepareAuth() (err error) {
 	if p.hba, err = parseHBA(p.cfg.HBA); err != nil {
 		return err
 	}
 	p.asksRoles = hasRoleRules(p.hba)
+	if p.sessionRules, err = parseSessionRules(p.cfg.SessionLimits); err != nil {
+		return err
+	}
+	for i := range p.sessionRules {
+		if r := &p.sessionRules[i]; r.hasTimeout { // all values begin at 0
+			p.metrics.ruleTimeouts.WithLabelValues(strconv.Itoa(r.line))
+		}
+	}
 	if p.userMaps, err = parseUserMaps(p.cfg.UserMaps); err != nil {
 		return err
 	}

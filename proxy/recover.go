@@ -366,7 +366,7 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 // was not committed, or may not have been. cls is the class of the statement that commits.
 func (s *session) lookUpOutcome(ctx context.Context, pr *Primary, l *loss, cls class,
 ) (o outcome, e *pgwire.Error, err error) {
-	o, why, err := s.proxy.outcome(ctx, pr, l, cls)
+	o, why, err := s.proxy.outcome(ctx, pr, l, cls, s.holdTimeout())
 	if err != nil {
 		return o, nil, err
 	}

@@ -139,7 +139,7 @@ func (s *session) keep(p []byte) {
 		s.followUnit()
 		s.mu.Unlock()
 	}
-	grown, ok := s.unit.keep(p, s.unit.base, s.proxy.cfg.JournalBytesMax)
+	grown, ok := s.unit.keep(p, s.unit.base, s.journalBytesMax())
 	if !s.proxy.journaled(grown) && ok {
 		s.proxy.journaled(-s.unit.grown)
 		s.unit.drop()

@@ -22,6 +22,10 @@ type SessionInfo struct {
 	Epoch uint64 `json:"epoch,omitempty"`
 	// Survives tells that the session would be kept, with all it has.
 	Survives bool `json:"survives"`
+	// Hold is how long its statements wait for a primary, and Limits the line of session_limits
+	// that gives this or another limit; empty: none.
+	Hold   string `json:"hold"`
+	Limits string `json:"limits,omitempty"`
 	// Planned tells that a planned change would keep it, as far as was asked, and a failure not.
 	Planned bool `json:"planned,omitempty"`
 	// Unprotected is the synchronous_commit by which the session's commits wait for no standby,
@@ -51,6 +55,10 @@ func (s *session) info() SessionInfo {
 	i := SessionInfo{
 		ID: s.id, User: s.track.loginUser, Database: s.database(),
 		Application: s.params.value("application_name"), State: s.flow.describe(),
+		Hold: s.holdTimeout().String(),
+	}
+	if r := s.account.rule; r != nil {
+		i.Limits = r.text
 	}
 	if b := s.backend; b != nil {
 		i.PID, i.Epoch = b.pid, b.primary.Epoch

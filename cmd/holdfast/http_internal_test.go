@@ -62,7 +62,7 @@ func (f *fakeController) SetMaintenance(_ context.Context, on bool, reason strin
 
 func (f *fakeController) Sessions() []proxy.SessionInfo {
 	return []proxy.SessionInfo{
-		{ID: 1, User: "app", State: "idle", Survives: true},
+		{ID: 1, User: "app", State: "idle", Hold: "1m30s", Survives: true},
 		{ID: 2, User: "app", State: "idle", Why: "temporary table", Statement: "CREATE TEMP TABLE t ()"},
 		{ID: 3, User: "app", State: "idle", Planned: true, Why: "temporary tables, 8 kB"},
 	}

@@ -57,7 +57,7 @@ func (c SessionsCommand) Run(ctx context.Context) error {
 
 func (a *sessionsAnswer) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tUSER\tDATABASE\tCLIENT\tSTATE\tEPOCH\tSURVIVES\tWHY NOT")
+	fmt.Fprintln(w, "ID\tUSER\tDATABASE\tCLIENT\tSTATE\tEPOCH\tHOLD\tSURVIVES\tWHY NOT")
 	for i := range a.Sessions {
 		s := &a.Sessions[i]
 		survives, why := "yes", s.Why
@@ -73,8 +73,8 @@ func (a *sessionsAnswer) print(out io.Writer) error {
 		if s.Unprotected != "" {
 			why = "commits are unprotected (synchronous_commit " + s.Unprotected + ")" + and(why)
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", s.ID, s.User, s.Database, s.Client,
-			s.State, s.Epoch, survives, why)
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", s.ID, s.User, s.Database,
+			s.Client, s.State, s.Epoch, s.Hold, survives, why)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print sessions: %w", err)

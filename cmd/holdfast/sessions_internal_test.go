@@ -16,7 +16,8 @@ func TestSessionsCommand(t *testing.T) {
 		want []string
 		not  string
 	}{
-		"all":     {SessionsCommand{}, []string{"yes", `temporary table: "CREATE TEMP TABLE t ()"`}, "{"},
+		"all": {SessionsCommand{}, []string{"yes", "HOLD", "1m30s  yes",
+			`temporary table: "CREATE TEMP TABLE t ()"`}, "{"},
 		"lost":    {SessionsCommand{Lost: true}, []string{"temporary table"}, "yes"},
 		"planned": {SessionsCommand{}, []string{"planned only  temporary tables, 8 kB"}, "{"},
 		"json":    {SessionsCommand{JSON: true}, []string{`"survives": true`}, "SURVIVES"},
