@@ -197,6 +197,15 @@ func (n *ClusterNode) KillPostmaster() error {
 	return signalUnder(process{pid: pid}, n.DataDir, []string{"postgres"}, unix.SIGKILL)
 }
 
+// StopImmediately does what `pg_ctl stop -m immediate` does, behind the group's back.
+func (n *ClusterNode) StopImmediately() error {
+	pid := n.Postmaster()
+	if pid == 0 {
+		return fmt.Errorf("stop server of %s: none runs", n.Name)
+	}
+	return signalUnder(process{pid: pid}, n.DataDir, []string{"postgres"}, unix.SIGQUIT)
+}
+
 // KillNode kills the node and every PostgreSQL process of its data directory, as a power cut
 // would. The node stays away until Start.
 func (n *ClusterNode) KillNode(ctx context.Context) error {

@@ -157,6 +157,18 @@ func (c *Cluster) Switchover(ctx context.Context, to string) error {
 	return last
 }
 
+// Restart restarts PostgreSQL on a node as planned.
+func (c *Cluster) Restart(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	n := c.Node(name)
+	err := n.call(ctx, http.MethodPost, "/v1/restart", restartRequest{Member: name}, nil)
+	if err != nil {
+		return fmt.Errorf("restart %s: %w", name, err)
+	}
+	return nil
+}
+
 // WaitHealthy waits until the group has one primary, every other member streams from it on its
 // timeline, and commits wait for as many of them as they should. It fails early if a node that
 // should run has ended.

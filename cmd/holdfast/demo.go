@@ -20,11 +20,15 @@ import (
 type DemoCommand struct {
 	// Binary is the holdfast that the nodes run; empty is the running one.
 	Binary string
-	// Interval is the time between two kills of the primary; a switchover comes in between.
-	// Zero does nothing unless it is told to.
+	// Interval is the time between two faults that hit hard; a switchover, a restart or a cut of
+	// connections comes in between. Zero does nothing unless it is told to.
 	Interval time.Duration
 	// Duration ends the demo; zero runs until it is told to end.
 	Duration time.Duration
+	// Changes ends the demo after so many changes of its own; zero sets no limit.
+	Changes int
+	// Report is a file for the result as JSON; empty writes none.
+	Report string
 	// Sessions is how many client sessions there are; zero makes a cluster without a load.
 	Sessions int
 	// Setting are PostgreSQL settings beside the demo's own.
@@ -96,6 +100,10 @@ func (c DemoCommand) validate() error {
 		return fmt.Errorf("--interval %v: 0 or at least 2s is needed", c.Interval)
 	case c.Duration < 0:
 		return fmt.Errorf("--duration %v: it must not be negative", c.Duration)
+	case c.Changes < 0:
+		return fmt.Errorf("--changes %d: it must not be negative", c.Changes)
+	case c.Changes > 0 && c.Interval == 0:
+		return errors.New("--changes needs an --interval")
 	case c.Plain && c.JSON:
 		return errors.New("--plain and --json exclude each other")
 	}
@@ -122,14 +130,18 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && os.Getenv("TERM") != "dumb"
 }
 
+// demoCommands are the commands that the demo takes.
+const demoCommands = "postmaster, immediate, node, switchover, restart, freeze, pause, cut, quit"
+
 const demoLong = `Demo starts three nodes with real PostgreSQL servers in a temporary directory,
 connects client sessions of different kinds to their proxies, and then kills the primary again and
-again in different ways, with switchovers in between. A ledger holds what the clients were told
-against what the database has. Everything is removed at the end, also after Ctrl-C or a crash.
+again in different ways, with switchovers, restarts and cut connections in between. A ledger holds
+what the clients were told against what the database has. Everything is removed at the end, also
+after Ctrl-C or a crash.
 
 With --json each line is an object with the key "event": start, ready, fault (about to happen),
 change (it is over), check (of the ledger), note, and last result. With --control the lines of
-the standard input are commands: postmaster, node, switchover, freeze, pause, quit.
+the standard input are commands: ` + demoCommands + `.
 
 The exit code is 1 if an acknowledged commit was lost or doubled, or a session was dropped.
 Sessions whose own proxy is killed together with its node are counted apart.`
@@ -148,6 +160,8 @@ func newDemoCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.DurationVar(&c.Interval, "interval", 20*time.Second, "time between two kills; 0: none")
+	f.IntVar(&c.Changes, "changes", 0, "end after so many changes; 0: no limit")
+	f.StringVar(&c.Report, "report", "", "write the result to this file, as JSON")
 	f.DurationVar(&c.Duration, "duration", 0, "end after this time; 0: run until told to end")
 	f.IntVar(&c.Sessions, "sessions", 60, "number of client sessions")
 	f.StringArrayVar(&c.Setting, "setting", nil, "setting of PostgreSQL, name = value")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -52,7 +53,9 @@ type DemoChange struct {
 	Epoch    uint64           `json:"epoch,omitempty"`
 	Cause    string           `json:"cause,omitempty"`
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
-	TotalMS  int64            `json:"total_ms,omitempty"`
+	// Cut is how many connections were cut.
+	Cut     int   `json:"cut_connections,omitempty"`
+	TotalMS int64 `json:"total_ms,omitempty"`
 	// FaultAt is when the fault was done, LockAt when the lock was entered, both by wall clocks:
 	// on one machine the difference of what was measured beside them means something.
 	FaultAt time.Time  `json:"fault_at"`
@@ -88,6 +91,7 @@ func (r *DemoResult) judge() {
 	bad(r.Ledger.Unbalanced, "counters or sums that do not agree")
 	bad(r.Stats.Dropped, "sessions dropped")
 	bad(r.Stats.StateWrong, "sessions with wrong state")
+	bad(r.Stats.Miscounted, "answers of counters that are wrong")
 	bad(r.Stats.Refused, "statements refused with an error that a client cannot expect")
 	for _, c := range r.Changes {
 		if c.Error != "" {
@@ -151,9 +155,12 @@ func (r *demoReady) text() string {
 
 func (c *DemoChange) text() string {
 	var b strings.Builder
-	if c.Kind == "" {
+	switch {
+	case c.Cut > 0:
+		fmt.Fprintf(&b, "%d connections cut, %s stays primary", c.Cut, c.Node)
+	case c.Kind == "":
 		fmt.Fprintf(&b, "%s stays primary", c.Node)
-	} else {
+	default:
 		fmt.Fprintf(&b, "%s %s -> %s, epoch %d (ms: %s)", c.Kind, orDash(c.From), c.To, c.Epoch,
 			phasesText(c.PhasesMS))
 	}
@@ -181,7 +188,7 @@ func (r *DemoResult) text() string {
 	fmt.Fprintf(&b, "\nchecked: %d writes acknowledged, %d refused, %d in doubt (%d of them are "+
 		"there); session state looked at %d times", r.Ledger.Acknowledged, r.Ledger.Refused,
 		r.Ledger.InDoubt+r.Ledger.Pending, r.Ledger.InDoubtThere, r.Stats.StateChecks)
-	for _, line := range r.gaps() {
+	for _, line := range slices.Concat(r.gaps(), r.Ledger.lines()) {
 		b.WriteString("\n" + line)
 	}
 	for _, w := range r.Wrong {
@@ -218,3 +225,33 @@ func (r *DemoResult) gaps() []string {
 
 // seconds rounds to milliseconds.
 func seconds(d time.Duration) float64 { return float64(d.Milliseconds()) / 1000 }
+
+// lines is a line for each kind of write.
+func (r *LedgerReport) lines() []string {
+	var lines []string
+	for i := range r.Kinds {
+		k := &r.Kinds[i]
+		text := fmt.Sprintf("%-27s %d acknowledged, %d refused%s, %d in doubt%s", k.Kind,
+			k.Acknowledged, k.Refused, codesText(k.RefusedBy), k.InDoubt, codesText(k.DoubtBy))
+		if k.InDoubtThere > 0 {
+			text += fmt.Sprintf(", %d of them there", k.InDoubtThere)
+		}
+		if k.Wrong > 0 {
+			text += fmt.Sprintf("; WRONG: %d", k.Wrong)
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}
+
+// codesText lists how often there was each code, in parentheses.
+func codesText(codes map[string]int64) string {
+	var parts []string
+	for _, code := range slices.Sorted(maps.Keys(codes)) {
+		parts = append(parts, fmt.Sprintf("%s: %d", code, codes[code]))
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(parts, ", ") + ")"
+}

@@ -29,17 +29,32 @@ const (
 	// faultPause stops holdfast on the primary's node for longer than any lease: PostgreSQL is
 	// well, so nothing may be changed, and its proxy's sessions wait.
 	faultPause faultKind = "pause"
+	// faultImmediate stops the primary's PostgreSQL as `pg_ctl stop -m immediate` does.
+	faultImmediate faultKind = "immediate"
+	// faultRestart restarts the primary's PostgreSQL as planned.
+	faultRestart faultKind = "restart"
+	// faultCut cuts all connections of the nodes to the primary's PostgreSQL, which lives on.
+	faultCut faultKind = "cut"
 )
 
 var allFaults = []faultKind{
-	faultPostmaster, faultNode, faultSwitchover, faultFreeze, faultPause,
+	faultPostmaster, faultNode, faultSwitchover, faultFreeze, faultPause, faultImmediate,
+	faultRestart, faultCut,
 }
 
 // faultSchedule is what happens by itself, half an interval apart: every other one hits hard.
 var faultSchedule = []faultKind{
-	faultPostmaster, faultSwitchover, faultNode, faultSwitchover, faultFreeze, faultSwitchover,
-	faultPause, faultSwitchover,
+	faultPostmaster, faultSwitchover, faultNode, faultRestart, faultFreeze, faultCut,
+	faultImmediate, faultSwitchover, faultPause, faultCut,
 }
+
+// isMild tells a fault in which no process is lost or hangs.
+func (k faultKind) isMild() bool {
+	return k == faultSwitchover || k == faultRestart || k == faultCut
+}
+
+// keepsPrimary tells a fault after which the primary must be the same, under the same epoch.
+func (k faultKind) keepsPrimary() bool { return k == faultPause || k == faultCut }
 
 func parseFault(word string) (faultKind, bool) {
 	k := faultKind(strings.TrimSpace(word))
@@ -59,6 +74,12 @@ func (k faultKind) title(node string) string {
 		return "freezing PostgreSQL on " + node
 	case faultPause:
 		return "freezing holdfast on " + node
+	case faultImmediate:
+		return "immediate stop of PostgreSQL on " + node
+	case faultRestart:
+		return "restart of PostgreSQL on " + node
+	case faultCut:
+		return "cutting the connections to PostgreSQL on " + node
 	}
 	panic("BUG: demo: fault " + string(k))
 }
@@ -112,16 +133,8 @@ func (d *demo) doFault(ctx context.Context, ch *DemoChange) error {
 	var after Status
 	ch.FaultAt = time.Now()
 	switch ch.Fault {
-	case faultPostmaster:
-		if err = n.KillPostmaster(); err == nil {
-			after, err = d.cluster.WaitEpoch(ctx, epoch, changeTimeout)
-		}
 	case faultNode:
 		after, err = d.faultNode(ctx, n, epoch)
-	case faultSwitchover:
-		if err = d.cluster.Switchover(ctx, d.nextPrimary(st.Primary)); err == nil {
-			after, err = d.cluster.WaitEpoch(ctx, epoch, changeTimeout)
-		}
 	case faultFreeze:
 		if err = n.FreezeServer(); err == nil {
 			after, err = d.cluster.WaitEpoch(ctx, epoch, changeTimeout)
@@ -129,12 +142,48 @@ func (d *demo) doFault(ctx context.Context, ch *DemoChange) error {
 		err = errors.Join(err, n.ThawServer())
 	case faultPause:
 		after, err = d.faultPause(ctx, n)
+	case faultCut:
+		if ch.Cut, err = d.cluster.CutServer(n); err == nil {
+			after, err = d.cluster.WaitEpoch(ctx, 0, changeTimeout)
+		}
+	case faultPostmaster, faultImmediate, faultSwitchover, faultRestart:
+		if err = d.order(ctx, ch.Fault, n); err == nil {
+			after, err = d.cluster.WaitEpoch(ctx, epoch, changeTimeout)
+		}
 	}
 	if err != nil {
 		return err
 	}
 	ch.describe(&after, epoch)
 	return nil
+}
+
+// order does what needs nothing but a word, to a server or to the group.
+func (d *demo) order(ctx context.Context, kind faultKind, n *ClusterNode) error {
+	switch kind {
+	case faultPostmaster:
+		return n.KillPostmaster()
+	case faultImmediate:
+		return n.StopImmediately()
+	case faultSwitchover:
+		return d.cluster.Switchover(ctx, d.nextPrimary(n.Name))
+	case faultRestart:
+		return d.cluster.Restart(ctx, n.Name)
+	default:
+		panic("BUG: demo: fault " + string(kind))
+	}
+}
+
+// schedule is what happens by itself, without what this process is not allowed to do.
+func (d *demo) schedule() []faultKind {
+	err := d.cluster.CanCut()
+	if err == nil {
+		return faultSchedule
+	}
+	d.note("connections are not cut: %v", err)
+	return slices.DeleteFunc(slices.Clone(faultSchedule), func(k faultKind) bool {
+		return k == faultCut
+	})
 }
 
 func (d *demo) faultNode(ctx context.Context, n *ClusterNode, epoch uint64) (Status, error) {
@@ -190,7 +239,7 @@ func (d *demo) recovered(ctx context.Context, ch *DemoChange) error {
 	if _, err := d.cluster.WaitHealthy(ctx, healthyTimeout); err != nil {
 		return err
 	}
-	if ch.Fault == faultPause && ch.Kind != "" {
+	if ch.Fault.keepsPrimary() && ch.Kind != "" {
 		return fmt.Errorf("the primary was changed though its PostgreSQL was well: %s", ch.Cause)
 	}
 	if d.load == nil {

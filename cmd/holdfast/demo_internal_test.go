@@ -136,6 +136,7 @@ func TestJudge(t *testing.T) {
 		{"unbalanced", DemoResult{Ledger: LedgerReport{Unbalanced: 1}}, false},
 		{"dropped", DemoResult{Stats: LoadStats{Dropped: 1}}, false},
 		{"state", DemoResult{Stats: LoadStats{StateWrong: 1}}, false},
+		{"miscounted", DemoResult{Stats: LoadStats{Miscounted: 1}}, false},
 		{"refused", DemoResult{Stats: LoadStats{Refused: 1}}, false},
 		{"fault failed", DemoResult{Changes: []DemoChange{{Error: "no"}}}, false},
 	} {
@@ -185,14 +186,14 @@ func TestControlLines(t *testing.T) {
 	}
 }
 
-// TestSchedule holds the promise of the help text: every kind has its turn, and a switchover comes
-// between any two others.
+// TestSchedule holds the promise of the help text: every kind has its turn, and a mild one comes
+// between any two that hit hard.
 func TestSchedule(t *testing.T) {
 	seen := map[faultKind]bool{}
 	for i, k := range faultSchedule {
 		seen[k] = true
 		next := faultSchedule[(i+1)%len(faultSchedule)]
-		if (k == faultSwitchover) == (next == faultSwitchover) {
+		if k.isMild() == next.isMild() {
 			t.Errorf("%s follows %s", next, k)
 		}
 	}
@@ -212,8 +213,11 @@ func TestDemoRefusesBadFlags(t *testing.T) {
 		"sessions": func(c *DemoCommand) { c.Sessions = 201 },
 		"interval": func(c *DemoCommand) { c.Interval = time.Second },
 		"duration": func(c *DemoCommand) { c.Duration = -1 },
-		"profile":  func(c *DemoCommand) { c.Profile = "moon" },
-		"json":     func(c *DemoCommand) { c.Plain, c.JSON = true, true },
+		"changes":  func(c *DemoCommand) { c.Changes = -1 },
+		// What they would be counted by.
+		"changes needs an --interval": func(c *DemoCommand) { c.Changes, c.Interval = 1, 0 },
+		"profile":                     func(c *DemoCommand) { c.Profile = "moon" },
+		"json":                        func(c *DemoCommand) { c.Plain, c.JSON = true, true },
 	} {
 		c := good
 		edit(&c)
@@ -232,7 +236,7 @@ func TestMixOfSessions(t *testing.T) {
 		homes[s.home]++
 		both[[2]any{s.kind, s.home}] = true
 	}
-	if len(kinds) != 5 || homes[0] != 20 || homes[1] != 20 || len(both) != 15 {
+	if len(kinds) != 6 || homes[0] != 20 || homes[1] != 20 || len(both) != 18 {
 		t.Errorf("kinds %v, homes %v, %d pairs", kinds, homes, len(both))
 	}
 }

@@ -3,8 +3,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -182,7 +184,7 @@ func (d *demo) runControl() {
 		switch {
 		case word == "":
 		case !ok:
-			d.note("unknown command %q: postmaster, node, switchover, freeze, pause, quit", word)
+			d.note("unknown command %q: %s", word, demoCommands)
 		case !d.command(k):
 			d.note("one command waits already: %s was not taken", word)
 		}
@@ -201,7 +203,8 @@ func (d *demo) runFaults(ctx context.Context) {
 		defer t.Stop()
 		tick = t.C
 	}
-	for next := 0; ; {
+	schedule := d.schedule()
+	for next := 0; d.cfg.Changes == 0 || next < d.cfg.Changes; {
 		d.mu.Lock()
 		d.phase = ""
 		d.mu.Unlock()
@@ -221,7 +224,7 @@ func (d *demo) runFaults(ctx context.Context) {
 			return
 		case kind = <-d.commands:
 		case <-tick:
-			kind = faultSchedule[next%len(faultSchedule)]
+			kind = schedule[next%len(schedule)]
 			next++
 		}
 		if ctx.Err() != nil {
@@ -260,21 +263,6 @@ func (d *demo) oneFault(ctx context.Context, kind faultKind) {
 	d.emit(demoEvent{Event: "check", Stats: &stats, Ledger: &total})
 }
 
-// add sums up the reports of ranges; Unbalanced is of the whole table each time.
-func (r *LedgerReport) add(o LedgerReport) {
-	r.Acknowledged += o.Acknowledged
-	r.Refused += o.Refused
-	r.InDoubt += o.InDoubt
-	r.Pending += o.Pending
-	r.Lost += o.Lost
-	r.Doubled += o.Doubled
-	r.Ghosts += o.Ghosts
-	r.Foreign += o.Foreign
-	r.InDoubtThere += o.InDoubtThere
-	r.Unbalanced = o.Unbalanced
-	r.Examples = append(r.Examples, o.Examples...)
-}
-
 // finish ends the load and checks the whole ledger, not only what is new: what was there once
 // could be gone by now. It works after Ctrl-C too.
 func (d *demo) finish() error {
@@ -302,8 +290,26 @@ func (d *demo) finish() error {
 	d.ledger = result.Ledger
 	d.mu.Unlock()
 	d.emit(demoEvent{Event: "result", Result: &result})
+	if err := d.report(&result); err != nil {
+		return err
+	}
 	if !result.OK {
 		return fmt.Errorf("%w: %s", errDemoWrong, strings.Join(result.Wrong, "; "))
+	}
+	return nil
+}
+
+// report writes the result to a file if one is named.
+func (d *demo) report(r *DemoResult) error {
+	if d.cfg.Report == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	if err := os.WriteFile(d.cfg.Report, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
 }

@@ -43,6 +43,12 @@ type demoLine struct {
 			Acknowledged int64 `json:"acknowledged"`
 			Lost         int64 `json:"lost"`
 			Doubled      int64 `json:"doubled"`
+			Kinds        []struct {
+				Kind         string           `json:"kind"`
+				Acknowledged int64            `json:"acknowledged"`
+				Refused      int64            `json:"refused"`
+				DoubtBy      map[string]int64 `json:"in_doubt_by"`
+			} `json:"kinds"`
 			// Examples explain what is wrong.
 			Examples []string `json:"examples"`
 		} `json:"ledger"`
@@ -191,7 +197,8 @@ func TestE2EDemo(t *testing.T) {
 	needCluster(t)
 	d := startDemo(t, buildBinary(t), "--interval", "0")
 	d.await(t, "ready")
-	for _, fault := range []string{"postmaster", "switchover", "node", "freeze", "pause"} {
+	for _, fault := range []string{"postmaster", "switchover", "node", "freeze", "pause",
+		"immediate", "restart", "cut"} {
 		if _, err := fmt.Fprintln(d.in, fault); err != nil {
 			t.Fatal(err)
 		}
@@ -210,6 +217,19 @@ func TestE2EDemo(t *testing.T) {
 		r.Stats.Kept, r.Stats.Dropped, r.Ledger.Lost, r.Ledger.Doubled)
 	if !r.OK || r.Ledger.Acknowledged == 0 || r.Stats.Kept < 40 {
 		t.Errorf("result: %+v", r)
+	}
+	// The mixed sessions' 21 kinds, and what three of the other kinds of sessions write.
+	if len(r.Ledger.Kinds) != 24 {
+		t.Errorf("%d kinds of writes", len(r.Ledger.Kinds))
+	}
+	for _, k := range r.Ledger.Kinds {
+		if k.Acknowledged+k.Refused == 0 {
+			t.Errorf("no write of kind %q was settled", k.Kind)
+		}
+		// The one kind of them that the proxy cannot look up.
+		if n := k.DoubtBy["08007"]; n > 0 && k.Kind != "COPY, autocommit" {
+			t.Errorf("%d writes of kind %q are in doubt", n, k.Kind)
+		}
 	}
 	for d.events.Scan() { // what it says while it cleans up
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"reflect"
 	"testing"
 
@@ -96,6 +97,83 @@ func TestLedgerFindsEveryBrokenPromise(t *testing.T) {
 		}
 		if r := check(); r.Wrong() != 1 {
 			t.Fatalf("one broken promise counts %d: %+v", r.Wrong(), r)
+		}
+	})
+}
+
+// TestLedgerKinds: each write is counted with those of its kind, by what its client was told.
+func TestLedgerKinds(t *testing.T) {
+	var l Ledger
+	l.SettleCode(l.BeginKind("b"), OutcomeAcknowledged, "", "")
+	l.SettleCode(l.BeginKind("b"), OutcomeAcknowledged, "", "") // is lost
+	l.SettleCode(l.BeginKind("b"), OutcomeRefused, "40001", "")
+	l.SettleCode(l.BeginKind("b"), OutcomeRefused, "40001", "") // is there
+	l.SettleCode(l.BeginKind("b"), OutcomeInDoubt, "08007", "") // is there
+	l.SettleCode(l.BeginKind("b"), OutcomeInDoubt, "connection lost", "")
+	l.SettleCode(l.BeginRowless("a"), OutcomeAcknowledged, "", "")
+	l.BeginRowless("a")
+	l.Settle(l.Begin(), OutcomeAcknowledged, "")
+	got := l.Check(1, 10, []LedgerRow{{1, 1}, {4, 1}, {5, 1}, {9, 1}})
+	want := []LedgerKind{
+		{Kind: "a", Acknowledged: 1, InDoubt: 1, RefusedBy: map[string]int64{},
+			DoubtBy: map[string]int64{"pending": 1}},
+		{Kind: "b", Acknowledged: 2, Refused: 2, InDoubt: 2, InDoubtThere: 1, Wrong: 2,
+			RefusedBy: map[string]int64{"40001": 2},
+			DoubtBy:   map[string]int64{"08007": 1, "connection lost": 1}},
+	}
+	if !reflect.DeepEqual(got.Kinds, want) {
+		t.Errorf("kinds =\n%+v, want\n%+v", got.Kinds, want)
+	}
+	if got.Lost != 1 || got.Ghosts != 1 || got.Acknowledged != 4 {
+		t.Errorf("the sum: %+v", got)
+	}
+}
+
+// TestLedgerNamesAreBounded: a name too many is counted with others and breaks nothing.
+func TestLedgerNamesAreBounded(t *testing.T) {
+	var l Ledger
+	for i := range 1000 {
+		l.SettleCode(l.BeginKind("kind"), OutcomeRefused, fmt.Sprint(i), "")
+	}
+	k := l.Check(1, 1001, nil).Kinds[0]
+	var sum int64
+	for _, n := range k.RefusedBy {
+		sum += n
+	}
+	if sum != 1000 || k.RefusedBy["others"] < 700 || k.RefusedBy["7"] != 1 {
+		t.Errorf("%d in %d names, others %d", sum, len(k.RefusedBy), k.RefusedBy["others"])
+	}
+}
+
+// TestLedgerRangesAddUp: what is checked piece by piece is what is checked at once.
+func TestLedgerRangesAddUp(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var l Ledger
+		n := rapid.Int64Range(1, 40).Draw(t, "writes")
+		var rows []LedgerRow
+		for range n {
+			id := l.BeginKind(rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "kind"))
+			o := Outcome(rapid.IntRange(1, 3).Draw(t, "outcome"))
+			l.SettleCode(id, o, rapid.SampledFrom([]string{"x", "y"}).Draw(t, "code"), "")
+			if there := rapid.Int64Range(0, 2).Draw(t, "there"); there > 0 {
+				rows = append(rows, LedgerRow{id, there})
+			}
+		}
+		at := rapid.Int64Range(1, n+1).Draw(t, "cut")
+		part := func(from, to int64) LedgerReport {
+			var some []LedgerRow
+			for _, r := range rows {
+				if r.ID >= from && r.ID < to {
+					some = append(some, r)
+				}
+			}
+			return l.Check(from, to, some)
+		}
+		var sum LedgerReport
+		sum.add(part(1, at))
+		sum.add(part(at, n+1))
+		if whole := part(1, n+1); !reflect.DeepEqual(sum, whole) {
+			t.Fatalf("parts give\n%+v, the whole\n%+v", sum, whole)
 		}
 	})
 }

@@ -57,6 +57,8 @@ type Load struct {
 	everLost                  atomic.Int64 // sessions, not losses
 	retried, refused, inDoubt atomic.Int64
 	stateChecks, stateWrong   atomic.Int64
+	miscounted                atomic.Int64
+	hasEnded                  atomic.Bool // no session runs any more
 }
 
 // LoadStats is a moment of a Load.
@@ -77,9 +79,11 @@ type LoadStats struct {
 	// InDoubt are writes whose outcome the client was told to be unknown (08007).
 	InDoubt int64 `json:"in_doubt"`
 	// StateChecks and StateWrong count looks at what a session had set, and those that failed.
-	StateChecks int64    `json:"state_checks"`
-	StateWrong  int64    `json:"state_wrong"`
-	Drops       []string `json:"drops,omitempty"`
+	StateChecks int64 `json:"state_checks"`
+	StateWrong  int64 `json:"state_wrong"`
+	// Miscounted are answers of counters that do not follow from those before.
+	Miscounted int64    `json:"miscounted"`
+	Drops      []string `json:"drops,omitempty"`
 	// Codes counts the errors that sessions were told, by SQLSTATE.
 	Codes map[string]int `json:"codes,omitempty"`
 	// Told are the first few of those errors.
@@ -127,7 +131,9 @@ func (l *Load) Setup(ctx context.Context) error {
 		fmt.Sprintf("INSERT INTO demo.account SELECT i, 0 FROM generate_series(1, %d) i", accounts),
 		"CREATE TABLE demo.counter (session int PRIMARY KEY, n bigint NOT NULL)",
 		fmt.Sprintf("INSERT INTO demo.counter SELECT i, 0 FROM generate_series(1, %d) i",
-			max(l.cfg.Sessions, 1)))
+			max(l.cfg.Sessions, 1)),
+		"CREATE TABLE demo.tally AS SELECT * FROM demo.counter",
+		"ALTER TABLE demo.tally ADD PRIMARY KEY (session)")
 	if err != nil {
 		return fmt.Errorf("make tables: %w", err)
 	}
@@ -207,6 +213,7 @@ func (l *Load) Stop(ctx context.Context) {
 		l.cancel()
 	}
 	<-done
+	l.hasEnded.Store(true)
 }
 
 // Changed tells the sessions that the primary was changed: those with state check it.
@@ -278,7 +285,7 @@ func (l *Load) Stats() LoadStats {
 		Cut:  l.cut.Load(), Commits: l.clock.Total(), Retried: l.retried.Load(),
 		Refused: l.refused.Load(), InDoubt: l.inDoubt.Load(),
 		StateChecks: l.stateChecks.Load(), StateWrong: l.stateWrong.Load(), Drops: drops,
-		Codes: codes, Told: told,
+		Miscounted: l.miscounted.Load(), Codes: codes, Told: told,
 	}
 }
 
@@ -322,11 +329,38 @@ func (l *Load) checkOnce(ctx context.Context, dsn string, from, to int64) (Ledge
 	r := l.ledger.Check(from, to, there)
 	// One statement, hence one snapshot: it can run beside the load.
 	err = conn.QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM demo.counter c WHERE n <> (SELECT count(*) FROM demo.ledger l
-			WHERE l.session = c.session AND l.kind = 'transfer'))
+		(SELECT count(*) FROM demo.counter c LEFT JOIN (SELECT session, count(*) AS n
+			FROM demo.ledger WHERE kind LIKE $1 || '%' GROUP BY session) l USING (session)
+			WHERE c.n <> coalesce(l.n, 0))
 		+ (SELECT count(*) FROM (SELECT sum(balance) s FROM demo.account) a WHERE s <> 0)`,
-	).Scan(&r.Unbalanced)
-	return r, err
+		transferPrefix).Scan(&r.Unbalanced)
+	if err != nil || !l.hasEnded.Load() {
+		return r, err
+	}
+	return r, l.checkTallies(ctx, conn, &r)
+}
+
+// checkTallies holds the counters that leave no row against what their sessions know, once those
+// have ended.
+func (l *Load) checkTallies(ctx context.Context, conn *pgx.Conn, r *LedgerReport) error {
+	rows, err := conn.Query(ctx, "SELECT session, n FROM demo.tally")
+	if err != nil {
+		return err
+	}
+	var session int
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&session, &n}, func() error {
+		if session > len(l.sessions) {
+			return nil // there is one row though there is no session
+		}
+		if t := l.sessions[session-1].tally; n < t.low || n > t.high {
+			r.Unbalanced++
+			r.example("the counter of session %d is %d, and not %d to %d", session, n, t.low,
+				t.high)
+		}
+		return nil
+	})
+	return err
 }
 
 // hostOfProxy is the address without the port, for texts.

@@ -17,7 +17,7 @@ func (s *loadSession) setUp(ctx context.Context, conn *pgx.Conn) error {
 		return s.setUpIdle(ctx, conn)
 	case kindPrepared:
 		for name, sql := range map[string]string{
-			"demo_insert": "INSERT INTO demo.ledger VALUES ($1, $2, $3)",
+			"demo_insert": insertSQL,
 			"demo_read":   "SELECT balance FROM demo.account WHERE id = $1",
 		} {
 			if _, err := conn.Prepare(ctx, name, sql); err != nil {
@@ -28,6 +28,8 @@ func (s *loadSession) setUp(ctx context.Context, conn *pgx.Conn) error {
 	case kindListen:
 		_, err := conn.Exec(ctx, "LISTEN "+s.channel())
 		return err
+	case kindMixed:
+		return s.setUpMixed(ctx, conn)
 	case kindTransfer, kindWriter:
 		return nil
 	}
@@ -47,6 +49,8 @@ func (s *loadSession) step(ctx context.Context) error {
 		return s.stepListen(ctx)
 	case kindWriter:
 		return s.stepWriter(ctx)
+	case kindMixed:
+		return s.stepMixed(ctx)
 	}
 	panic("BUG: load: session kind " + string(s.kind))
 }
@@ -140,7 +144,7 @@ func stateError(err error) error {
 func (s *loadSession) stepTransfer(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	id := s.load.ledger.Begin()
+	id := s.load.ledger.BeginKind(string(s.kind))
 	tx, err := s.conn.Begin(ctx)
 	if err != nil {
 		return s.settle(id, OutcomeRefused, err)
@@ -155,22 +159,18 @@ func (s *loadSession) stepTransfer(ctx context.Context) error {
 }
 
 func (s *loadSession) transfer(ctx context.Context, tx pgx.Tx, id int64) error {
-	// Lower number first, so that two transfers cannot wait for each other.
-	a := 1 + rand.IntN(accounts-1)
-	b := a + 1 + rand.IntN(accounts-a)
-	amount := rand.IntN(2000) - 1000
-	const move = "UPDATE demo.account SET balance = balance + $2 WHERE id = $1"
-	if _, err := tx.Exec(ctx, move, a, amount); err != nil {
+	a, b, amount := twoAccounts(accounts)
+	if _, err := tx.Exec(ctx, moveSQL, a, amount); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, move, b, -amount); err != nil {
+	if _, err := tx.Exec(ctx, moveSQL, b, -amount); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, "UPDATE demo.counter SET n = n + 1 WHERE session = $1", s.id)
+	_, err := tx.Exec(ctx, transferSQL, s.id)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "INSERT INTO demo.ledger VALUES ($1, $2, 'transfer')", id, s.id)
+	_, err = tx.Exec(ctx, insertSQL, id, s.id, string(s.kind))
 	return err
 }
 
@@ -183,7 +183,7 @@ func (s *loadSession) stepPrepared(ctx context.Context) error {
 		err := s.conn.QueryRow(ctx, "demo_read", 1+rand.IntN(accounts)).Scan(&balance)
 		return stateError(err)
 	}
-	id := s.load.ledger.Begin()
+	id := s.load.ledger.BeginKind(string(s.kind))
 	_, err := s.conn.Exec(ctx, "demo_insert", id, s.id, string(s.kind))
 	return stateError(s.settle(id, outcomeOf(err), err))
 }
@@ -192,12 +192,12 @@ func (s *loadSession) stepPrepared(ctx context.Context) error {
 func (s *loadSession) stepWriter(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	id := s.load.ledger.Begin()
+	id := s.load.ledger.BeginKind(string(s.kind))
 	args := []any{id, s.id, string(s.kind)}
 	if s.steps%2 == 0 {
 		args = append([]any{pgx.QueryExecModeSimpleProtocol}, args...)
 	}
-	_, err := s.conn.Exec(ctx, "INSERT INTO demo.ledger VALUES ($1, $2, $3)", args...)
+	_, err := s.conn.Exec(ctx, insertSQL, args...)
 	return s.settle(id, outcomeOf(err), err)
 }
 

@@ -32,12 +32,14 @@ const (
 	kindListen sessionKind = "listen"
 	// kindWriter inserts, one row a statement, by both sub-protocols.
 	kindWriter sessionKind = "writer"
+	// kindMixed writes in all the ways there are, one after the other at random.
+	kindMixed sessionKind = "mixed"
 )
 
 // kindCycle is how the kinds are mixed.
 var kindCycle = []sessionKind{
-	kindIdle, kindTransfer, kindPrepared, kindListen, kindWriter, kindTransfer,
-	kindIdle, kindPrepared, kindTransfer, kindListen, kindIdle, kindWriter,
+	kindIdle, kindTransfer, kindMixed, kindListen, kindWriter, kindMixed,
+	kindIdle, kindMixed, kindPrepared, kindMixed, kindTransfer, kindMixed,
 }
 
 func kindOf(i int) sessionKind { return kindCycle[i%len(kindCycle)] }
@@ -51,6 +53,7 @@ type loadSession struct {
 	run0  int // how often the proxy had been killed when the session connected
 	conn  *pgx.Conn
 	steps int
+	tally tally
 	// isLost tells that it has lost a connection before.
 	isLost bool
 }
@@ -77,6 +80,9 @@ func (s *loadSession) run(ctx context.Context) {
 		case err == nil:
 		case errors.Is(err, errWrongState):
 			s.load.stateWrong.Add(1)
+			s.load.noteDrop("session %d (%s): %v", s.id, s.kind, err)
+		case errors.Is(err, errWrongCount):
+			s.load.miscounted.Add(1)
 			s.load.noteDrop("session %d (%s): %v", s.id, s.kind, err)
 		case sqlState(err) == pgwire.CodeSerializationFailure,
 			errors.Is(err, pgx.ErrTxCommitRollback):
@@ -122,7 +128,7 @@ func (s *loadSession) pace() time.Duration {
 	switch s.kind {
 	case kindWriter:
 		return 40 * time.Millisecond
-	case kindTransfer, kindPrepared:
+	case kindTransfer, kindPrepared, kindMixed:
 		return 80 * time.Millisecond
 	case kindIdle, kindListen:
 		return 0 // they wait inside their step
@@ -221,11 +227,28 @@ func outcomeOf(err error) Outcome {
 
 // settle records what became of a write and passes the error on.
 func (s *loadSession) settle(id int64, o Outcome, err error) error {
-	s.load.ledger.Settle(id, o, s.explain(err))
+	s.load.ledger.SettleCode(id, o, codeOf(err), s.explain(err))
 	if o == OutcomeAcknowledged {
 		s.load.clock.Record()
 	}
 	return err
+}
+
+// codeOf is the SQLSTATE of an error, or what there was in place of one.
+func codeOf(err error) string {
+	switch code := sqlState(err); {
+	case err == nil:
+		return ""
+	case code != "":
+		return code
+	case errors.Is(err, errTakenBack):
+		return "rolled back"
+	case errors.Is(err, pgx.ErrTxCommitRollback):
+		return "COMMIT rolled back"
+	case errors.Is(err, errWrongState):
+		return "wrong"
+	}
+	return "connection lost"
 }
 
 // explain is all that is known of a write that was not acknowledged.
