@@ -43,9 +43,10 @@ type AgentDeps struct {
 
 // PostgresAgent controls one local PostgreSQL. It owns its goroutines, for which Close waits:
 // runSample (reads the server, the only one that publishes Status), runReconcile (brings the
-// server to what the committed lock says), runDisk, runLog, with OnLockLossStop runLockLoss, and
-// watchPostmaster for each postmaster. Orders run in their caller's goroutine. Whatever changes the
-// server or its files holds ops, but for the stop of OnLockLossStop, which needs signals only.
+// server to what the committed lock says), runDisk, runLog, runCheckpoint, with OnLockLossStop
+// runLockLoss, and watchPostmaster for each postmaster. Orders run in their caller's goroutine.
+// Whatever changes the server or its files holds ops, but for the stop of OnLockLossStop, which
+// needs signals only.
 type PostgresAgent struct {
 	cfg     AgentConfig
 	deps    AgentDeps
@@ -87,11 +88,11 @@ type PostgresAgent struct {
 	// gap is that of a standby, of the holder of ops, too.
 	gap walGap
 
-	kick      chan struct{}             // wakes runSample
-	work      chan struct{}             // wakes runReconcile
-	fastUntil atomic.Pointer[time.Time] // until when runSample hurries; nil at first
+	kick       chan struct{}             // wakes runSample
+	work       chan struct{}             // wakes runReconcile
+	oldControl chan struct{}             // wakes runCheckpoint, at each sample that gives reason to
+	fastUntil  atomic.Pointer[time.Time] // until when runSample hurries; nil at first
 
-	life   context.Context // from Start to Close; what outlives one order runs under it
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
@@ -139,13 +140,15 @@ func NewPostgresAgent(cfg AgentConfig, deps AgentDeps) (*PostgresAgent, error) {
 	}
 	a := &PostgresAgent{
 		cfg: cfg, deps: deps, log: deps.Log.With(zap.String("member_id", cfg.Name)),
-		state:   cfg.statePath(),
-		ops:     make(chan struct{}, 1),
-		kick:    make(chan struct{}, 1),
-		work:    make(chan struct{}, 1),
-		changed: make(chan struct{}),
-		disk:    diskProbe{path: filepath.Clean(cfg.DataDir) + ".holdfast-probe", limit: cfg.DiskTimeout},
-		status:  MemberStatus{Name: cfg.Name, Phase: PhaseUnknown, Problem: "not looked at yet"},
+		state:      cfg.statePath(),
+		ops:        make(chan struct{}, 1),
+		kick:       make(chan struct{}, 1),
+		work:       make(chan struct{}, 1),
+		oldControl: make(chan struct{}, 1),
+		changed:    make(chan struct{}),
+		disk: diskProbe{path: filepath.Clean(cfg.DataDir) + ".holdfast-probe",
+			limit: cfg.DiskTimeout},
+		status: MemberStatus{Name: cfg.Name, Phase: PhaseUnknown, Problem: "not looked at yet"},
 	}
 	var err error
 	if a.secrets, err = loadAgentSecrets(cfg.SecretsDir); err != nil {
@@ -182,14 +185,14 @@ func (a *PostgresAgent) Start(ctx context.Context) error {
 		return fmt.Errorf("postgres agent: password file: %w", err)
 	}
 	ctx, a.cancel = context.WithCancel(ctx)
-	a.life = ctx
-	a.wg.Add(4)
+	a.wg.Add(5)
 	s := &agentSampler{a: a}
 	s.once(ctx)
 	go func() { defer a.wg.Done(); s.runSample(ctx) }()
 	go func() { defer a.wg.Done(); a.runReconcile(ctx) }()
 	go func() { defer a.wg.Done(); a.runDisk(ctx) }()
 	go func() { defer a.wg.Done(); a.runLog(ctx) }()
+	go func() { defer a.wg.Done(); a.runCheckpoint(ctx) }()
 	if a.cfg.OnLockLoss == OnLockLossStop {
 		a.loss.life.Store(&ctx)
 		a.wg.Add(1)

@@ -92,7 +92,6 @@ func (a *PostgresAgent) finishPromotion(ctx context.Context, o Order, pos OrderR
 	}
 	res.XidLo = min(pos.XidLo, res.XidHi)
 	a.tellLogical(ctx, &res)
-	a.checkpointLater()
 	return res, a.remember(o, res)
 }
 
@@ -171,8 +170,6 @@ func (a *PostgresAgent) promoteAgain(ctx context.Context, o Order, running bool,
 		}
 	}
 	a.tellLogical(ctx, &now)
-	// Whoever was cut off has not asked for it, and the server by itself takes minutes.
-	a.checkpointLater()
 	return now, a.remember(o, now)
 }
 
@@ -246,24 +243,6 @@ func (a *PostgresAgent) allocateXid(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("read next xid: %w", err)
 	}
 	return xid, nil
-}
-
-// checkpointLater runs a CHECKPOINT beside everything else: pg_rewind of 13 to 15 needs the new
-// timeline in pg_control (DESIGN 10.11). Close waits for it.
-func (a *PostgresAgent) checkpointLater() {
-	life := a.life
-	if life == nil {
-		life = context.Background()
-	}
-	a.wg.Add(1)
-	go func() {
-		defer a.wg.Done()
-		ctx, cancel := context.WithTimeout(life, time.Hour)
-		defer cancel()
-		if _, err := a.orderCheckpoint(ctx); err != nil && life.Err() == nil {
-			a.log.Warn("checkpoint after promotion not done", zap.Error(err))
-		}
-	}()
 }
 
 // orderFollow points the standby at the order's upstream.

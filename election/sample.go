@@ -75,6 +75,9 @@ func (s *agentSampler) once(ctx context.Context) {
 		st.SystemID = rec.SystemID
 	}
 	s.a.publish(st)
+	if s.a.lacksCheckpoint(st) {
+		pgPoke(s.a.oldControl)
+	}
 }
 
 // keepsLogical tells that the server was a primary when it last told its logical slots and does
