@@ -52,6 +52,8 @@ const (
 	// clsString marks a string of several statements of which one writes, and all of which run
 	// alike in a transaction block: outside of one its commit can be guarded (guard_string.go).
 	clsString
+	// clsModes marks what may change the characteristics of a transaction (chain.go).
+	clsModes
 )
 
 // has tells whether any of the bits is set.
@@ -268,6 +270,7 @@ func classOf(s *pgwire.Statement) class {
 	if s.Chain {
 		c |= clsChain
 	}
+	c |= modesOf(s)
 	if s.HasSetConfig {
 		c |= clsState
 	}

@@ -154,7 +154,8 @@ func (b *backend) show(s *session, w *window, n int, start bool) bool {
 	return true
 }
 
-// unitEnded takes the end of a unit of work at the server; the caller holds s.mu.
+// unitEnded takes the end of a unit of work at the server, which may be that of the first of a
+// chain of blocks; the caller holds s.mu.
 func (s *session) unitEnded(w *window) error {
 	if s.again.isOpen() {
 		s.again.failed = true // it came to an end before it came to where it had been
@@ -163,8 +164,10 @@ func (s *session) unitEnded(w *window) error {
 	w.summed = w.out
 	s.seen, s.tries = digest{}, 0
 	s.track.renamed = nil
+	s.noteChain()
 	for i := s.flow.head; i < len(s.flow.ops); i++ {
 		if o := &s.flow.ops[i]; !o.internal {
+			s.chain.startsAt(s, o)
 			s.unitFrom.Store(int64(o.start)) // the client has not waited
 			s.unitUnnamed = s.flow.unnamed
 			s.track.locks.unitMoved()
@@ -242,7 +245,7 @@ func (b *backend) message(s *session, p []byte) (n int, hide bool, err error) {
 	}
 	if a.end {
 		hide = s.ended(a, hide)
-		b.over = s.flow.status == pgwire.TxIdle
+		b.over = s.flow.status == pgwire.TxIdle || a.chains && s.beginsChain()
 	}
 	if a.keep && size == n {
 		hide, b.keep = true, true

@@ -491,6 +491,7 @@ func fatalProtocol(err error) error {
 
 func (s *session) push(o op) {
 	s.soiled = s.soiled || o.soils()
+	s.chain.startsAt(s, &o)
 	if s.flow.push(o) {
 		s.pushed++
 	}

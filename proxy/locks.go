@@ -114,6 +114,17 @@ func (t *lockTable) unitMoved() {
 	t.held, t.calls = next, nil
 }
 
+// isFollowed tells that what the session holds by now follows from the calls.
+func (t *lockTable) isFollowed() bool {
+	next, open := t.apply()
+	for _, c := range next {
+		if c.n < 1 {
+			return false
+		}
+	}
+	return len(open) == 0 && !t.vague && !t.unsure && !t.many
+}
+
 // beyond is what of held is not in start, or not as often.
 func beyond(held, start map[lockKey]lockCount) map[lockKey]lockCount {
 	more := make(map[lockKey]lockCount)

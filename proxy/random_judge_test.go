@@ -99,6 +99,8 @@ func mayBeTold(atoms []randomAtom, want randomHeard, at int) string {
 			return "a statement that nothing is known of"
 		case slices.Contains(want.atoms[i], "E 42601"):
 			return "a text that cannot be read"
+		case strings.Contains(label, "RESET ALL") && hasLabel(atoms[from:to], "COMMIT AND CHAIN"):
+			return "a chained block whose characteristics are not known"
 		case strings.Contains(label, "WITH w AS (INSERT"):
 			return "a WITH that writes, which is not guarded"
 		case isNaming(label):
@@ -108,6 +110,13 @@ func mayBeTold(atoms []randomAtom, want randomHeard, at int) string {
 		}
 	}
 	return ""
+}
+
+// hasLabel tells that one of the atoms has that text.
+func hasLabel(atoms []randomAtom, text string) bool {
+	return slices.ContainsFunc(atoms, func(a randomAtom) bool {
+		return strings.Contains(a.label, text)
+	})
 }
 
 // isNaming tells of what changes the text of a prepared statement.

@@ -87,6 +87,11 @@ func (s *session) goOn(ctx context.Context, b *backend, l *loss) error {
 	if err := s.restoreUnnamed(b); err != nil {
 		return err
 	}
+	if ok && l.redo.chain != "" {
+		if err := s.openChained(b, l); err != nil {
+			return err
+		}
+	}
 	_ = b.conn.SetDeadline(time.Time{})
 	if err := s.tellMissed(); err != nil {
 		return err
@@ -147,9 +152,8 @@ func (s *session) takeLoss() *loss {
 	if s.lostTx && l.status == pgwire.TxIdle {
 		l.status = pgwire.TxInBlock
 	}
-	s.followUnit()
+	from := s.followUnit()
 	l.pending = s.judgeAll(l.status)
-	from := int(s.unitFrom.Load())
 	l.redo = redo{
 		messages: s.unit.since(from), from: from, seen: s.seen, done: s.flow.done,
 		all:     s.flow.all,
@@ -159,6 +163,7 @@ func (s *session) takeLoss() *loss {
 		conf:  s.conf,
 		locks: s.track.locks,
 	}
+	s.noteOpener(&l.redo)
 	if l.redo.messages != nil && s.flow.unsynced > 0 && s.passing == 0 {
 		// The server would keep its answers, which the client has had, until the Sync.
 		l.redo.messages = pgwire.AppendFlush(l.redo.messages)
@@ -180,7 +185,7 @@ func (s *session) takeLoss() *loss {
 
 // afterLoss clears what belonged to the lost backend; the caller holds s.mu.
 func (s *session) afterLoss(l *loss) {
-	s.flow = newFlow(l.status)
+	s.flow, s.chain = newFlow(l.status), nil
 	s.endHeld, s.inDoubt, s.lostTx = false, false, false
 	s.losing().fatal = nil
 	s.noCancel = false
@@ -254,12 +259,13 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 			}
 		}
 		l.redo.toldUnnamed(p, e)
+		l.redo.finished(p)
 		synced := p.batch.synced
 		l.answered()
 		if err != nil {
 			return err // the session ends, but what is known of its COMMIT is said first
 		}
-		if err := s.align(b, l.status); err != nil {
+		if err := s.align(b, l.status, l.opener()); err != nil {
 			return err
 		}
 		if !synced && (e != nil || p.batch.errored) {
@@ -282,7 +288,7 @@ func (s *session) settled(b *backend, l *loss) error {
 	if err := s.settleLocks(b, l); err != nil {
 		return err
 	}
-	if err := s.align(b, l.status); err != nil {
+	if err := s.align(b, l.status, l.opener()); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -352,9 +358,7 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 	}
 	switch o {
 	case outcomeCommitted:
-		if p.batch.cls.has(clsChain) {
-			p.next = pgwire.TxInBlock // the next transaction has begun, and is lost
-		}
+		l.redo.chained(p)
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there

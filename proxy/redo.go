@@ -27,6 +27,12 @@ type redo struct {
 	locks      lockTable
 	locksVague bool
 
+	// chain opens the block in which what is run again begins; empty: it begins outside of one. block
+	// opens one like that which was open; empty: it is not known. next is chain behind what is
+	// answered now. isChained tells that only the end of a COMMIT AND CHAIN is due.
+	chain, block, next string
+	isChained          bool
+
 	// What the client believes that its prepared statements are.
 	names   map[string]*prepared
 	renamed map[string]*prepared // what the unit has changed of them, as it was before
@@ -84,10 +90,16 @@ func (l *loss) plan() (from int, want digest, ok bool) {
 		}
 	}
 	if r.begun {
-		if l.status != pgwire.TxIdle || len(l.pending) == 0 {
+		from = r.from + len(r.messages)
+		switch {
+		case len(l.pending) > 0:
+			from = l.pending[0].batch.start
+		case r.chain == "":
 			return 0, want, false
 		}
-		from = l.pending[0].batch.start
+		if l.status != pgwire.TxIdle && r.chain == "" {
+			return 0, want, false
+		}
 		return from, want, r.knowsUnnamed(from)
 	}
 	switch {
@@ -122,4 +134,5 @@ func (l *loss) answered() {
 	l.status = l.pending[0].next
 	l.pending = l.pending[1:]
 	l.redo.begun = true
+	l.redo.chain, l.redo.next, l.redo.block, l.redo.isChained = l.redo.next, "", "", false
 }

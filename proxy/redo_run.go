@@ -80,7 +80,7 @@ func (s *session) rewind(b *backend, l *loss) error {
 	if err := s.rewindLocks(b, l); err != nil {
 		return err
 	}
-	return s.align(b, pgwire.TxIdle)
+	return s.align(b, pgwire.TxIdle, nil)
 }
 
 // rewindStatements makes the prepared statements those of the start of the unit, and appends what
@@ -112,6 +112,11 @@ func (s *session) runAgain(l *loss, from int, want digest) {
 		loss: l, want: want, left: len(messages), rest: s.passing, verified: want.n == 0,
 	}
 	s.passing, s.discard, s.mid = 0, false, false
+	if l.redo.chain != "" {
+		s.flow = newFlow(pgwire.TxInBlock)
+		s.beginUnit()
+		s.chain = &chain{isSought: true, sql: l.redo.chain}
+	}
 	s.in.prepend(messages)
 }
 

@@ -136,6 +136,7 @@ func newStage(t *testing.T, change func(*proxy.Config)) *stage {
 	})}
 	s.admin = s.connect("")
 	exec(t, s.admin, "CREATE TABLE t (a int PRIMARY KEY, b text)")
+	s.eventually(func() bool { return proxy.KnowsSetters(s.proxy, "app") }, "functions are known")
 	return s
 }
 

@@ -271,16 +271,19 @@ func (s *session) tellParams(b *backend) error {
 }
 
 // align brings an idle, unattached backend into the transaction status that the client believes
-// in: for an open or failed block that is lost, a failed one.
-func (s *session) align(b *backend, want byte) error {
+// in: for an open or failed block that is lost, a failed one, which is opened like that one.
+func (s *session) align(b *backend, want byte, opener []string) error {
 	var out []byte
 	n := 0
 	switch {
 	case want == pgwire.TxIdle && b.status != pgwire.TxIdle:
 		out, n = pgwire.AppendQuery(s.out[:0], "ROLLBACK"), 1
 	case want != pgwire.TxIdle && b.status == pgwire.TxIdle:
-		out = pgwire.AppendQuery(s.out[:0], "BEGIN")
-		out, n = pgwire.AppendQuery(out, failBlockSQL), 2
+		out = s.out[:0]
+		for _, sql := range append(opener, failBlockSQL) {
+			out = pgwire.AppendQuery(out, sql)
+			n++
+		}
 	case want == pgwire.TxFailed && b.status == pgwire.TxInBlock:
 		out, n = pgwire.AppendQuery(s.out[:0], failBlockSQL), 1
 	default:
@@ -316,7 +319,7 @@ func (s *session) committedLate(b *backend, p *pending) error {
 	case len(p.overlay) == 0:
 		return nil
 	}
-	if err := s.align(b, pgwire.TxIdle); err != nil {
+	if err := s.align(b, pgwire.TxIdle, nil); err != nil {
 		return err
 	}
 	var out []byte

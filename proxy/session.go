@@ -83,9 +83,11 @@ type session struct {
 	unitFrom atomic.Int64
 	// unitUnnamed is the unnamed statement there, if the unit did not begin at a safe point.
 	unitUnnamed unnamedMark
-	seen        digest
-	again       *again // the unit is run again; the owner sets and clears it
-	tries       int    // how often the unit was run again
+	// chain is of a unit that begins behind a COMMIT AND CHAIN; nil is none.
+	chain *chain
+	seen  digest
+	again *again // the unit is run again; the owner sets and clears it
+	tries int    // how often the unit was run again
 	// overflowed tells that the unit was too large to be kept.
 	overflowed bool
 

@@ -314,6 +314,7 @@ func TestCommitAndChainLostAfterIsCommitted(t *testing.T) {
 	r := newRig(t, nil)
 	c := r.connect("")
 	exec(t, c, "CREATE TABLE t (a int)")
+	r.eventually(func() bool { return proxy.KnowsSetters(r.proxy, "app") }, "functions are known")
 	exec(t, c, "BEGIN")
 	exec(t, c, "INSERT INTO t VALUES (1)")
 	cut := make(chan struct{})
@@ -334,7 +335,7 @@ func TestCommitAndChainLostAfterIsCommitted(t *testing.T) {
 	if c.TxStatus() != 'T' {
 		t.Fatalf("status %c after COMMIT AND CHAIN", c.TxStatus())
 	}
-	wantCode(t, c, "INSERT INTO t VALUES (2)", "40001")
+	exec(t, c, "INSERT INTO t VALUES (2)") // nothing was done in the block that is lost
 	exec(t, c, "ROLLBACK")
 	if n := exec(t, c, "SELECT count(*) FROM t"); n != "1" {
 		t.Fatalf("rows: %s", n)

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 
 	"holdfast/pgwire"
@@ -106,7 +105,8 @@ type flow struct {
 	copying bool  // the current statement takes data, the end of which was not sent
 	endSent bool  // the end of such data was sent before the statement was known to take any
 
-	known knownXID // of the open block
+	known knownXID  // of the open block
+	chain flowChain // of COMMIT AND CHAIN
 
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
 	copyIn     bool // the server is in extended copy-in mode and ignores Sync
@@ -295,6 +295,8 @@ type answer struct {
 	end  bool // ReadyForQuery
 	keep bool // to be kept back until the unit of work has ended
 	give bool // it has: what was kept back comes before what is behind this
+	// chains tells of a ReadyForQuery behind COMMIT AND CHAIN: a unit may begin there.
+	chains bool
 }
 
 // errNonsense is a message of the server that answers nothing that was asked.
@@ -334,6 +336,9 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 			a.done = f.pop()
 		} else if o.kind != opQuery {
 			return a, errNonsense(typ, f)
+		}
+		if !hide {
+			f.chain.completed(o, typ, f.live)
 		}
 		if !hide && typ == pgwire.SrvCommandComplete {
 			f.completed(o)
@@ -413,7 +418,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 		f.wrapped = false
 		f.all, f.done, f.canGoOn, f.known = 0, 0, false, knownXID{}
 	}
-	return answer{hide: hide, done: o, end: true}, nil
+	return answer{hide: hide, done: o, end: true, chains: f.chain.ended(st) && !hide}, nil
 }
 
 // failed takes ErrorResponse: in the extended protocol the server skips all up to the Sync
@@ -444,56 +449,4 @@ func (f *flow) failed(o *op) (answer, error) {
 	}
 	f.skipping, f.rolledBack = true, true
 	return answer{}, nil
-}
-
-// isQueryNow tells that the server works on a Query.
-func (f *flow) isQueryNow() bool {
-	o := f.current()
-	return o != nil && o.kind == opQuery
-}
-
-// dropSyncs drops those behind a Query that takes data, which the server will ignore: up to the end
-// of the data, if that was sent.
-func (f *flow) dropSyncs() {
-	if f.ops[f.head].ended {
-		return
-	}
-	from := f.head + 1
-	to := from
-	for to < len(f.ops) && f.ops[to].kind == opSync {
-		to++
-	}
-	hasEnd := to < len(f.ops) && f.ops[to].kind == opCopyEnd
-	if to == from || f.endSent && !hasEnd {
-		return
-	}
-	f.ops = slices.Delete(f.ops, from, to)
-}
-
-// enterCopyIn drops the Syncs that the server will ignore: those before the client's CopyDone or
-// CopyFail.
-func (f *flow) enterCopyIn() {
-	kept := f.head + 1
-	ended := false
-	f.unsynced = 1 // the COPY itself
-	for i := kept; i < len(f.ops); i++ {
-		o := f.ops[i]
-		if !ended && o.kind == opSync {
-			continue
-		}
-		if o.kind == opCopyEnd && !ended {
-			ended = true
-			continue
-		}
-		f.ops[kept] = o
-		kept++
-		if o.kind != opCopyEnd {
-			f.unsynced++
-		}
-		if o.endsBatch() {
-			f.unsynced = 0
-		}
-	}
-	f.ops = f.ops[:kept]
-	f.copyIn = !ended
 }

@@ -87,9 +87,19 @@ func (u *unit) startAt(from int, m unnamedMark) {
 	u.trim(from)
 }
 
-// followUnit forgets what was before the start of the unit, if that has moved. The caller holds
-// s.mu and is the owner.
-func (s *session) followUnit() { s.unit.startAt(int(s.unitFrom.Load()), s.unitUnnamed) }
+// followUnit forgets what was before the start of the unit, if that has moved, and returns that.
+// The caller holds s.mu and is the owner.
+func (s *session) followUnit() (from int) {
+	from = int(s.unitFrom.Load())
+	if c := s.chain; c != nil {
+		if c.isNext {
+			from = s.unit.end()
+		}
+		c.seek(&s.unit, from)
+	}
+	s.unit.startAt(from, s.unitUnnamed)
+	return from
+}
 
 // replaceUnnamed notes that a message at that offset, which is about to be sent, makes or drops
 // the unnamed statement. The one of the start of the unit is kept: its buffer and that of the one
