@@ -42,6 +42,8 @@ func (c Config) proxyConfig() proxy.Config {
 		HoldSessionsMax:       p.HoldSessionsMax,
 		HoldNoticeAfter:       p.HoldNoticeAfter,
 		SessionLimits:         p.SessionLimits,
+		CustomSettings:        p.CustomSettings,
+		HarmlessFunctions:     p.HarmlessFunctions,
 		RestoreConcurrency:    p.RestoreConcurrency,
 		OutstandingMax:        p.OutstandingMax,
 		PortalsMax:            p.PortalsMax,

@@ -188,6 +188,9 @@ type Proxy struct {
 	CarryTempTotalBytesMax int `mapstructure:"carry_temp_total_bytes_max" min:"1"`
 	CarryTempTablesMax     int `mapstructure:"carry_temp_tables_max" min:"1" max:"1000"`
 
+	CustomSettings    []string `mapstructure:"custom_settings"`
+	HarmlessFunctions []string `mapstructure:"harmless_functions"`
+
 	CommitGuard string `mapstructure:"commit_guard" oneof:"all|explicit|off"`
 
 	AdvisoryLocks      string        `mapstructure:"advisory_locks" oneof:"restore|assume|end"`

@@ -82,6 +82,9 @@ func defaultProxy(barrier time.Duration) Proxy {
 		CarryTempTotalBytesMax: px.CarryTempTotalBytesMax,
 		CarryTempTablesMax:     px.CarryTempTablesMax,
 
+		CustomSettings:    px.CustomSettings,
+		HarmlessFunctions: px.HarmlessFunctions,
+
 		PreparedBytesMax: px.PreparedBytesMax,
 		CommitGuard:      px.CommitGuard,
 		SecretTTL:        px.SecretTTL,

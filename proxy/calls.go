@@ -138,6 +138,9 @@ func (p *parsed) noteCalls(known *setters, sql []byte, to reaches, conforming bo
 		if !e.isKnown || e.other {
 			p.cls |= clsState
 		}
+		if e.other {
+			e.text = shortText(sql) // to be blamed
+		}
 		p.effects = append(p.effects, e)
 	}
 }

@@ -39,6 +39,7 @@ const setsSQL = `CASE WHEN lanname IN ('sql', 'plpgsql')
 // bodiesSQL are the functions whose bodies can be read; of a body that is no text, what follows
 // its head.
 const bodiesSQL = `SELECT p.oid, p.proname::text AS name, l.lanname,
+  (SELECT nspname::text FROM pg_namespace n WHERE n.oid = p.pronamespace) AS schema,
   coalesce(array_to_string(p.proargnames, chr(10)), '') AS args,
   CASE WHEN p.prosrc <> '' THEN p.prosrc ELSE coalesce(substring(pg_get_functiondef(p.oid)
    from '\n *((BEGIN ATOMIC|RETURN)\M.*)'), '') END AS body
@@ -49,17 +50,17 @@ const bodiesSQL = `SELECT p.oid, p.proname::text AS name, l.lanname,
 // has. It runs on 13 to 18.
 var settingBodiesSQL = `SELECT oid, name, args, left(body, ` + strconv.Itoa(settingBodyMax) + `),
   makes, sets AND (lanname NOT IN ('sql', 'plpgsql') OR length(body) > ` +
-	strconv.Itoa(settingBodyMax) + `)
+	strconv.Itoa(settingBodyMax) + `), schema
  FROM (SELECT *, ` + setsSQL + ` AS sets, body ~* ` + makesSQL + ` AS makes
   FROM (` + bodiesSQL + `) b) b
  WHERE sets OR makes ORDER BY oid LIMIT ` + strconv.Itoa(settingBodiesMax+1)
 
 // bodyColumns is how many columns these have, and the next.
-const bodyColumns = 6
+const bodyColumns = 7
 
 // callingBodiesSQL are all bodies, a page behind an oid.
 var callingBodiesSQL = `SELECT oid, name, args, left(body, ` + strconv.Itoa(settingBodyMax) + `),
-  false, false FROM (` + bodiesSQL + ` AND p.oid > %s ORDER BY p.oid LIMIT ` +
+  false, false, schema FROM (` + bodiesSQL + ` AND p.oid > %s ORDER BY p.oid LIMIT ` +
 	strconv.Itoa(reachPage) + `) b ORDER BY oid`
 
 //go:embed setters_reach.sql
@@ -78,17 +79,22 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 	if err != nil {
 		return nil, fmt.Errorf("ask for functions that set something: %w", err)
 	}
-	var g reachGraph
+	g := reachGraph{harmless: p.harmless}
 	for _, row := range rows {
 		g.function(row, true)
 	}
-	found.isAll = len(rows) > settingBodiesMax
-	if len(rows) > 0 && !found.isAll {
+	unread, err := p.findUnread(ask, &g)
+	if err != nil {
+		return nil, err
+	}
+	found.isAll = max(len(rows), unread) > settingBodiesMax
+	if len(g.order) > 0 && !found.isAll {
 		err := g.ask(ask)
 		if found.isAll = errors.Is(err, errTooMuchToReach); err != nil && !found.isAll {
 			return nil, fmt.Errorf("ask for what leads to functions that set something: %w", err)
 		}
 	}
+	p.tellUnread(database, g.blamed)
 	found.take(&g)
 	if rows, err = ask(answeringSQL); err != nil {
 		return nil, fmt.Errorf("ask for rules that return rows: %w", err)
@@ -100,6 +106,21 @@ func (p *Proxy) findSetters(ctx context.Context, pr *Primary, database string,
 		}
 	}
 	return found, nil
+}
+
+// findUnread asks for the functions whose bodies tell nothing, and returns how many there are.
+func (p *Proxy) findUnread(ask func(sql string) ([][][]byte, error), g *reachGraph) (int, error) {
+	asks := len(p.cfg.CustomSettings) > 0
+	rows, err := ask(fmt.Sprintf(unreadSQL, strconv.FormatBool(asks)))
+	if err != nil {
+		return 0, fmt.Errorf("ask for functions that cannot be read: %w", err)
+	}
+	for _, row := range rows {
+		if err := g.unread(row, asks); err != nil {
+			return 0, err
+		}
+	}
+	return len(rows), nil
 }
 
 // errNotAsked is an answer to another question.

@@ -117,6 +117,11 @@ type Config struct {
 	// it was taken; one with more is told when the primary changes.
 	AdvisoryLocksMax int
 
+	// CustomSettings are names of custom settings that are asked for whenever the state of a
+	// session is, and HarmlessFunctions schema.name or schema.* of functions that set no other
+	// custom settings than these, and those that their bodies name.
+	CustomSettings, HarmlessFunctions []string
+
 	// CommitGuard is GuardAll, GuardExplicit or GuardOff.
 	CommitGuard string
 	// SecretTTL is how long a looked-up password secret is used before it is asked for again.
@@ -316,7 +321,9 @@ func (c *Config) validateAuth() []error {
 	rules, err := parseHBA(c.HBA)
 	_, merr := parseUserMaps(c.UserMaps)
 	_, lerr := parseSessionRules(c.SessionLimits)
-	errs := []error{err, merr, lerr}
+	_, cerr := parseCustomSettings(c.CustomSettings)
+	_, ferr := parseHarmless(c.HarmlessFunctions)
+	errs := []error{err, merr, lerr, cerr, ferr}
 	for _, r := range rules {
 		if r.needsCertificate() && (c.TLS.Mode == TLSOff || c.TLS.ClientCAFile == "") {
 			errs = append(errs, errors.New("proxy.tls.client_ca_file: needed by a rule of proxy.hba "+

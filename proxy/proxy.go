@@ -90,6 +90,8 @@ type Proxy struct {
 
 	hba             []hbaRule
 	sessionRules    []sessionRule
+	harmless        harmless
+	unreadTold      sync.Map // databases of which tellUnread has told
 	userMaps        []userMap
 	shares          *shares
 	guesses         *guesses
@@ -161,6 +163,12 @@ func (p *Proxy) prepareAuth() (err error) {
 		return err
 	}
 	p.asksRoles = hasRoleRules(p.hba)
+	if p.cfg.CustomSettings, err = parseCustomSettings(p.cfg.CustomSettings); err != nil {
+		return err
+	}
+	if p.harmless, err = parseHarmless(p.cfg.HarmlessFunctions); err != nil {
+		return err
+	}
 	if p.sessionRules, err = parseSessionRules(p.cfg.SessionLimits); err != nil {
 		return err
 	}

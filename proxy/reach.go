@@ -27,6 +27,9 @@ type reachNode struct {
 	to         []reachWay
 	// given counts the givers among what it leads to when its body was read for what it gives.
 	given int
+	// isHarmless tells that what it sets, or has others set, has names that are known: the owner
+	// says so.
+	isHarmless bool
 }
 
 // reachWay leads to another node, always or by a write.
@@ -40,6 +43,9 @@ type reachGraph struct {
 	nodes map[string]*reachNode
 	order []*reachNode
 	names []string // of custom settings
+
+	harmless harmless
+	blamed   []string // compiled functions that nobody vouches for
 }
 
 func (g *reachGraph) node(key []byte) *reachNode {
@@ -63,6 +69,7 @@ func (g *reachGraph) function(row [][]byte, isRead bool) {
 	}
 	n := g.node(append([]byte("f"), row[0]...))
 	n.name, n.args, n.body = row[1], argumentNames(row[2]), row[3]
+	n.isHarmless = g.harmless.has(row[6], row[1])
 	if !isRead {
 		return
 	}
@@ -77,6 +84,9 @@ func (g *reachGraph) function(row [][]byte, isRead bool) {
 		if is {
 			n.use |= bit
 		}
+	}
+	if n.isHarmless {
+		n.use &^= reachComputes | reachPasses
 	}
 	g.learn(s.Names)
 }
@@ -185,6 +195,9 @@ func (g *reachGraph) spread(n *reachNode) bool {
 	if givers > n.given && len(n.body) > 0 {
 		n.given = givers
 		g.gives(n)
+	}
+	if n.isHarmless {
+		n.use &^= reachComputes | reachPasses
 	}
 	return n.use != use || n.write != write
 }

@@ -132,7 +132,8 @@ func TestReach(t *testing.T) {
 		{"12 trigiven ", "PERFORM give(NEW.a, 1)"}, {"13 harmless x", "x + 1"},
 	} {
 		head := strings.SplitN(f[0], " ", 3)
-		g.function(row(head[0], head[1], head[2], f[1], fmt.Sprint(head[1] == "Make$")[:1], "f"), true)
+		makes := fmt.Sprint(head[1] == "Make$")[:1]
+		g.function(row(head[0], head[1], head[2], f[1], makes, "f", "public"), true)
 	}
 	for _, w := range []string{
 		"w r5 t f10 -", "a r6 v r5 t", "w r20 l f2 -", "w r21 given f12 -", "a r22 view f3 -",
@@ -235,9 +236,9 @@ func TestReachOfNonsense(t *testing.T) {
 	rows := map[string][][][]byte{
 		"nothing": nil, "no columns": {{}},
 		"one":        {{[]byte("1")}},
-		"nulls":      {{nil, nil, nil, nil, nil, nil}},
+		"nulls":      {{nil, nil, nil, nil, nil, nil, nil}},
 		"five nulls": {{nil, nil, nil, nil, nil}}, "empty": {{{}, {}, {}, {}, {}}},
-		"no oid": {{[]byte("x"), nil, nil, nil, nil, nil}},
+		"no oid": {{[]byte("x"), nil, nil, nil, nil, nil, nil}},
 	}
 	for first, bodies := range rows {
 		for second, ways := range rows {

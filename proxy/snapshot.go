@@ -34,17 +34,26 @@ func (t *tracker) snapshotSQL() string {
 // functions that were never called: what was never set must stay unknown, and what a library has
 // made a setting of its own is in the view.
 func (t *tracker) appendCustomSQL(b *strings.Builder) {
-	if len(t.custom) == 0 {
+	always := t.configured()
+	if len(t.custom)+len(always) == 0 {
 		return
 	}
 	b.WriteString(` UNION ALL SELECT 's', n, v FROM pg_catalog.unnest(ARRAY[`)
 	first := true
-	for name := range t.custom {
+	add := func(name string) {
 		if !first {
 			b.WriteByte(',')
 		}
 		first = false
 		b.WriteString(quoteLiteral(name))
+	}
+	for name := range t.custom {
+		add(name)
+	}
+	for _, name := range always {
+		if _, known := t.custom[name]; !known {
+			add(name)
+		}
 	}
 	b.WriteString(`]) n, LATERAL pg_catalog.current_setting(n, true) v WHERE v IS NOT NULL` +
 		` AND NOT EXISTS (SELECT FROM pg_catalog.pg_settings p` +
@@ -75,6 +84,7 @@ func (t *tracker) applySnapshot(rows [][3]string, cut bool) {
 		switch r[0] {
 		case "s":
 			told.settings = append(told.settings, setting{r[1], r[2]})
+			t.noteConfigured(r[1])
 		case "l":
 			told.channels = append(told.channels, r[1])
 		case "r":

@@ -185,7 +185,7 @@ func (t *tracker) applyAsked(rows [][3]string, cut bool, asked stateAsked) {
 	t.suspect |= missed
 	t.dirty = missed != 0
 	for name := range t.custom {
-		if _, known := asked.custom[name]; !known {
+		if t.isMissed(asked.custom, name) {
 			t.dirty = true
 		}
 	}
