@@ -135,7 +135,7 @@ survives: setup ## docs/what-survives.md, from a real server: half an hour; SAMP
 	$(NEED_ALL) $(GOTEST) ./proxy -run '^TestWhatSurvives$$' -count 1 -timeout 10h \
 	    -survive.sample=$(SAMPLE) -survive.out=$(CURDIR)/docs/what-survives.md
 
-# How often the primary changes under each driver.
+# How often the primary changes under each driver; `make ledger` has its own number.
 CHANGES := 24
 
 # Where the suites are fetched to: a directory that the servers' user can read.
@@ -160,6 +160,11 @@ drivers: ## common drivers under kills and switchovers (docs/drivers.md); pg com
 	$(NEED_ALL) HOLDFAST_DRIVERS=all $(GOTEST) ./proxy -run '^TestDrivers$$' -count 1 \
 	    -timeout 30m -v -drivers.changes=$(CHANGES) \
 	    | grep --line-buffered -E '^ *(---|drivers_test|FAIL|ok)'
+
+.PHONY: ledger
+ledger: CHANGES := 200
+ledger: setup-demo build ## CHANGES faults under writes of every kind, half an hour: bin/ledger.json
+	@bin/holdfast demo --plain --interval 2s --changes $(CHANGES) --report bin/ledger.json
 
 .PHONY: bench
 bench: setup-bench build ## micro-benchmarks, the relay beside its peers, time without a commit

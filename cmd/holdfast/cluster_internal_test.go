@@ -2,12 +2,16 @@ package main
 
 import (
 	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast/election"
 )
 
 func healthyStatus() Status {
@@ -189,5 +193,43 @@ func TestChooseAddresses(t *testing.T) {
 		if !strings.HasPrefix(h, "127.") || h == "127.0.0.1" {
 			t.Errorf("%s is not a loopback address of its own", h)
 		}
+	}
+}
+
+// TestWaitSwitchover asks until the group would not refuse, and says what is missing when the time
+// is over.
+func TestWaitSwitchover(t *testing.T) {
+	lags := 3
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		writeHTTPJSON(w, http.StatusOK, Status{})
+	})
+	mux.HandleFunc("POST /v1/switchover", func(w http.ResponseWriter, r *http.Request) {
+		req, ok := readHTTPJSON[switchoverRequest](w, r)
+		if !ok || !req.DryRun || req.To != "node2" {
+			t.Errorf("the request is %+v", req)
+		}
+		check := election.Check{What: "node2 has what the primary has"}
+		if lags--; lags >= 0 {
+			check.Why = "node2 lags"
+		}
+		writeHTTPJSON(w, http.StatusOK, checksAnswer{[]election.Check{check}})
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("0123456789abcdef0123456789abcdef\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{client: server.Client()}
+	c.Nodes = []*ClusterNode{{Name: "node1", cluster: c, TokenFile: token,
+		HTTP: server.Listener.Addr().String(), proc: &nodeProcess{done: make(chan struct{})}}}
+	if err := c.WaitSwitchover(t.Context(), "node2", time.Minute); err != nil || lags != -1 {
+		t.Errorf("%v; %d answers are left", err, lags+1)
+	}
+	lags = 1000
+	err := c.WaitSwitchover(t.Context(), "node2", 200*time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "node2 lags") {
+		t.Errorf("a member that lags for ever: %v", err)
 	}
 }

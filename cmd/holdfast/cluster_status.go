@@ -138,7 +138,41 @@ func (c *Cluster) Primary(ctx context.Context) (*ClusterNode, error) {
 func (c *Cluster) Switchover(ctx context.Context, to string) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	var last error = errors.New("switchover: no node runs")
+	if err := c.ask(ctx, "/v1/switchover", switchoverRequest{To: to}, nil); err != nil {
+		return fmt.Errorf("switchover to %s: %w", orDash(to), err)
+	}
+	return nil
+}
+
+// WaitSwitchover waits until a switchover to the node would not be refused: a member that streams
+// may still have much to catch up with.
+func (c *Cluster) WaitSwitchover(ctx context.Context, to string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		var answer checksAnswer
+		err := c.ask(ctx, "/v1/switchover", switchoverRequest{To: to, DryRun: true}, &answer)
+		var missing []string
+		for _, check := range answer.Checks {
+			if check.Why != "" {
+				missing = append(missing, check.What+": "+check.Why)
+			}
+		}
+		if err == nil && len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for a switchover to %s to be possible: %s: %w", to,
+				strings.Join(missing, ", "), errors.Join(err, ctx.Err()))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// ask sends a request to the first node that answers at all.
+func (c *Cluster) ask(ctx context.Context, path string, body, into any) error {
+	last := errors.New("no node runs")
 	for _, n := range c.Nodes {
 		if !n.Running() {
 			continue
@@ -148,11 +182,7 @@ func (c *Cluster) Switchover(ctx context.Context, to string) error {
 			last = err
 			continue
 		}
-		err := n.call(ctx, http.MethodPost, "/v1/switchover", switchoverRequest{To: to}, nil)
-		if err != nil {
-			return fmt.Errorf("switchover to %s: %w", orDash(to), err)
-		}
-		return nil
+		return n.call(ctx, http.MethodPost, path, body, into)
 	}
 	return last
 }

@@ -128,6 +128,12 @@ func (d *demo) doFault(ctx context.Context, ch *DemoChange) error {
 		return errors.New("there is no primary")
 	}
 	ch.Node = n.Name
+	if ch.Fault == faultSwitchover {
+		err := d.cluster.WaitSwitchover(ctx, d.nextPrimary(n.Name), healthyTimeout)
+		if err != nil {
+			return err
+		}
+	}
 	d.emit(demoEvent{Event: "fault", Text: ch.Fault.title(n.Name)})
 	epoch := st.Epoch
 	var after Status
