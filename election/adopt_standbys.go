@@ -2,16 +2,9 @@ package election
 
 import (
 	"context"
-	"slices"
 	"strconv"
 	"strings"
 )
-
-// standbySizes are settings that must not be smaller on a standby than on its primary: it stops
-// replaying when it sees them grow there, and before 14 it ends (hot-standby.sgml, "Administrator's
-// Overview").
-var standbySizes = []string{"max_connections", "max_worker_processes", "max_wal_senders",
-	"max_prepared_transactions", "max_locks_per_transaction"}
 
 // checkStandbys refuses a restart of the primary after which a standby would not replay any more,
 // and a standby that does not replay now.
@@ -28,7 +21,7 @@ func (d *Adoption) checkStandbys(ctx context.Context, p *AdoptPlan) error {
 	for _, c := range p.Changes {
 		from, err1 := strconv.Atoi(c.From)
 		to, err2 := strconv.Atoi(c.To)
-		if c.Kind == "setting" && c.When == AdoptRestart && slices.Contains(standbySizes, c.Object) &&
+		if c.Kind == "setting" && c.When == AdoptRestart && standbySizes[c.Object] != "" &&
 			err1 == nil && err2 == nil && to > from {
 			grown[c.Object] = to
 		}

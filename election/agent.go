@@ -87,6 +87,8 @@ type PostgresAgent struct {
 	waitSlots           []string
 	// gap is that of a standby, of the holder of ops, too.
 	gap walGap
+	// grown is the start of the server, as a standby, that reconcileSizes made; of the holder of ops.
+	grown string
 
 	kick       chan struct{}             // wakes runSample
 	work       chan struct{}             // wakes runReconcile

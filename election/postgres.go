@@ -149,6 +149,7 @@ type pgControl struct {
 	nextXid        uint64
 	block, segment uint64
 	isBackup       bool
+	sizes          map[string]int // of standbySizes, as the primary has them
 }
 
 // isWhole tells that a server's recovery has come to the end of the backup that it was made from.
@@ -180,6 +181,7 @@ func (a *PostgresAgent) controlData(ctx context.Context) (pgControl, error) {
 			continue
 		}
 		c.readWALKey(key, value)
+		c.readSizeKey(key, value)
 		switch key {
 		case "Database system identifier":
 			c.systemID = value

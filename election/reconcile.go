@@ -304,6 +304,9 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 	if err := a.wakeSlotSync(ctx); err != nil {
 		return err
 	}
+	if err := a.reconcileSizes(ctx); err != nil {
+		return err
+	}
 	if !a.Status().Streaming {
 		return a.checkDiverged(ctx, s)
 	}

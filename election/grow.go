@@ -1,0 +1,111 @@
+package election
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// standbySizes are settings that must not be smaller on a standby than on its primary: it stops
+// replaying when it sees them grow there, and before 14 it ends (hot-standby.sgml, "Administrator's
+// Overview"). The values are what pg_controldata calls them.
+var standbySizes = map[string]string{
+	"max_connections":           "max_connections setting",
+	"max_worker_processes":      "max_worker_processes setting",
+	"max_wal_senders":           "max_wal_senders setting",
+	"max_prepared_transactions": "max_prepared_xacts setting",
+	"max_locks_per_transaction": "max_locks_per_xact setting",
+}
+
+// readSizeKey takes what the primary last had of standbySizes by the WAL that is replayed.
+func (c *pgControl) readSizeKey(key, value string) {
+	for name, is := range standbySizes {
+		if n, err := strconv.Atoi(value); is == key && err == nil {
+			if c.sizes == nil {
+				c.sizes = map[string]int{}
+			}
+			c.sizes[name] = n
+		}
+	}
+}
+
+// agentSize is a setting of standbySizes: what the primary has, the running server, and the server
+// after its next start.
+type agentSize struct {
+	name             string
+	need, have, next int
+}
+
+// reconcileSizes restarts a standby that has stopped replaying since it runs with less than its
+// primary, if the files have enough for the next start (DESIGN.md I102): until then it falls behind
+// and cannot be promoted, and nobody else resumes it. Replay that somebody else has paused is his
+// matter.
+func (a *PostgresAgent) reconcileSizes(ctx context.Context) error {
+	row, err := a.queryRow(ctx, "SELECT pg_is_wal_replay_paused()")
+	if err != nil {
+		return fmt.Errorf("ask whether replay is paused: %w", err)
+	}
+	if row[0] != "t" {
+		return nil
+	}
+	sizes, err := a.lackedSizes(ctx)
+	if err != nil || len(sizes) == 0 {
+		return err
+	}
+	var short, grows []string
+	for _, s := range sizes {
+		if s.next < s.need {
+			short = append(short, fmt.Sprintf("%s is %d here and %d on the primary", s.name, s.next,
+				s.need))
+		}
+		grows = append(grows, fmt.Sprintf("%s %d -> %d", s.name, s.have, s.next))
+	}
+	start := pgStartOf(a.cfg.DataDir)
+	st, _ := a.deps.Source.State()
+	switch {
+	case len(short) > 0:
+		return errors.New("replay stands still: " + strings.Join(short, ", ") +
+			": raise it in postgres.settings and start the node again")
+	case st.Maintenance != nil:
+		return errors.New("replay stands still until the server is restarted (" +
+			strings.Join(grows, ", ") + "), when the maintenance ends")
+	case start == "" || a.grown == start:
+		return errors.New("replay stands still, and a restart did not help: " +
+			strings.Join(grows, ", "))
+	}
+	a.log.Warn("replay stands still until the server has as much as the primary; restarting it",
+		zap.Strings("settings", grows))
+	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
+		return err
+	}
+	err = a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
+	a.grown = pgStartOf(a.cfg.DataDir)
+	return err
+}
+
+// lackedSizes are the settings of which the running standby has less than its primary.
+func (a *PostgresAgent) lackedSizes(ctx context.Context) ([]agentSize, error) {
+	ctl, err := a.controlData(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := a.exec(ctx, `SELECT name, setting, coalesce((SELECT f.setting FROM
+		pg_file_settings f WHERE lower(f.name) = s.name ORDER BY f.seqno DESC LIMIT 1), boot_val)
+		FROM pg_settings s WHERE name IN (`+pgLiterals(sortedKeys(standbySizes))+`) ORDER BY name`)
+	if err != nil {
+		return nil, fmt.Errorf("read what the standby has less of: %w", err)
+	}
+	var out []agentSize
+	for _, r := range rows {
+		s := agentSize{name: r[0], need: ctl.sizes[r[0]]}
+		s.have, _ = strconv.Atoi(r[1])
+		s.next, _ = strconv.Atoi(strings.TrimSpace(r[2])) // what is no number is not enough
+		out = append(out, s)
+	}
+	return slices.DeleteFunc(out, func(s agentSize) bool { return s.have >= s.need }), nil
+}
