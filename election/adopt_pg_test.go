@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -255,6 +256,39 @@ func TestAdoptDryRunChangesNothing(t *testing.T) {
 		}
 		if now := c.admin(name, adoptCatalogSQL); now != catalog {
 			t.Errorf("%s: dry run changed the catalogue", name)
+		}
+	}
+}
+
+// TestAdoptListsWhatWaits: whatever waits for a restart after an adoption was listed to do so, also
+// what comes with the end of a line. A line that says what holds without it, as Patroni writes them
+// on a standby, is left where it is.
+func TestAdoptListsWhatWaits(t *testing.T) {
+	c := newAdoptCluster(t, 2)
+	c.makePrimary("n1")
+	adoptRun(t, "pg_ctl", "stop", "-s", "-w", "-D", c.cfgs["n1"].DataDir)
+	c.append("n1", "postgresql.conf", "external_pid_file = '"+c.dir+"/n1/pid'\n"+
+		"recovery_target_xid = ''\n")
+	c.startByHand("n1")
+	p := c.adopt("n1")
+	waits := []string{}
+	for _, ch := range p.Changes {
+		if ch.Kind == "setting" && ch.When == election.AdoptRestart {
+			waits = append(waits, ch.Object)
+		}
+	}
+	if !slices.Contains(waits, "external_pid_file") {
+		t.Errorf("it is listed that %v wait, not external_pid_file", waits)
+	}
+	const pending = "SELECT string_agg(name, ' ') FROM pg_settings WHERE pending_restart"
+	for _, name := range strings.Fields(c.admin2("n1", pending)) {
+		if !slices.Contains(waits, name) {
+			t.Errorf("%s waits for a restart, and was not listed", name)
+		}
+	}
+	for _, ch := range p.Changes {
+		if strings.Contains(ch.From, "recovery_target_xid") || ch.Object == "recovery_target_xid" {
+			t.Errorf("a line that changes nothing: %v", ch)
 		}
 	}
 }

@@ -359,15 +359,18 @@ func (d *Adoption) planLater(p *AdoptPlan) {
 		"written anew: the agent's lines, then those of postgres.hba"})
 	p.later(AdoptChange{AdoptTakeover, "file", filepath.Clean(a.cfg.DataDir) + ".holdfast-probe", "",
 		"the agent writes it each second, to know that the disk does"})
+	have := s.settings["synchronous_standby_names"].value
+	p0 := Policy{SyncMode: d.cfg.SyncMode, SyncWait: d.cfg.SyncWait}
+	to := FullRule(p0, d.cfg.Members, a.cfg.Name).Setting()
 	if s.inRecovery {
 		for _, n := range d.missingSlots() {
 			p.later(AdoptChange{AdoptTakeover, "slot", n, "", "made (physical)"})
 		}
-		return
+		if to = have; have == "" && !FullRule(p0, d.cfg.Members, p.Upstream).MayLose {
+			to = SyncRule{}.stallSetting() // standbySync
+		}
 	}
-	have := s.settings["synchronous_standby_names"].value
-	p0 := Policy{SyncMode: d.cfg.SyncMode, SyncWait: d.cfg.SyncWait}
-	if to := FullRule(p0, d.cfg.Members, a.cfg.Name).Setting(); to != have {
+	if to != have {
 		p.later(AdoptChange{AdoptTakeover, "setting", "synchronous_standby_names", have, to})
 	}
 }

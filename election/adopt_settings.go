@@ -12,7 +12,14 @@ import (
 var adoptDropped = []string{"data_directory", "config_file", "hba_file", "ident_file",
 	"external_pid_file", "promote_trigger_file"}
 
-// isDropped tells whether a line of a configuration file has to go.
+// isDropped tells whether a line of a configuration file has to go. One that gives a recovery
+// target the value that it has without a line, as Patroni writes them, may stay: a running server
+// takes its end for a change that waits for a restart.
+func (l adoptLine) isDropped() bool {
+	return isDropped(l.name) && (l.value != "" || !strings.HasPrefix(l.name, "recovery_target"))
+}
+
+// isDropped tells whether no file may set a value for a name.
 func isDropped(name string) bool {
 	return slices.Contains(adoptDropped, name) ||
 		strings.HasPrefix(name, "recovery_target") && name != "recovery_target_timeline"
@@ -131,14 +138,20 @@ func (d *Adoption) planSettings(p *AdoptPlan, next string) []AdoptChange {
 		if !ok && have.source == "command line" {
 			to, ok = have.boot, true
 		}
-		if !ok || isDropped(name) || have.context == "internal" || sameSetting(have, to) {
+		// Of a name whose lines go. What the server itself has set, as hba_file, is none of a file.
+		drops := isDropped(name) && have.source == "configuration file"
+		if drops {
+			to, ok = have.boot, true
+		}
+		if !ok || isDropped(name) != drops || have.context == "internal" || sameSetting(have, to) {
 			continue
 		}
-		if _, ours := values[name]; !ours && have.source != "command line" {
+		if _, ours := values[name]; !ours && !drops && have.source != "command line" {
 			continue // pending before we came: not our change
 		}
 		when := AdoptNow
-		if have.context == "postmaster" || have.source == "command line" {
+		if have.context == "postmaster" || have.source == "command line" ||
+			drops && s.isOutside(d.a.cfg.DataDir) {
 			when = AdoptRestart
 		}
 		out = append(out, AdoptChange{when, "setting", name, have.shown, to})

@@ -56,7 +56,7 @@ func (d *Adoption) confFiles() []string {
 func (d *Adoption) commentOut(f *adoptFile) {
 	lines := strings.SplitAfter(string(f.new), "\n")
 	for _, l := range d.srv.lines {
-		if l.file != f.path || !isDropped(l.name) || l.line < 1 || l.line > len(lines) {
+		if l.file != f.path || !l.isDropped() || l.line < 1 || l.line > len(lines) {
 			continue
 		}
 		f.changes = append(f.changes, AdoptChange{AdoptNow, "file",

@@ -7,7 +7,8 @@
 #          compiler for the race detector, shellcheck, PgBouncer, and Debian's drivers for Python
 #   bench  PostgreSQL's, and the proxies that the relay is measured beside
 #   drivers as tools, and pgjdbc with a JDK, and npm
-#   test   as tools, and root: the fault lab's tests make namespaces and file systems
+#   test   as tools, and root: the fault lab's tests make namespaces and file systems. And Patroni,
+#          which a test adopts a cluster from; its service does not start without a configuration
 set -euo pipefail
 for_what=${1:?usage: setup.sh demo|tools|test|bench|drivers}
 case $for_what in
@@ -70,6 +71,10 @@ if [[ $for_what == tools || $for_what == test || $for_what == drivers ]]; then
     for module in psycopg2 psycopg asyncpg; do
         /usr/bin/python3 -c "import $module" 2>/dev/null || missing+=("python3-$module")
     done
+fi
+if [[ $for_what == test ]]; then
+    [[ -x /usr/bin/patroni && -x /usr/bin/patronictl ]] || missing+=(patroni)
+    /usr/bin/python3 -c "import pysyncobj" 2>/dev/null || missing+=(python3-pysyncobj)
 fi
 if [[ $for_what == drivers ]]; then
     [[ -r /usr/share/java/postgresql.jar ]] || missing+=(libpostgresql-jdbc-java)

@@ -136,7 +136,7 @@ func TestE2EAdoptPgbench(t *testing.T) {
 	c := startHandMadePair(t)
 	first, second := c.Nodes[0], c.Nodes[1]
 	pids := []int{first.Postmaster(), second.Postmaster()}
-	standing := startAdoptLoad(t, first.Postgres)
+	standing := startAdoptLoad(t, first.Postgres, 0)
 	bench := c.startDirectPgbench(first)
 	bench.awaitRun(t)
 	for _, n := range []*holdfast.ClusterNode{first, second} {
@@ -182,7 +182,7 @@ func TestE2EAdoptAlone(t *testing.T) {
 	c := startHandMadePrimary(t)
 	first := c.Nodes[0]
 	pid := first.Postmaster()
-	load := startAdoptLoad(t, first.Postgres)
+	load := startAdoptLoad(t, first.Postgres, 0)
 	if out, err := c.adopt(first, "--yes"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -86,7 +86,8 @@ func TestMatrixPrepares(t *testing.T) {
 		"sleep": "exit 0",
 		"debootstrap": `echo >>"$TRIES"
 			[ $(wc -l <"$TRIES") -gt "$FAILS" ] || { echo no route to the mirror; exit 1; }
-			mkdir -p "$4/sbin" && cp /bin/true "$4/sbin/mkfs.ext4"`,
+			mkdir -p "$4/sbin" "$4/usr/bin" && cp /bin/true "$4/sbin/mkfs.ext4"
+			cp /bin/true "$4/usr/bin/patroni"`,
 	} {
 		err := os.WriteFile(filepath.Join(path, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755)
 		if err != nil {
