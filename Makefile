@@ -103,8 +103,8 @@ e2e: setup-test build ## three nodes, pgbench, failovers and a switchover (as ro
 
 # Failover slots want a server of 17 or newer, so that their test skips itself in `make e2e`.
 .PHONY: e2e-18
-e2e-18: setup-test ## the main end-to-end tests on PostgreSQL 18, in its Debian release (as root)
-	@scripts/matrix.sh 18 '^(TestE2E|TestE2ESlots)$$' ''
+e2e-18: setup-test ## the end-to-end tests of MATRIX on PostgreSQL 18, in its Debian (as root)
+	@scripts/matrix.sh 18 '$(MATRIX)' ''
 
 .PHONY: faults
 faults: setup-test build ## the failure table in network namespaces (as root): bench/results
