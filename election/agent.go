@@ -320,6 +320,9 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 	if err := a.checkPledge(o.Epoch); err != nil {
 		return OrderResult{}, err
 	}
+	if err := a.checkOver(o); err != nil {
+		return OrderResult{}, err
+	}
 	if rec := a.record(); o.Epoch <= rec.SyncEpoch {
 		// It comes late: the lock of its epoch was entered, and its sync set has changed since.
 		o.SyncNames = rec.SyncNames

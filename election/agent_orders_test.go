@@ -165,7 +165,7 @@ func TestAgentForeignData(t *testing.T) {
 	}
 	for _, k := range []election.OrderKind{election.OrderRecruit, election.OrderStartPrimary,
 		election.OrderPromote, election.OrderStop} {
-		if _, err := c.tryDo("n2", election.Order{Kind: k}); !errors.Is(err,
+		if _, err := c.tryDo("n2", election.Order{Kind: k, Epoch: 2}); !errors.Is(err,
 			election.ErrAgentForeign) {
 			t.Errorf("%s over foreign data: %v", k, err)
 		}

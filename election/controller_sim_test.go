@@ -138,35 +138,6 @@ func (w *simWorld) tickProbeLocked(n *simNode) {
 	n.probeCount++
 }
 
-func (w *simWorld) tickReportsLocked() {
-	l, ok := w.nodes[w.leader]
-	if !ok {
-		return
-	}
-	for _, name := range w.names {
-		n := w.nodes[name]
-		if !n.isAwakeLocked() || !w.areConnectedLocked(l.name, name) || w.rng.IntN(3) == 0 {
-			continue
-		}
-		r := election.Report{V: 1, Node: name, Epoch: n.probeEpoch, Probe: n.probe,
-			ProbeCount: n.probeCount}
-		r.Member = election.MemberStatus{
-			Name: name, Phase: n.pg.phase, Incarnation: n.resultLocked().Incarnation,
-			Timeline: n.pg.timeline(), LSN: n.pg.lsn(), Pledged: n.pg.pledged,
-			Streaming: w.isStreamingLocked(n, false), Upstream: n.pg.upstream + ":5432",
-		}
-		if n.letsNobodyInLocked() {
-			// Nobody can ask it whether it streams.
-			r.Member.Phase, r.Member.Streaming = election.PhaseRecovering, false
-		}
-		n.reportSyncLocked(&r)
-		n.reportDiskLocked(&r)
-		l.recv[name] = simReport{r, time.Now()}
-	}
-	close(l.observed)
-	l.observed = make(chan struct{})
-}
-
 // simRun is one schedule.
 type simRun struct {
 	w           *simWorld

@@ -122,6 +122,25 @@ func (a *PostgresAgent) checkPledge(epoch uint64) error {
 	return nil
 }
 
+// checkOver refuses an order that comes late, when the change that it was given for is over: a lock
+// of its epoch or of a later one is entered. The pledge cannot tell: who rejoined by itself has no
+// order of the later epoch, and a primary that was restarted was stopped under its own.
+func (a *PostgresAgent) checkOver(o Order) error {
+	st, _ := a.deps.Source.State()
+	if st.Lock == nil || !o.isOver(st.Lock.Epoch) {
+		return nil
+	}
+	return fmt.Errorf("%w: the lock is of epoch %d", ErrAgentStaleEpoch, st.Lock.Epoch)
+}
+
+// isOver tells that the change of an order has ended in the lock of that epoch, or was replaced by
+// one that has. Under a lock's own epoch a promotion and a start are answered again, a standby
+// follows the lock's holder, and orders that change nothing about the lock are given.
+func (o Order) isOver(lock uint64) bool {
+	return o.Epoch < lock ||
+		o.Epoch == lock && (o.Kind == OrderStop || o.Kind == OrderRecruit)
+}
+
 // pledge makes the order's epoch durable before anything is done under it (DESIGN 10.4).
 func (a *PostgresAgent) pledge(o Order) error {
 	r := a.record()

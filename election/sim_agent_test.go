@@ -42,6 +42,9 @@ func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error)
 		return election.OrderResult{}, fmt.Errorf("epoch %d is below the pledge %d", o.Epoch,
 			n.pg.pledged)
 	}
+	if l := n.view.Lock; l != nil && election.IsOver(o, l.Epoch) && n.w.bug != bugSimOver {
+		return election.OrderResult{}, fmt.Errorf("the lock is of epoch %d", l.Epoch)
+	}
 	if n.isWitness() {
 		n.w.violate("%s has no PostgreSQL and is ordered to %s", n.name, o.Kind)
 		return election.OrderResult{}, errSim
@@ -65,10 +68,18 @@ func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error)
 			n.w.violate("%s is promoted under epoch %d, the durable target is %q", n.name, o.Epoch,
 				n.w.targets[o.Epoch])
 		}
+		if l := n.view.Lock; l != nil && l.Epoch > o.Epoch {
+			n.w.violate("%s is promoted under epoch %d though that is over: the lock is of %d",
+				n.name, o.Epoch, l.Epoch)
+		}
 		return n.promoteLocked(o)
 	case election.OrderFollow:
 		return n.followLocked(o)
 	case election.OrderStop:
+		if n.pg.phase == election.PhasePrimary && n.pg.isOpen && n.pg.promotedAt == o.Epoch {
+			n.w.violate("%s is stopped under epoch %d though that is over: it serves", n.name,
+				o.Epoch)
+		}
 		return n.stopLocked()
 	case election.OrderStartPrimary:
 		return n.startLocked(o)

@@ -36,6 +36,8 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugSimNoSlots:    "without a slot for",
 		bugSimSlotOnce:   "has no slot for",
 		bugSimSlotPast:   "in spite of its slot",
+		bugSimOver:       "though that is over",
+		bugSimOldReport:  "though it runs",
 	}
 	for bug, text := range want {
 		t.Run(strings.ReplaceAll(string(bug), " ", "_"), func(t *testing.T) {

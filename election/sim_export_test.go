@@ -124,3 +124,6 @@ func AskMajority(
 
 // Incarnate takes the incarnation from the schedule's dice, so that it can be replayed.
 func (s SimLessee) Incarnate(r *rand.Rand) { s.l.incarnation = r.Uint64() }
+
+// IsOver is the rule by which an agent refuses orders that come late.
+func IsOver(o Order, lock uint64) bool { return o.isOver(lock) }

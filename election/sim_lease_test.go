@@ -303,6 +303,10 @@ func (n *simNode) endorseAll(ctx context.Context, epoch uint64, recruits []strin
 				return ctx.Err()
 			}
 		}
+		if v != n && d.chance(0.1) && n.w.isLossy() { // it comes a second time, perhaps much later
+			again := simDice{d.next(), d.class + 2}
+			n.w.late.Go(func() { v.endorseLate(epoch, recruits, again) })
+		}
 		if !v.waitAwake(ctx, &d) {
 			return ctx.Err()
 		}
@@ -315,6 +319,16 @@ func (n *simNode) endorseAll(ctx context.Context, epoch uint64, recruits []strin
 		}
 		return nil
 	})
+}
+
+// endorseLate is a request that comes when whoever asked has its answer, or has given up.
+func (n *simNode) endorseLate(epoch uint64, recruits []string, d simDice) {
+	d.sleep(time.Duration(d.upto(4e9)))
+	ctx, cancel := context.WithTimeout(context.Background(), simPause(4*time.Second, d.class))
+	defer cancel()
+	if n.waitAwake(ctx, &d) {
+		_ = n.endorse(ctx, epoch, recruits)
+	}
 }
 
 // endorse is what a voter does when it is asked to.

@@ -108,28 +108,44 @@ func (k *simLink) Release(
 	if k.n != k.to && !w.carry(k.n, k.to, &d) {
 		return k.lost(ctx)
 	}
-	if !k.to.waitAwake(ctx, &d) {
+	if k.n != k.to && d.chance(0.3) && w.isLossy() { // as renewals do
+		again := simDice{d.next(), d.class + 2}
+		w.late.Go(func() {
+			again.sleep(time.Duration(again.upto(4e9)))
+			k.takeRelease(context.Background(), r, &again)
+		})
+	}
+	a, ok := k.takeRelease(ctx, r, &d)
+	if !ok || k.n != k.to && !w.carry(k.to, k.n, &d) {
 		return k.lost(ctx)
+	}
+	return a, nil
+}
+
+// takeRelease is what a voter does with a release, mistakes included.
+func (k *simLink) takeRelease(
+	ctx context.Context, r election.Renewal, d *simDice,
+) (a election.RenewalAnswer, ok bool) {
+	w := k.n.w
+	if !k.to.waitAwake(ctx, d) {
+		return a, false
 	}
 	w.mu.Lock()
 	l := &k.to.lease
 	if !k.to.isAwakeLocked() {
 		w.mu.Unlock()
-		return k.lost(ctx)
+		return a, false
 	}
 	voter := l.voter
 	if w.bug == bugSimRelease {
 		r.Seq = max(r.Seq, l.newest[r.Lessee])
 	}
 	w.mu.Unlock()
-	a := voter.Release(r)
+	a = voter.Release(r)
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.noteLocked(k.to.name, "release of "+r.Lessee, r.Seq, r.Epoch)
-	w.mu.Unlock()
-	if k.n != k.to && !w.carry(k.to, k.n, &d) {
-		return k.lost(ctx)
-	}
-	return a, nil
+	return a, true
 }
 
 // carry takes a message from a to b, late; false if it is lost.

@@ -31,6 +31,8 @@ const (
 	bugAnyone        simBug = "promotes another one than the operator named"
 	bugNoStop        simBug = "answers an order to stop without a stop"
 	bugWaives        simBug = "waives promises without a fence"
+	bugSimOver       simBug = "agents take orders of a change that is over"
+	bugSimOldReport  simBug = "reports count for the epoch in which they come"
 )
 
 // simWorld is a model of the whole group: one replicated state, agents with a WAL made of numbered
@@ -298,6 +300,7 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 	}
 	w.checkSyncLocked(before, after)
 	w.checkOperatorLocked(before, after)
+	w.checkProofLocked(before, after)
 	if after.Intent != nil && after.Intent.To != "" {
 		w.targets[after.Intent.Epoch] = after.Intent.To
 	}
@@ -374,8 +377,8 @@ func (n *simNode) Now() int64 { return time.Now().UnixNano() }
 // Log implements election.Coordinator.
 func (n *simNode) Log() *zap.Logger { return zap.NewNop() }
 
-// Call implements election.Coordinator: an order may be lost, be carried out late, or be answered
-// in vain.
+// Call implements election.Coordinator: an order may be lost, be carried out late or twice, or be
+// answered in vain.
 func (n *simNode) Call(
 	ctx context.Context, member string, o election.Order,
 ) (election.OrderResult, error) {
@@ -406,6 +409,11 @@ func (n *simNode) Call(
 		w.mu.Unlock()
 		<-ctx.Done()
 		return election.OrderResult{}, ctx.Err()
+	}
+	if d.chance(lossy) { // it comes a second time, perhaps when its change is long over
+		w.mu.Lock()
+		w.laterLocked(3*delay, func() { _, _ = m.do(context.Background(), o) })
+		w.mu.Unlock()
 	}
 	res, err := m.do(ctx, o)
 	if fate > 1-lossy/3 {
