@@ -30,6 +30,7 @@ type metrics struct {
 	reuse            *prometheus.CounterVec
 	spare            prometheus.Gauge
 	lostCommits      prometheus.Counter
+	lossReaders      prometheus.Counter
 	carries          *prometheus.CounterVec
 	unprotected      prometheus.Counter
 	limits           *prometheus.CounterVec
@@ -70,6 +71,11 @@ func newPrewarmMetrics() (*prometheus.CounterVec, prometheus.Gauge) {
 			"made", "refused", "used", "stale", "closed"),
 		newGauge("prewarmed_connections",
 			"Connections to the target of a planned change that wait for a session.")
+}
+
+func newLossReaders() prometheus.Counter {
+	return newCounter("lost_reads_total", "Sessions that may have read what a failover has lost: "+
+		"their client sent something in the time of which commits may be lost.")
 }
 
 // newRuleTimeouts has a value of its label for each line with a hold_timeout: sessionRulesMax at
@@ -170,14 +176,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		limits: newVec("limits_total", "Times that a bound was reached.", "limit", limits...),
 	}
 	m.prewarmed, m.prewarmedNow = newPrewarmMetrics()
-	m.ruleTimeouts = newRuleTimeouts()
+	m.ruleTimeouts, m.lossReaders = newRuleTimeouts(), newLossReaders()
 	if reg != nil {
 		reg.MustRegister(m.connections, m.sessions, m.refused, m.sessionErrors, m.losses,
 			m.restored, m.outcomes, m.evictions, m.cancels, m.holdSeconds, m.gateClosed,
 			m.resets, m.journalOverflows, m.journalBytes, m.replays, m.tlsHandshakes, m.tlsReloads,
 			m.authFailures, m.replication, m.locks, m.catalogAnswers, m.reuse, m.spare,
 			m.lostCommits, m.carries, m.unprotected, m.limits, m.prewarmed, m.prewarmedNow,
-			m.ruleTimeouts)
+			m.ruleTimeouts, m.lossReaders)
 	}
 	return m
 }

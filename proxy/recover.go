@@ -18,6 +18,7 @@ const whyUnknown = "It had been sent, and no answer came back."
 // stopped. When it returns nil a backend is attached.
 func (s *session) recover(ctx context.Context) error {
 	l := s.takeLoss()
+	s.noteHeard()
 	s.proxy.metrics.losses.WithLabelValues(l.kind()).Inc()
 	if l.isOurIdling() {
 		l.fatal = nil

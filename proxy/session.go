@@ -112,6 +112,7 @@ type lastLoss struct {
 	kept     []byte
 	fatal    *pgwire.Error // a FATAL of the server that was not passed on yet
 	heldFrom time.Time     // since when its answers were kept back; zero: not
+	heardAt  int64         // bootNow of what the client had sent last, once recover has looked
 
 	// restless is how often in a row one was lost at once after it was attached, at restoredAt. The
 	// owner's own.
@@ -293,7 +294,7 @@ func (s *session) stopBackend() error {
 	l := s.losing()
 	l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
 	l.mid = b.passing > 0 && !b.passHide
-	l.kept = b.keptDone
+	l.kept, l.heardAt = b.keptDone, 0
 	s.mu.Unlock()
 	return err
 }

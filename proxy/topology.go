@@ -17,6 +17,9 @@ type Lease interface {
 type Boundary struct {
 	Epoch  uint64
 	Lo, Hi uint64
+	// MayLose tells that the epoch began with a failover for which commits had waited for nobody:
+	// some that were acknowledged may not be there.
+	MayLose bool
 }
 
 // Primary is the server that clients may be routed to, as the committed leader lock names it.

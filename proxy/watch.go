@@ -104,6 +104,9 @@ func (p *Proxy) runWatch() {
 		if pr, _ := p.topo.Current(); pr != nil {
 			v := view{pr, pr.Lease.Doubt(), pr.Lease.Until()}
 			if v != last {
+				if old := last.pr; old != nil && pr.Epoch > old.Epoch {
+					p.noteLoss(old, pr, last.until)
+				}
 				last, late = v, 0
 				p.watch.wake()
 			}

@@ -120,12 +120,18 @@ func primaryOf(s *election.State, syncMode string) *proxy.Primary {
 	if p.Addr == "" {
 		return nil
 	}
-	if s.SyncModeOr(election.SyncMode{Mode: syncMode}).Mode != election.SyncOff {
+	mode := s.SyncModeOr(election.SyncMode{Mode: syncMode}).Mode
+	if mode != election.SyncOff {
 		p.SyncQuorum = 1 // unless the server itself says that commits wait for nobody
 	}
+	members := election.DataMembers(s.Members)
+	isAsync := election.FullRule(election.Policy{SyncMode: mode, SyncWait: 1}, members,
+		l.Holder).MayLose
 	for _, c := range s.History {
 		p.Boundaries = append(p.Boundaries, proxy.Boundary{
 			Epoch: c.Lock.Epoch, Lo: c.Lock.XidLo, Hi: c.Lock.XidHi,
+			// One that an operator asked for may accept a loss in any mode.
+			MayLose: c.Kind == election.IntentFailover && (isAsync || c.Asked),
 		})
 	}
 	return p

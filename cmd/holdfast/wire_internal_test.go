@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 
 	"holdfast/election"
@@ -84,5 +85,41 @@ func TestTopologyTellsOfTheTarget(t *testing.T) {
 			t.Errorf("%s: another target, though it is the same", s.what)
 		}
 		last = got
+	}
+}
+
+// A proxy hears which epochs began with a failover that may have lost commits: where these wait for
+// nobody, or where an operator asked for it, who may accept that. Others lose none.
+func TestTopologyTellsWhatMayBeLost(t *testing.T) {
+	var history []election.Change
+	for i, c := range []election.Change{
+		{Kind: election.IntentBootstrap}, {Kind: election.IntentFailover},
+		{Kind: election.IntentFailover, Asked: true}, {Kind: election.IntentSwitchover, Asked: true},
+		{Kind: election.IntentRestart}, {Kind: election.IntentSwitchover},
+	} {
+		c.Lock.Epoch = uint64(i + 1)
+		history = append(history, c)
+	}
+	members := []election.Member{{Name: "a", Postgres: "a:1"}, {Name: "b", Postgres: "b:1"},
+		{Name: "witness"}, {Name: "c", Postgres: "c:1"}}
+	for _, c := range []struct {
+		mode    string
+		members int
+		want    []uint64
+	}{
+		{election.SyncOff, 4, []uint64{2, 3}}, {election.SyncQuorum, 4, []uint64{3}},
+		{election.SyncQuorum, 3, []uint64{2, 3}}, {election.SyncStrict, 3, []uint64{3}},
+	} {
+		s := &election.State{Members: members[:c.members],
+			Lock: &election.Lock{Epoch: 6, Holder: "a"}, History: history}
+		var got []uint64
+		for _, b := range primaryOf(s, c.mode).Boundaries {
+			if b.MayLose {
+				got = append(got, b.Epoch)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s, %d members: epochs %v, want %v", c.mode, c.members, got, c.want)
+		}
 	}
 }
