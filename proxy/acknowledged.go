@@ -18,19 +18,33 @@ type acknowledged struct{ xid, epoch uint64 }
 // commitAnswered takes the server's answer to what was in doubt, a statement of that class or a
 // Sync; the caller holds s.mu. It comes before the answer is written to the client.
 func (s *session) commitAnswered(cls class) {
-	switch b := s.backend; {
-	case !s.inDoubt || s.xid == 0 || b == nil || s.flow.rolledBack:
-	case !cls.has(clsRollbackPrepared):
-		s.acked = acknowledged{s.xid, b.primary.Epoch}
-		s.ackedPrepare = cls.has(clsPrepares)
-	case s.acked.xid == s.xid:
-		s.acked = acknowledged{} // what it had prepared is not to be there any more
-	}
 	if s.inDoubt && s.xid != 0 && !s.flow.rolledBack {
+		if b := s.backend; b != nil {
+			s.note(s.xid, b.primary.Epoch, cls)
+		}
 		s.countUnprotected()
 	}
 	s.track.mark.ended = ""
 	s.inDoubt, s.noCancel = false, false
+}
+
+// note keeps the transaction id of a commit that the client is about to be told of; the caller
+// holds s.mu.
+func (s *session) note(xid, epoch uint64, cls class) {
+	switch {
+	case !cls.has(clsRollbackPrepared):
+		s.acked, s.ackedPrepare = acknowledged{xid, epoch}, cls.has(clsPrepares)
+	case s.acked.xid == xid:
+		s.acked = acknowledged{} // what it had prepared is not to be there any more
+	}
+}
+
+// commitFound takes the answer of a lookup: the commit is there, under that epoch, and the next one
+// may lose it as any other.
+func (s *session) commitFound(xid, epoch uint64, cls class) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note(xid, epoch, cls)
 }
 
 // checkAcknowledged makes sure, on an idle backend that is not attached, that the primary has what

@@ -51,6 +51,38 @@ func TestLostAcknowledgedCommitIsTold(t *testing.T) {
 	}
 }
 
+// So is one whose answer came from a lookup, at the first loss of its backend: the next one takes
+// the commit away.
+func TestLostCommitThatWasLookedUp(t *testing.T) {
+	r := newRig(t, nil)
+	r.server.Exec("ALTER SYSTEM SET wal_writer_delay = '10s'")
+	r.server.Stop("fast")
+	r.server.Start()
+	r.lead(0, 0)
+	c, other := r.connect(""), r.connect("")
+	exec(t, c, "CREATE TABLE t (a int)")
+	r.server.Exec("CHECKPOINT")
+	exec(t, c, "SET synchronous_commit = off")
+	exec(t, c, "BEGIN")
+	exec(t, c, "INSERT INTO t VALUES (1)")
+	w := hijack(t, c)
+	got := executedThenLost(t, r, w, pgwire.AppendQuery(nil, "COMMIT"), committed)
+	if !strings.Contains(got, "C(COMMIT)") {
+		t.Fatalf("got %s", got)
+	}
+	r.change()
+	if n := exec(t, other, "SELECT count(*) FROM t"); n != "0" {
+		t.Fatalf("the server has written its WAL all the same: %s rows", n)
+	}
+	w.send(pgwire.AppendQuery(nil, "SELECT 1"))
+	if got := w.rest(20 * time.Second); !strings.Contains(got, "E(08006") {
+		t.Errorf("got %s", got)
+	}
+	if n := r.count("lost_commits_total", ""); n != 1 {
+		t.Errorf("counted %v", n)
+	}
+}
+
 // NOTIFY takes its transaction id inside COMMIT: a NULL id before proves nothing, and what was
 // notified is not notified again (DESIGN 10.14).
 func TestNotifyIsNotRepeated(t *testing.T) {

@@ -360,6 +360,7 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 	switch o {
 	case outcomeCommitted:
 		l.redo.chained(p)
+		s.commitFound(l.xid, b.primary.Epoch, p.batch.doubted())
 		return nil, s.committedLate(b, p)
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there
