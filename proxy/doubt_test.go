@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -314,6 +315,40 @@ func TestWritesInDisguiseAreNotRepeated(t *testing.T) {
 			got := executedThenLost(t, r, w, tc.send(uint32(oid)), answer(tc.at))
 			if n := r.rows(); n != "1" || !strings.Contains(got, "E(08007") {
 				t.Errorf("%s rows; %s", n, got)
+			}
+		})
+	}
+}
+
+// TestCommitBehindWhatWasAnswered: the server is lost with a pipeline whose COMMIT it has executed,
+// when a statement before that was answered. Its own text only reads: what it commits does not.
+func TestCommitBehindWhatWasAnswered(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) { c.CommitGuard = proxy.GuardOff })
+	w := hijack(t, r.connect(""))
+	w.play([]scriptStep{q("CREATE TABLE t (a int)")})
+	for name, tc := range map[string]struct{ sql, want string }{
+		"wrote":  {"INSERT INTO t VALUES (1)", "E 08007"},
+		"read":   {"SELECT 1", "E 40001"},
+		"notify": {"NOTIFY news", "E 08007"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lost := make(chan struct{})
+			var selected, cut atomic.Bool
+			r.line.Watch(nil, func(typ byte, body []byte) bool {
+				selected.Store(selected.Load() || bytes.HasPrefix(body, []byte("SELECT 2\x00")))
+				if typ == 'Z' && selected.Load() && cut.CompareAndSwap(false, true) {
+					time.Sleep(200 * time.Millisecond) // meanwhile the server executes the COMMIT
+					close(lost)
+					return false
+				}
+				return true
+			})
+			w.send(q("BEGIN", tc.sql, "SELECT FROM generate_series(1, 2)", "COMMIT").send)
+			<-lost
+			r.line.Watch(nil, nil)
+			got := w.play([]scriptStep{{ends: 4}})
+			if len(got) < 2 || got[len(got)-2] != tc.want {
+				t.Errorf("got %q", got)
 			}
 		})
 	}

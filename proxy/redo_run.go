@@ -121,14 +121,22 @@ func (s *session) runAgain(l *loss, from int, want digest) {
 }
 
 // onlyRead tells whether all of the unit of work up to the batch surely has only read, so that it
-// can be run again whatever became of it. The catalogue of the new primary is asked.
+// can be run again whatever became of it. The catalogue of the new primary is asked. Where the unit
+// was answered in part, it is all of the transaction that the batch is in: a COMMIT writes what was
+// written before it.
 func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending) (bool, error) {
 	if l.isHarmless() {
 		return true, nil
 	}
 	r := &l.redo
 	from := r.from
-	if r.begun {
+	isBlock := r.begun && l.status != pgwire.TxIdle
+	switch {
+	case isBlock && len(r.renamed) > 0:
+		return false, nil // which names its first statements found is not known any more
+	case isBlock:
+		from = r.block
+	case r.begun:
 		from = p.batch.start
 	}
 	all := r.all | p.batch.cls | p.batch.before
@@ -139,7 +147,7 @@ func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending)
 	if p.batch.end >= 0 {
 		to = p.batch.end - r.from
 	}
-	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf)
+	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf, !isBlock)
 	if !ok {
 		return false, nil
 	}

@@ -8,7 +8,8 @@ import (
 
 // textsOf are the statements that the client's messages of a unit of work have run, or may have,
 // for the catalogue to tell whether they only read. False tells that a text is not known.
-func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bool) {
+// knowsUnnamed tells that the unnamed statement where they begin is the one of before.
+func (r *redo) textsOf(messages []byte, conforming, knowsUnnamed bool) (out []statement, ok bool) {
 	t := texts{
 		known:   r.namesAtStart(),
 		own:     map[string]*statement{},
@@ -16,7 +17,7 @@ func (r *redo) textsOf(messages []byte, conforming bool) (out []statement, ok bo
 		conf:    conforming,
 		all:     r.canGoOn,
 	}
-	if _, sql, oids, err := pgwire.ParseParse(r.unnamedAtStart().body); err == nil {
+	if _, sql, oids, err := pgwire.ParseParse(r.unnamedAtStart().body); err == nil && knowsUnnamed {
 		t.own[""] = &statement{text: string(sql), conforming: conforming, types: oids}
 	}
 	for len(messages) >= pgwire.HeaderLen {
