@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,10 @@ type randomStage struct {
 	admin  *pgconn.PgConn // of the server itself; nil: it was lost
 	counts map[string]int
 	ref    randomHeard // what a server does with the script of now
+
+	reset  func()       // the tables, before each script
+	tables string       // asks what they have
+	whole  atomic.Int32 // atoms of the script that were sent to their end
 }
 
 func newRandomStage(t *testing.T, change func(*proxy.Config)) *randomStage {
@@ -49,6 +54,9 @@ func newRandomStage(t *testing.T, change func(*proxy.Config)) *randomStage {
 	})}
 	s.ask("CREATE TABLE led (id int); CREATE TABLE cnt (a int PRIMARY KEY, n int);" +
 		"GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk, app")
+	s.reset = func() { s.ask("TRUNCATE led, cnt; INSERT INTO cnt VALUES (1, 1), (2, 2), (3, 3)") }
+	s.tables = "SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') || ' and ' || " +
+		"(SELECT string_agg(a || ':' || n, ',' ORDER BY a) FROM cnt) FROM led"
 	return s
 }
 
@@ -75,7 +83,7 @@ func (s *randomStage) open(direct bool) (*raw, map[string]string) {
 	s.eventually(func() bool {
 		return s.ask("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'") == "0"
 	}, "the session before has left")
-	s.ask("TRUNCATE led, cnt; INSERT INTO cnt VALUES (1, 1), (2, 2), (3, 3)")
+	s.reset()
 	options := ""
 	if direct {
 		options = fmt.Sprintf("port=%d", s.server.Port)
@@ -131,6 +139,7 @@ func (w *raw) hear(st scriptStep, params map[string]string) []string {
 func (s *randomStage) play(w *raw, atoms []randomAtom, params map[string]string) [][]string {
 	s.t.Helper()
 	var out [][]string
+	s.whole.Store(0)
 	for i := 0; i < len(atoms); {
 		parts := slices.Clone(atoms[i].parts)
 		for i++; i < len(atoms) && atoms[i].joined; i++ {
@@ -138,7 +147,10 @@ func (s *randomStage) play(w *raw, atoms []randomAtom, params map[string]string)
 			parts[0].ends++
 		}
 		var seen []string
-		for _, st := range parts {
+		for n, st := range parts {
+			if n == len(parts)-1 {
+				s.whole.Store(int32(i))
+			}
 			if n := len(seen); st.ends == 0 && n > 0 && seen[n-1][0] == 'E' {
 				st.typ = 0 // is skipped, up to the Sync
 			}
@@ -164,8 +176,7 @@ func (s *randomStage) done(w *raw) string {
 	s.t.Helper()
 	_, _ = w.c.Write(pgwire.AppendTerminate(nil))
 	_ = w.c.Close()
-	return s.ask("SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') || ' and ' || " +
-		"(SELECT string_agg(a || ':' || n, ',' ORDER BY a) FROM cnt) FROM led")
+	return s.ask(s.tables)
 }
 
 // direct is what a server itself does with the script.

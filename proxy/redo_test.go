@@ -54,6 +54,15 @@ type fault struct {
 	name    string
 	cuts    bool       // the connection is cut at the message
 	happens func(*rig) // at the message
+
+	// What TestWhatSurvives knows of one besides.
+	inside   bool   // the connection is cut inside the message
+	isMoment bool   // it comes at a moment, whatever passes
+	async    bool   // other messages may pass before it is felt
+	drops    bool   // the epoch is given up at once, with answers that were not read yet
+	harmless bool   // nobody is to notice it
+	restarts bool   // the server ends
+	behind   func() // what is put right when the conversation is over
 }
 
 var (
@@ -154,9 +163,6 @@ func (s *stage) run(sc *script, f *fault, at int, toward bool) heard {
 	s.t.Helper()
 	s.endPrepared()
 	exec(s.t, s.admin, "TRUNCATE t")
-	if sc.told && f == faultSwitchover {
-		f = faultPatient
-	}
 	c := &cutter{at: at, toward: toward, cuts: f.cuts, hit: make(chan struct{})}
 	w := hijack(s.t, s.connect(""))
 	s.line.Watch(c.watch(true), c.watch(false))

@@ -9,8 +9,6 @@ type script struct {
 	steps []scriptStep
 	// allow are SQLSTATEs that a cut may end in, where the protocol leaves no better answer.
 	allow string
-	// told allows a session to end with 57P01 where a fault comes without a plan.
-	told bool
 	// before is the first version of PostgreSQL that cannot have it itself; 0: there is none.
 	before int
 }

@@ -16,15 +16,15 @@ import (
 
 var (
 	surviveSample = flag.Int("survive.sample", 1, "at how many messages of a conversation, in "+
-		"each direction, a fault that restarts the server is tried (others: four times as many); "+
-		"0: at all")
+		"each direction, a fault that restarts the server is tried (others: two and three times as "+
+		"many); 0: at all")
 	surviveSeed = flag.Uint64("survive.seed", 1, "seed of the sample")
 	surviveOut  = flag.String("survive.out", "", "file to write the table to")
 )
 
 // survivors are the conversations that the table has.
 var survivors = slices.Concat(scripts, []script{
-	{name: "temporary tables", told: true, steps: []scriptStep{
+	{name: "temporary tables", steps: []scriptStep{
 		q("BEGIN"), q("CREATE TEMP TABLE mine (a int PRIMARY KEY, b text DEFAULT 'x')"),
 		q("INSERT INTO mine SELECT generate_series(1, 50)"), q("COMMIT"),
 		q("SELECT count(*), min(b) FROM mine"), q("SELECT 1"), q("SELECT a + 0 FROM mine WHERE a > 47"),
@@ -42,7 +42,7 @@ type tally struct {
 }
 
 func (c *tally) String() string {
-	if c.tried == 0 {
+	if c == nil || c.tried == 0 {
 		return "-"
 	}
 	if c.kept == c.tried {
@@ -50,37 +50,83 @@ func (c *tally) String() string {
 	}
 	var parts []string
 	for code, n := range c.codes {
-		if code == "" {
-			code = "no answer in the test's time"
-		}
 		parts = append(parts, fmt.Sprintf("%s: %d", code, n))
 	}
 	sort.Strings(parts)
 	return fmt.Sprintf("kept %d of %d, %s", c.kept, c.tried, strings.Join(parts, ", "))
 }
 
-// TestWhatSurvives runs every conversation against every fault in every guard mode. A client must
-// see what it sees without a fault, or one of the errors of the contract: 40001, and 08007 only
-// where the mode leaves it unknown. That 40001 is true is for TestJudge…, TestCutAnywhere and
-// TestReplay… to show: here tables are compared only where nothing was told. No session is lost.
+// add counts an ending.
+func (c *tally) add(e ending) {
+	c.tried++
+	codes := map[string]bool{}
+	for _, code := range e.told {
+		codes[code] = true
+	}
+	if e.gone {
+		codes["57P01"] = true
+	}
+	for code := range codes {
+		c.codes[code]++
+	}
+	if len(codes) == 0 {
+		c.kept++
+	}
+}
+
+// matrix is the stage of a guard mode, and the table that all of them fill in.
+type matrix struct {
+	*randomStage
+	guard string
+	rng   *rand.Rand
+	table map[string]map[string]*tally
+	cells int
+}
+
+func newMatrix(t *testing.T, guard string) *matrix {
+	t.Helper()
+	m := &matrix{guard: guard, rng: rand.New(rand.NewPCG(*surviveSeed, 0))}
+	m.randomStage = newRandomStage(t, func(c *proxy.Config) { c.CommitGuard = guard })
+	m.ask("CREATE TABLE t (a int PRIMARY KEY, b text); GRANT ALL ON t TO app")
+	const gids = "(SELECT coalesce(string_agg(gid, ',' ORDER BY gid), '') FROM pg_prepared_xacts)"
+	m.reset = func() {
+		for gid := range strings.SplitSeq(m.ask("SELECT "+gids), ",") {
+			if gid != "" {
+				m.ask("ROLLBACK PREPARED '" + gid + "'")
+			}
+		}
+		m.ask("TRUNCATE t")
+	}
+	m.tables = "SELECT coalesce(string_agg(a || left(b, 20), ',' ORDER BY a), '') || ' and ' || " +
+		gids + " FROM t"
+	return m
+}
+
+// TestWhatSurvives runs every conversation against every fault in every guard mode, each at drawn
+// messages, bytes of them, or moments. What the client is told has to be what the contract says of
+// the very point at which its connection was lost (survive_expect_test.go), and to be true: the
+// rest of the conversation, and the tables, are those of a server that did what was not denied,
+// and not what was (survive_truth_test.go).
 func TestWhatSurvives(t *testing.T) {
 	if testing.Short() {
-		t.Skip("a minute and more; TestCutAnywhere has the same conversations")
+		t.Skip("minutes; TestCutAnywhere has the same conversations")
 	}
-	faults := []*fault{faultCut, faultLease, faultCrash, faultStop, faultSwitchover}
-	rng := rand.New(rand.NewPCG(*surviveSeed, 0))
 	table := map[string]map[string]*tally{}
 	for _, guard := range guards {
 		t.Run(guard, func(t *testing.T) {
-			s := newStage(t, func(c *proxy.Config) { c.CommitGuard = guard })
-			for _, f := range faults {
-				for i := range survivors {
-					s.fill(table, &survivors[i], f, guard, rng)
-				}
+			m := newMatrix(t, guard)
+			m.table = table
+			for i := range survivors {
+				m.fill(newConversation(&survivors[i]), matrixFaults)
 			}
+			if guard == proxy.GuardAll {
+				m.fillRest()
+			}
+			m.away()
+			t.Logf("%d cells (-survive.seed=%d)", m.cells, *surviveSeed)
 		})
 	}
-	text := surviveTable(faults, table)
+	text := surviveTable(table)
 	t.Log("\n" + text)
 	if *surviveOut != "" {
 		if err := os.WriteFile(filepath.FromSlash(*surviveOut), []byte(text), 0o644); err != nil {
@@ -89,83 +135,96 @@ func TestWhatSurvives(t *testing.T) {
 	}
 }
 
-// fill fills in a cell of the table.
-func (s *stage) fill(table map[string]map[string]*tally, sc *script, f *fault, guard string,
-	rng *rand.Rand,
-) {
-	s.t.Helper()
-	if *onlyScript != "" && *onlyScript != sc.name {
+// fillRest has the conversations that few clients have, in the mode that leaves nothing open.
+func (m *matrix) fillRest() {
+	m.t.Helper()
+	version := m.ask("SELECT current_setting('server_version_num')::int / 10000")
+	for i := range cutScripts {
+		sc := &cutScripts[i]
+		if sc.before != 0 && fmt.Sprint(sc.before) <= version {
+			continue
+		}
+		m.fill(newConversation(sc), matrixFaults)
+	}
+}
+
+// away has switchovers to another server, in some of the conversations.
+func (m *matrix) away() {
+	m.t.Helper()
+	r := newRounds(m.randomStage)
+	f := r.fault()
+	for _, i := range m.rng.Perm(len(survivors)) {
+		m.fill(newConversation(&survivors[i]), []*fault{f})
+	}
+}
+
+// fill fills in the cells of a conversation.
+func (m *matrix) fill(c *conversation, faults []*fault) {
+	m.t.Helper()
+	if *onlyScript != "" && *onlyScript != c.name {
 		return
 	}
-	if table[sc.name] == nil {
-		table[sc.name] = map[string]*tally{}
+	c.want = m.direct(c.atoms)
+	m.struck(c, &strike{fault: matrixLease, at: -1}) // the proxy learns what there is to know of it
+	whole := &strike{fault: matrixLease, at: -1}
+	got := m.struck(c, whole)
+	if at, diff := c.want.compare(&got); at >= 0 {
+		m.t.Errorf("%s, no fault: atom %d: %s", c.name, at, diff)
+		return
 	}
-	table[sc.name][f.name+"/"+guard] = s.tally(sc, f, guard, rng)
-}
-
-// tally tries a fault at messages of a conversation.
-func (s *stage) tally(sc *script, f *fault, guard string, rng *rand.Rand) *tally {
-	s.t.Helper()
-	cell := &tally{codes: map[string]int{}}
-	for _, toward := range []bool{true, false} {
-		want := s.run(sc, f, -1, toward)
-		for _, at := range sample(want.sent, f, rng) {
-			got := s.run(sc, f, at, toward)
-			if !got.hit {
-				continue
-			}
-			cell.tried++
-			diff := difference(want.seen, got.seen)
-			if diff == "" && want.table == got.table {
-				cell.kept++
-				continue
-			}
-			code := honest(got.seen, guard)
-			if sc.told && isTold(got.seen) {
-				code = "57P01"
-			}
-			if diff == "" || code == "" {
-				s.t.Errorf("%s: %s at %d of %d, to the server %v, guard %s, seed %d: %s; table %q "+
-					"instead of %q", sc.name, f.name, at, want.sent, toward, guard, *surviveSeed, diff,
-					got.table, want.table)
-			}
-			cell.codes[code]++
+	if m.table[c.name] == nil {
+		m.table[c.name] = map[string]*tally{}
+	}
+	for _, f := range faults {
+		cell := &tally{codes: map[string]int{}}
+		m.table[c.name][f.name+"/"+m.guard] = cell
+		for _, k := range strikesOf(f, whole.seen, whole.took, m.most(f), m.rng) {
+			m.try(c, k, cell)
 		}
 	}
-	return cell
 }
 
-// sample picks the messages that a fault is tried at.
-func sample(n int, f *fault, rng *rand.Rand) []int {
-	all := rng.Perm(n)
-	slow := f != faultCut && f != faultLease
-	if slow && *surviveOut == "" && rng.IntN(6) > 0 {
-		return nil // a test picks some of the cells that take a second each
+// most is how often a fault comes in a conversation, in each direction; 0: at each message, and -1
+// not at all. A test has some of the cells that take a second and more.
+func (m *matrix) most(f *fault) int {
+	isTest := *surviveOut == ""
+	switch {
+	case f == matrixCut:
+		return 3 * *surviveSample
+	case !f.restarts:
+		return 2 * *surviveSample
+	case isTest && (m.rng.IntN(8) > 0 || f.behind != nil && m.guard != proxy.GuardAll):
+		return -1
 	}
-	if *surviveSample > 0 {
-		most := *surviveSample
-		if !slow {
-			most *= 4
-		}
-		all = all[:min(len(all), most)]
-	}
-	return all
+	return *surviveSample
 }
 
-// honest is the error that a client was told, if it is one that it may be told in that mode.
-func honest(seen []string, guard string) string {
-	if isGone(seen) {
-		return ""
+// try has a conversation with a fault and judges it.
+func (m *matrix) try(c *conversation, k *strike, cell *tally) {
+	m.t.Helper()
+	got := m.struck(c, k)
+	if !k.isHit {
+		return
 	}
-	for _, m := range seen {
-		switch {
-		case m == "E 40001":
-			return "40001"
-		case m == "E 08007" && guard != proxy.GuardAll:
-			return "08007"
+	m.cells++
+	e := endingOf(got)
+	cell.add(e)
+	p := c.passageOf(k)
+	wrong := ""
+	if at, diff := c.want.compare(&got); at >= 0 && len(e.told) == 0 && !e.gone {
+		wrong = fmt.Sprintf("atom %d: %s", at, diff)
+	} else if all := c.expected(p, k.fault, m.guard); !slices.ContainsFunc(all, e.is) {
+		wrong = fmt.Sprintf("it ended so: %v; expected: %v", e, all)
+	}
+	if wrong == "" && (len(e.told) > 0 || e.gone) {
+		if diff := m.isTrue(c, got, e); diff != "" {
+			wrong = fmt.Sprintf("it was told %v, which is not true: %s", e, diff)
 		}
 	}
-	return ""
+	if wrong != "" {
+		m.t.Errorf("%s: guard %s, %v, -survive.seed=%d: %s\npassed %+v\n%s", c.name, m.guard, k,
+			*surviveSeed, wrong, p, randomTranscripts(c.atoms, c.want, got))
+	}
 }
 
 // isTold tells that the session ended, and said that it had what cannot be carried.
@@ -174,36 +233,59 @@ func isTold(seen []string) bool {
 }
 
 // surviveTable is the document.
-func surviveTable(faults []*fault, table map[string]map[string]*tally) string {
+func surviveTable(table map[string]map[string]*tally) string {
 	var b strings.Builder
-	b.WriteString("# What survives\n\nWritten by `make survives` from what it saw on a real server: " +
-		"each conversation below, with each fault\nat some of its messages, drawn at random, in both " +
-		"directions (TestCutAnywhere cuts at every one).\n*kept (n)*: in all n cases the client " +
-		"saw, to the byte, what it sees without a fault, and the tables are the\nsame. Errors are " +
-		"counted by SQLSTATE: 40001 says that surely nothing was done, 08007 that nobody can " +
-		"know;\nwhere one was told the tables are not compared here. A case that loses the session " +
-		"or is not answered fails\nthe test, but with temporary tables that are committed: those are " +
-		"carried over a planned change only, and 57P01\ntells their client so. The conversations are " +
-		"in proxy/scripts_test.go and survive_test.go.\n")
-	var names []string
-	for i := range survivors {
-		if table[survivors[i].name] != nil {
-			names = append(names, survivors[i].name)
+	b.WriteString(surviveIntro)
+	var names, faults []string
+	for _, sc := range slices.Concat(survivors, cutScripts) {
+		if table[sc.name] != nil {
+			names = append(names, sc.name)
 		}
 	}
+	for _, f := range matrixFaults {
+		faults = append(faults, f.name)
+	}
+	faults = append(faults, "switchover")
 	for _, guard := range guards {
 		fmt.Fprintf(&b, "\n## `commit_guard: %s`\n\n| conversation |", guard)
 		for _, f := range faults {
-			fmt.Fprintf(&b, " %s |", f.name)
+			fmt.Fprintf(&b, " %s |", f)
 		}
 		b.WriteString("\n| --- |" + strings.Repeat(" --- |", len(faults)) + "\n")
 		for _, name := range names {
+			if table[name][matrixCut.name+"/"+guard] == nil {
+				continue // is in the table of another mode
+			}
 			fmt.Fprintf(&b, "| %s |", name)
 			for _, f := range faults {
-				fmt.Fprintf(&b, " %s |", table[name][f.name+"/"+guard])
+				fmt.Fprintf(&b, " %s |", table[name][f+"/"+guard])
 			}
 			b.WriteString("\n")
 		}
 	}
 	return b.String()
 }
+
+const surviveIntro = `# What survives
+
+Written by "make survives" from what it saw on real servers: each conversation below, with each
+fault at some of its messages, drawn at random, in both directions (TestCutAnywhere cuts at every
+one).
+
+*kept (n)*: in all n cases the client saw, to the byte, what it sees without a fault, and the
+tables are the same. Errors are counted by SQLSTATE, once for a case that has them: 40001 says
+that surely nothing was done, 08007 that nobody can know, and 57P01 ends a session with temporary
+tables that are committed: those are carried over a planned change only. *-* was not drawn.
+
+Each case has an expectation of its own: which statement is told what, derived from the
+[contract](contract.md) and from what had passed on the connection that was lost. A case that
+differs fails the test. Where an error was told it is tried on a server of its own: the same
+conversation without what was told 40001, and with what was told 08007 done up to one of its
+statements; all other answers, and the tables, have to be the same.
+
+The faults: the connection to the server is cut at a message, inside one, or at any moment; the
+lease is lost and comes back; the server is killed, or shut down at once, and comes back as a new
+epoch; it is restarted with a drain; with a drain, its standby becomes the primary. The
+conversations are in proxy/scripts_test.go, replay_scripts_test.go and survive_test.go; those of
+the second file are in the first table only.
+`

@@ -27,6 +27,7 @@ type Line struct {
 	// insideTyp and insideAt name the message to the client that is cut inside, and where; once.
 	insideTyp byte
 	insideAt  int
+	tap       Tap
 	read      atomic.Int64 // bytes of sessions of the proxy
 	work      sync.WaitGroup
 }
@@ -72,6 +73,23 @@ func (l *Line) Watch(toServer, toClient func(typ byte, body []byte) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.toServer, l.toClient = toServer, toClient
+}
+
+// Tap looks at the messages of sessions of the proxy, in both directions.
+type Tap struct {
+	// Before is asked before a message is passed on: how many of its bytes are, and then the
+	// connection is cut; less than none: all, and it is not.
+	Before func(toServer bool, typ byte, body []byte) int
+	// After is told of a message that was passed on as a whole and that its receiver has, or can
+	// read: a cut that comes between the two leaves it out.
+	After func(toServer bool, typ byte, body []byte)
+}
+
+// Tap sets what looks at messages; the zero Tap does not.
+func (l *Line) Tap(t Tap) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tap = t
 }
 
 // CutInside ends the connection once n bytes of the next message of that type to the client have
@@ -188,7 +206,7 @@ func (l *Line) runCopy(from, to net.Conn, toServer bool, ours *atomic.Bool) {
 			return
 		}
 		l.mu.Lock()
-		ask := l.toClient
+		ask, tap := l.toClient, l.tap
 		if toServer {
 			ask = l.toServer
 		}
@@ -204,8 +222,17 @@ func (l *Line) runCopy(from, to net.Conn, toServer bool, ours *atomic.Bool) {
 			_, _ = to.Write(msg[:l.insideAt])
 			return
 		}
+		if tap.Before != nil && !ours.Load() {
+			if n := tap.Before(toServer, typ, body); n >= 0 {
+				_, _ = to.Write(msg[:n])
+				return
+			}
+		}
 		if _, err := to.Write(msg); err != nil {
 			return
+		}
+		if tap.After != nil && !ours.Load() {
+			tap.After(toServer, typ, body)
 		}
 	}
 }

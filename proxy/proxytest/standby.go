@@ -1,6 +1,7 @@
 package proxytest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -50,4 +51,29 @@ func (s *Server) Follow(standby *Server) {
 func (s *Server) Promote() {
 	s.t.Helper()
 	s.run("pg_ctl", "-D", s.dir, "-w", "-t", "30", "promote")
+}
+
+// Rejoin starts a primary that was stopped, and all of whose WAL the standby that was promoted has,
+// as a standby of that one.
+func (s *Server) Rejoin(primary *Server) {
+	s.t.Helper()
+	f, err := os.OpenFile(filepath.Join(s.dir, "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, err = fmt.Fprintf(f, "primary_conninfo = 'host=127.0.0.1 port=%d user=postgres "+
+		"password=''%s'' sslmode=disable'\n", primary.Port, Password)
+	if err := errors.Join(err, f.Close()); err != nil {
+		s.t.Fatal(err)
+	}
+	signal := filepath.Join(s.dir, "standby.signal")
+	if err := os.WriteFile(signal, nil, 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.cred != nil { // the server removes it when it is promoted
+		if err := os.Chown(signal, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.Start()
 }

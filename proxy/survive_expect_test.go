@@ -1,0 +1,290 @@
+package proxy_test
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"holdfast/proxy"
+)
+
+// ending is what a client is told of a loss: the SQLSTATE of each atom that ends in an error of the
+// proxy's. The zero ending is: nothing, all is kept.
+type ending struct {
+	told map[int]string
+	gone bool // the session ended with 57P01, behind all that told has
+}
+
+func (e ending) String() string {
+	var parts []string
+	for _, i := range slices.Sorted(maps.Keys(e.told)) {
+		parts = append(parts, fmt.Sprintf("%s at %d", e.told[i], i))
+	}
+	if e.gone {
+		parts = append(parts, "57P01 at the end")
+	}
+	if parts == nil {
+		return "kept"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (e ending) is(other ending) bool {
+	return e.gone == other.gone && maps.Equal(e.told, other.told)
+}
+
+// kept is the ending of a fault that nobody notices.
+var kept = ending{}
+
+// expected tells from the contract (docs/contract.md 7) how a conversation may end whose connection
+// to the server was lost when this had passed. There is one ending, but where the line cannot see
+// what decides:
+//   - whether the server has executed a COMMIT that it was sent and did not answer: both are right,
+//     as long as what is told is true (survive_truth_test.go);
+//   - whether the proxy has sent on what its client sent just before the connection ended;
+//   - whether it had read all answers that had come to its host when the epoch was given up, which
+//     are not relayed any more.
+func (c *conversation) expected(p passage, f *fault, guard string) []ending {
+	if f.harmless {
+		return []ending{kept}
+	}
+	out := c.endings(p, f, guard)
+	for e, ok := c.before(p); f.drops && ok; e, ok = c.before(e) {
+		out = append(out, c.endings(e, f, guard)...)
+	}
+	if end := c.groupEnd(p.whole); len(p.part) == 0 && f.async && p.forwarded <= p.whole &&
+		p.whole < len(c.atoms) {
+		p.forwarded = end
+		out = append(out, c.endings(p, f, guard)...)
+	}
+	return out
+}
+
+// before is the passage without the last answer, if that came behind what its client sent last.
+func (c *conversation) before(p passage) (passage, bool) {
+	switch {
+	case len(p.part) > 0:
+		p.part = p.part[:len(p.part)-1]
+	case p.whole > 0 && (p.forwarded <= p.whole || c.atoms[p.whole].joined):
+		p.whole--
+		all := c.want.atoms[p.whole]
+		p.part = all[:len(all)-1]
+	default:
+		return p, false
+	}
+	return p, true
+}
+
+// endings are those of a passage, where p.forwarded is all that the proxy has sent.
+func (c *conversation) endings(p passage, f *fault, guard string) []ending {
+	e := ending{told: map[int]string{}}
+	last := -1 // the last one that nobody can know of
+	for i := p.whole; i < p.forwarded; i++ {
+		if c.isDoubtful(i, p, guard) {
+			last = i
+		}
+	}
+	for i := p.whole; i <= last; i++ {
+		switch {
+		case c.isProven(i, p, guard):
+		case c.isDoubtful(i, p, guard) || c.isInLostBlock(i, last, p, guard):
+			e.told[i] = "08007"
+		case c.commits(i): // the guard looks it up: see below
+		default:
+			// What only reads, or begins, is run again at its place, and that is behind the last
+			// one whose outcome is known: here something is before it, or behind, of which nobody
+			// knows whether it has happened.
+			e.told[i] = "40001"
+		}
+	}
+	if last >= 0 && !c.deeds[last].simple && c.deeds[last].all.has(factBegins) &&
+		last+1 < len(c.deeds) && !c.deeds[last+1].all.has(factCommits|factRollsBack) {
+		e.told[last+1] = "40001" // a batch with an error leaves the block that it began failed
+	}
+	out := []ending{e}
+	if last >= 0 && (c.hasNoID(p, guard) || guard != proxy.GuardOff && !c.isSent(last, p)) {
+		out = append(out, kept)
+	}
+	for i := p.whole; i < last; i++ {
+		if c.commits(i) && e.told[i] == "" && !c.isProven(i, p, guard) {
+			// If it is found not to be committed it is not run again: there is no place for it.
+			aborted := maps.Clone(e.told)
+			aborted[i] = "40001"
+			out = append(out, ending{told: aborted})
+		}
+	}
+	if c.made >= 0 {
+		return c.withTemp(e, p, f, guard)
+	}
+	return out
+}
+
+// isProven tells that an answer shows that an atom has happened, or has failed as a whole: an
+// error; CommandComplete of a single statement, which the server sends behind its commit, and of
+// COMMIT in either protocol (exec_simple_query, exec_execute_message: finish_xact_command comes
+// before EndCommand). Of a string, and of a batch without a COMMIT, only ReadyForQuery shows it.
+func (c *conversation) isProven(i int, p passage, guard string) bool {
+	if i != p.whole || len(p.part) == 0 {
+		return false
+	}
+	last, d := p.part[len(p.part)-1], &c.deeds[i]
+	switch {
+	case last[0] == 'E':
+		return true
+	case last[0] != 'C' || d.mixed:
+		return false
+	case d.simple && guard == proxy.GuardAll && c.status(i) == 'I' && d.all.has(factWrites):
+		return false // it runs as a batch, so that its transaction id can be asked for
+	case d.simple:
+		return len(d.stmts) == 1
+	}
+	return strings.HasPrefix(last, `C "COMMIT`) || strings.HasPrefix(last, `C "PREPARE TRANS`) ||
+		strings.HasPrefix(last, `C "ROLLBACK`)
+}
+
+// commits tells that an atom makes something last, if the server does what it did without a fault.
+func (c *conversation) commits(i int) bool {
+	d, status := &c.deeds[i], c.status(i)
+	wrote, opened := false, status == 'T'
+	if opened {
+		for j := i - 1; ; j-- {
+			wrote = wrote || c.deeds[j].all.has(factWrites)
+			if c.status(j) == 'I' {
+				break
+			}
+		}
+	}
+	for _, s := range d.stmts {
+		switch {
+		case s.has(factBegins):
+			opened = true
+		case s.has(factPrepares):
+			if opened { // also of a transaction that wrote nothing
+				return true
+			}
+		case s.has(factCommits):
+			if opened && wrote {
+				return true
+			}
+			opened = false
+		case s.has(factRollsBack):
+			opened, wrote = false, false
+		case s.has(factWrites):
+			wrote = true
+		}
+	}
+	return status == 'I' && !opened && wrote
+}
+
+// isDoubtful tells that an atom that was forwarded may have made something last, that no answer
+// shows whether it has, and that the guard of that mode cannot look it up (docs/contract.md 7,
+// `commit_guard`).
+func (c *conversation) isDoubtful(i int, p passage, guard string) bool {
+	if !c.commits(i) || c.isProven(i, p, guard) {
+		return false
+	}
+	d := &c.deeds[i]
+	isExplicit := c.status(i) == 'T' && d.all.has(factCommits) || d.all.has(factBegins) ||
+		d.all.has(factSecond)
+	switch {
+	case d.mixed || isUnguarded(d, c.status(i)):
+		return true
+	case guard == proxy.GuardOff:
+		return true
+	case guard == proxy.GuardExplicit:
+		return !isExplicit
+	}
+	return d.all.has(factTakesNoID)
+}
+
+// isSent tells that the line has read enough of an atom to know that all of it was sent. What no
+// guard looks up waits for what a guard looks up before it, or for the question what its
+// identifier means.
+func (c *conversation) isSent(i int, p passage) bool {
+	d := &c.deeds[i]
+	switch {
+	case !isUnguarded(d, c.status(i)):
+		return true
+	case d.simple:
+		return slices.Contains(p.queries, d.text)
+	}
+	return p.last == 'E' || p.last == 'S'
+}
+
+// isUnguarded tells of what no mode guards: in a block all is, but an end with an identifier that
+// is not read.
+func isUnguarded(d *deed, status byte) bool {
+	if status == 'T' {
+		return d.all.has(factSecond) && d.all.has(factUnguarded)
+	}
+	return d.all.has(factUnguarded) && !(len(d.stmts) > 1 && d.simple)
+}
+
+// isInLostBlock tells of a statement in a block whose end is doubtful and lost with it, that
+// writes, or may, as far as is known without the catalogue, behind one that does.
+func (c *conversation) isInLostBlock(i, last int, p passage, guard string) bool {
+	wrote := c.deeds[i].all.has(factWrites)
+	for j := i; c.status(j) == 'T' && c.deeds[i].all.has(factLooks); j-- {
+		wrote = wrote || c.deeds[j-1].all.has(factWrites)
+	}
+	for j := i + 1; wrote && j <= last; j++ {
+		if c.deeds[j].all.has(factCommits) {
+			return c.isDoubtful(j, p, guard)
+		}
+	}
+	return false
+}
+
+// hasNoID tells of a guarded statement that was given no transaction id, since it has changed
+// nothing: before its Sync is sent it is run again, and behind that nobody can know (10.14). The
+// line cannot tell the guard's Sync from the proxy's own.
+func (c *conversation) hasNoID(p passage, guard string) bool {
+	d := &c.deeds[p.whole]
+	return guard == proxy.GuardAll && (d.all.has(factTakesNoID) || d.mixed)
+}
+
+// withTemp is the ending of a session with a temporary table, which no unplanned change carries: it
+// is told with 57P01, behind the truth about what is in flight. The session has the table until it
+// is known that it is dropped, and that is when its client goes on.
+func (c *conversation) withTemp(e ending, p passage, f *fault, guard string) []ending {
+	at := p.whole
+	goneWith := func(code string) ending {
+		told := maps.Clone(e.told)
+		if code != "" {
+			told[at] = code
+		}
+		return ending{told: told, gone: true}
+	}
+	isOut := at < p.forwarded && !c.isProven(at, p, guard)
+	switch {
+	case at < c.made, at > c.dropped+1, at == c.dropped+1 && p.forwarded > at:
+		return []ending{e} // the transaction that makes it is run again; or it is no more
+	case at == c.made && c.isProven(at, p, guard):
+		return []ending{goneWith("")}
+	case at == c.made && (!isOut || e.told[at] != "" || p.arrived <= at):
+		return []ending{e} // if its COMMIT is unknown, what uses the table fails, as on a server
+	case at == c.made:
+		return []ending{e, goneWith("")} // a COMMIT that arrived was executed or not
+	case at == c.dropped && isOut && e.told[at] == "":
+		return c.droppedIn(p, f, goneWith)
+	case isOut && c.status(at) == 'I' && c.deeds[at].all.has(factLooks):
+		// The catalogue is not asked for a session that ends, and without it a query may write.
+		return []ending{goneWith("08007")}
+	}
+	return []ending{goneWith("")}
+}
+
+// droppedIn is withTemp where the COMMIT behind which there is no table is in flight: the guard
+// keeps it back until it knows the transaction id, and what was not sent gets no answer of its
+// own.
+func (c *conversation) droppedIn(p passage, f *fault, goneWith func(string) ending) []ending {
+	refused := goneWith("40001")
+	switch at := p.whole; {
+	case p.sent <= at && !f.async:
+		return []ending{goneWith("")}
+	case p.sent > at && p.arrived <= at:
+		return []ending{refused}
+	}
+	return []ending{refused, goneWith("")}
+}
