@@ -143,6 +143,12 @@ SUITES := /var/tmp/holdfast-suites
 # Which of them run: all, or a part of their names.
 SUITE :=
 
+.PHONY: corpus
+corpus: setup ## the classifier and PostgreSQL's own parser on its regression files (as root)
+	@scripts/suites.sh $(SUITES) sql
+	HOLDFAST_SQL_CORPUS=$(SUITES)/postgresql/src/test/regress/sql $(NEED_ALL) \
+	    $(GOTEST) ./pgwire/oracletest -run '^TestDirectory$$' -count 1 -timeout 30m -v
+
 # Needs the database of known holes from the network; docs/security.md has what is known.
 .PHONY: vuln
 vuln: ## known holes in Go and in the modules that are built in

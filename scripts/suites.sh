@@ -2,13 +2,14 @@
 # Fetches and builds drivers' own tests, and PostgreSQL's, for `go test ./proxy -run TestSuites`:
 # from Go modules, npm and Debian's source packages. No line of them is kept in this repository.
 # What cannot be fetched is said, and left out.
-# Usage: scripts/suites.sh DIR [libpq]       as root, on Debian
-# With libpq, whose tests come from a Go module, nothing else is fetched and nothing installed.
+# Usage: scripts/suites.sh DIR [libpq|sql]       as root, on Debian
+# With libpq, whose tests come from a Go module, nothing else is fetched and nothing installed; with
+# sql it is PostgreSQL's source alone, for its SQL files.
 # SUITES_FROM is a directory with sources of your own, by the names of the suites, for what Debian
 # does not have: SUITES_FROM/psycopg3, for example, a checkout of its repository.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-dir=${1:?usage: suites.sh DIR [libpq]}
+dir=${1:?usage: suites.sh DIR [libpq|sql]}
 only=${2:-}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
@@ -25,32 +26,7 @@ module() { # NAME MODULE
     chmod -R u+w "$dir/$1"
 }
 
-module libpq github.com/lib/pq
-chmod 600 "$dir"/libpq/testdata/ssl/*.key
-{
-    echo 'CREATE ROLE pqgo SUPERUSER LOGIN; CREATE DATABASE pqgo OWNER pqgo;'
-    grep -v '^alter system' "$dir/libpq/testdata/postgres/docker-entrypoint-initdb.d/20-config.sql"
-} >"$dir/libpq/holdfast.sql"
-[[ $only != libpq ]] || exit 0
-
-if [[ $(id -u) -ne 0 ]]; then
-    echo "holdfast: the suites install packages and need the user postgres: run this as root" >&2
-    exit 1
-fi
-
-scripts/setup.sh drivers
-pg_config=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -1)
-version=$(basename "$(dirname "$(dirname "$pg_config")")")
-server_lib=/usr/lib/postgresql/$version/lib
-packages=(gcc libc6-dev libpq-dev "postgresql-server-dev-$version" python3-dev
-    python3-setuptools python3-pytest python3-pytest-asyncio libdbd-pg-perl)
 log=$dir/apt.log
-install=(apt-get install -y -q --no-install-recommends "${packages[@]}")
-"${install[@]}" >"$log" 2>&1 || { apt-get update -q && "${install[@]}"; } >>"$log" 2>&1 || {
-    tail -20 "$log" >&2
-    exit 1
-}
-
 keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # debian_source leaves the upstream source of a package in $dir/NAME, from the first of the
@@ -84,6 +60,45 @@ debian_source() { # NAME PACKAGE RELEASE...
     done
     echo "holdfast: Debian's source of $package cannot be fetched: its tests are left out" >&2
     return 1
+}
+
+# postgresql_source fetches that of this machine's release: the tests are those of the very server.
+postgresql_source() {
+    local newest
+    newest=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -1)
+    version=$(basename "$(dirname "$(dirname "$newest")")")
+    debian_source postgresql "postgresql-$version" \
+        "$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
+}
+
+if [[ $only == sql ]]; then
+    postgresql_source
+    exit
+fi
+
+module libpq github.com/lib/pq
+chmod 600 "$dir"/libpq/testdata/ssl/*.key
+{
+    echo 'CREATE ROLE pqgo SUPERUSER LOGIN; CREATE DATABASE pqgo OWNER pqgo;'
+    grep -v '^alter system' "$dir/libpq/testdata/postgres/docker-entrypoint-initdb.d/20-config.sql"
+} >"$dir/libpq/holdfast.sql"
+[[ $only != libpq ]] || exit 0
+
+if [[ $(id -u) -ne 0 ]]; then
+    echo "holdfast: the suites install packages and need the user postgres: run this as root" >&2
+    exit 1
+fi
+
+scripts/setup.sh drivers
+version=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -1)
+version=$(basename "$(dirname "$(dirname "$version")")")
+server_lib=/usr/lib/postgresql/$version/lib
+packages=(gcc libc6-dev libpq-dev "postgresql-server-dev-$version" python3-dev
+    python3-setuptools python3-pytest python3-pytest-asyncio libdbd-pg-perl)
+install=(apt-get install -y -q --no-install-recommends "${packages[@]}")
+"${install[@]}" >"$log" 2>&1 || { apt-get update -q && "${install[@]}"; } >>"$log" 2>&1 || {
+    tail -20 "$log" >&2
+    exit 1
 }
 
 # own takes a source that the caller has.
@@ -143,9 +158,7 @@ fi
 
 debian_source dbdpg libdbd-pg-perl bookworm trixie forky sid || true
 
-# Of this machine's release: the tests are those of the very server.
-codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-if debian_source postgresql "postgresql-$version" "$codename"; then
+if postgresql_source; then
     src=$dir/postgresql/src
     flags=(-O1 -w "-I/usr/include/postgresql/$version/server" -I/usr/include/postgresql/internal
         -I/usr/include/postgresql "-I$src/include" -I. "-I$src/test/regress" "-I$dir/.include")

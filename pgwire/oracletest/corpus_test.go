@@ -53,18 +53,48 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-// TestDirectory checks each file of a directory as a whole and statement by statement, so that
-// PostgreSQL's own regression tests can be compared where they are:
-// HOLDFAST_SQL_CORPUS=src/test/regress/sql.
+// TestDirectory checks each file of a directory statement by statement: PostgreSQL's own regression
+// tests, which `make corpus` fetches, or any other: HOLDFAST_SQL_CORPUS=directory.
 func TestDirectory(t *testing.T) {
 	dir := os.Getenv("HOLDFAST_SQL_CORPUS")
 	if dir == "" {
-		t.Skip("HOLDFAST_SQL_CORPUS is not set")
+		t.Skip("HOLDFAST_SQL_CORPUS is not set; make corpus sets it")
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.sql"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files in %s: %v", dir, err)
 	}
+	c := checkFiles(t, files)
+	if c.refused > c.texts/5 {
+		t.Errorf("the files show little: %+v", c)
+	}
+}
+
+// TestServersFiles checks the statements that an installed server makes its own catalogue and its
+// extensions with: the part of PostgreSQL's SQL that is there without a download.
+func TestServersFiles(t *testing.T) {
+	var files []string
+	for _, pattern := range []string{"*.sql", "extension/*.sql"} {
+		found, err := filepath.Glob("/usr/share/postgresql/*/" + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	if len(files) == 0 {
+		if os.Getenv("HOLDFAST_REQUIRE_POSTGRES") != "" {
+			t.Fatal("PostgreSQL is not installed (package postgresql)")
+		}
+		t.Skip("PostgreSQL is not installed (package postgresql)")
+	}
+	if c := checkFiles(t, files); c.statements < 1000 {
+		t.Errorf("the files show little: %+v", c)
+	}
+}
+
+// checkFiles compares the statements of files of psql with PostgreSQL's parser.
+func checkFiles(t *testing.T, files []string) tally {
+	t.Helper()
 	var c tally
 	for _, file := range files {
 		b, err := os.ReadFile(file)
@@ -78,6 +108,7 @@ func TestDirectory(t *testing.T) {
 		}
 	}
 	t.Logf("%d files: %+v", len(files), c)
+	return c
 }
 
 // statementsOf splits a file of psql roughly, at lines that end in a semicolon and without psql's
