@@ -228,15 +228,21 @@ func TestDemoRefusesBadFlags(t *testing.T) {
 }
 
 func TestMixOfSessions(t *testing.T) {
-	l := NewLoad(LoadConfig{Sessions: 60, Proxies: []string{"a:1", "b:1", "c:1"}})
-	kinds, homes := map[sessionKind]int{}, map[int]int{}
-	both := map[[2]any]bool{}
-	for _, s := range l.sessions {
-		kinds[s.kind]++
-		homes[s.home]++
-		both[[2]any{s.kind, s.home}] = true
-	}
-	if len(kinds) != 6 || homes[0] != 20 || homes[1] != 20 || len(both) != 18 {
-		t.Errorf("kinds %v, homes %v, %d pairs", kinds, homes, len(both))
+	for _, tt := range []struct {
+		isMixed bool
+		kinds   int
+	}{{false, 5}, {true, 6}} {
+		l := NewLoad(LoadConfig{Sessions: 60, Mixed: tt.isMixed,
+			Proxies: []string{"a:1", "b:1", "c:1"}})
+		kinds, homes := map[sessionKind]int{}, map[int]int{}
+		both := map[[2]any]bool{}
+		for _, s := range l.sessions {
+			kinds[s.kind]++
+			homes[s.home]++
+			both[[2]any{s.kind, s.home}] = true
+		}
+		if len(kinds) != tt.kinds || homes[0] != 20 || homes[1] != 20 || len(both) != 3*tt.kinds {
+			t.Errorf("kinds %v, homes %v, %d pairs", kinds, homes, len(both))
+		}
 	}
 }

@@ -126,7 +126,8 @@ func (d *demo) prepare(ctx context.Context) error {
 	}
 	r := &demoReady{Dir: d.cluster.Dir, Primary: st.Primary, Superuser: "postgres",
 		PasswordFile: filepath.Join(d.cluster.pkiDir(), "secrets", "superuser")}
-	cfg := LoadConfig{Sessions: d.cfg.Sessions, Superuser: "postgres", SuperuserPassword: secret}
+	cfg := LoadConfig{Sessions: d.cfg.Sessions, Mixed: true, Superuser: "postgres",
+		SuperuserPassword: secret}
 	for _, n := range d.cluster.Nodes {
 		r.Nodes = append(r.Nodes, demoNode{Name: n.Name, Proxy: n.Proxy, HTTP: n.HTTP})
 		cfg.Proxies = append(cfg.Proxies, n.Proxy)

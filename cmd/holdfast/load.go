@@ -20,6 +20,9 @@ import (
 type LoadConfig struct {
 	// Sessions is how many client sessions there are, of all kinds together.
 	Sessions int
+	// Mixed has sessions among them that write in all the ways there are. They are told 40001 now
+	// and then, as two of them meet, though there is no fault.
+	Mixed bool
 	// Proxies are the addresses that they connect to, host:port.
 	Proxies []string
 	// Superuser and SuperuserPassword make the load's own role and database.
@@ -97,9 +100,13 @@ func NewLoad(cfg LoadConfig) *Load {
 		changed: make(chan struct{}), runs: make(map[string]int),
 		codes: make(map[string]int),
 	}
+	cycle := kindCycle
+	if cfg.Mixed {
+		cycle = mixedCycle
+	}
 	for i := range cfg.Sessions {
-		l.sessions = append(l.sessions, &loadSession{load: l, id: i + 1, kind: kindOf(i),
-			home: (i + i/len(kindCycle)) % len(cfg.Proxies)})
+		l.sessions = append(l.sessions, &loadSession{load: l, id: i + 1, kind: cycle[i%len(cycle)],
+			home: (i + i/len(cycle)) % len(cfg.Proxies)})
 	}
 	return l
 }

@@ -36,13 +36,17 @@ const (
 	kindMixed sessionKind = "mixed"
 )
 
-// kindCycle is how the kinds are mixed.
-var kindCycle = []sessionKind{
-	kindIdle, kindTransfer, kindMixed, kindListen, kindWriter, kindMixed,
-	kindIdle, kindMixed, kindPrepared, kindMixed, kindTransfer, kindMixed,
-}
-
-func kindOf(i int) sessionKind { return kindCycle[i%len(kindCycle)] }
+// kindCycle is how the kinds follow one another, mixedCycle if there are mixed ones.
+var (
+	kindCycle = []sessionKind{
+		kindIdle, kindTransfer, kindPrepared, kindListen, kindWriter, kindTransfer,
+		kindIdle, kindPrepared, kindTransfer, kindListen, kindIdle, kindWriter,
+	}
+	mixedCycle = []sessionKind{
+		kindIdle, kindTransfer, kindMixed, kindListen, kindWriter, kindMixed,
+		kindIdle, kindMixed, kindPrepared, kindMixed, kindTransfer, kindMixed,
+	}
+)
 
 // loadSession is one client. Its goroutine owns the connection.
 type loadSession struct {
