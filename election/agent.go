@@ -123,7 +123,10 @@ type PostgresAgent struct {
 	yield      func() // ends what the holder of ops asks another member
 }
 
-var _ Agent = (*PostgresAgent)(nil)
+var (
+	_ Agent         = (*PostgresAgent)(nil)
+	_ WatchfulAgent = (*PostgresAgent)(nil)
+)
 
 // NewPostgresAgent checks the configuration, the secrets and the durable record. It touches
 // neither the server nor its data.
@@ -401,6 +404,16 @@ func (a *PostgresAgent) hurry() {
 	a.fastUntil.Store(&until)
 	pgPoke(a.kick)
 	pgPoke(a.work)
+}
+
+// LookClosely makes the sampler look often for a second: the primary does not answer, and whether a
+// standby streams from it still decides what becomes of it.
+func (a *PostgresAgent) LookClosely() {
+	if now := time.Now(); !a.isHurried(now.Add(time.Second)) {
+		until := now.Add(time.Second)
+		a.fastUntil.Store(&until)
+		pgPoke(a.kick)
+	}
 }
 
 // isHurried tells whether something has just changed.

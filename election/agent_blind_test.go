@@ -105,3 +105,25 @@ func (c *agentCluster) checkNoProof(phases []election.MemberPhase) {
 	}
 	c.wait("n1", "primary again", isPrimary)
 }
+
+// TestAgentLooksClosely: what becomes of a stream is seen at once by an agent that was asked to
+// look closely, and not with the next sample.
+func TestAgentLooksClosely(t *testing.T) {
+	c := newAgentCluster(t, 2)
+	cfg := c.cfgs["n2"]
+	cfg.SampleInterval = 8 * time.Second
+	c.cfgs["n2"] = cfg
+	c.start("n1", "n2")
+	c.bootstrap("")
+	c.waitStreaming("n2", "n1")
+	time.Sleep(3 * time.Second) // what has just changed is looked at often anyway
+	c.close("n1")
+	c.agents["n2"].LookClosely()
+	c.crash("n1")
+	took := c.wait("n2", "the end of the stream", func(s election.MemberStatus) bool {
+		return !s.Streaming
+	})
+	if took > 2*time.Second {
+		t.Errorf("seen after %v", took)
+	}
+}

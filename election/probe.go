@@ -69,6 +69,12 @@ func (p *prober) probe(ctx context.Context, s *State, limit time.Duration) probe
 // isBlind tells that the newest probe failed.
 func (p *prober) isBlind() bool { return p.blindAt != 0 }
 
+// nearlyBlind tells that one more failed probe makes the node blind, or that it has become so not
+// long ago: standbys may be about to notice the same.
+func (p *prober) nearlyBlind(silence time.Duration) bool {
+	return p.isBlind() && p.count >= probeRepeats-1 && p.blindFor() < 2*silence
+}
+
 // reaches are the members that answered in so many looks in a row: where the network is slow all
 // around, looks that were in time by chance must not move the primary.
 func (p *prober) reaches(repeats int) []string {
@@ -186,7 +192,9 @@ func (n *Node) runReports(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.dialer.LocalAddr, r.gap = n.sourceAddr(), probeGap
-	r.work.Go(func() { n.sendReports(ctx, r.mail) })
+	r.work.Go(func() {
+		sendReports(ctx, r.mail, func(rep Report) bool { return n.sendReport(ctx, rep) })
+	})
 	t := time.NewTicker(n.timing.Interval)
 	defer t.Stop()
 	isDue, tell := true, false
@@ -208,6 +216,9 @@ func (n *Node) runReports(ctx context.Context) {
 			r.cancel()
 			r.cancel = nil
 			r.note(p, n.now())
+			if a, ok := n.deps.Agent.(WatchfulAgent); ok && r.nearlyBlind(n.timing.Silence) {
+				a.LookClosely()
+			}
 		case <-changed:
 			isDue = true
 		case <-newer:
@@ -255,41 +266,87 @@ func (r *reporter) post(rep Report) {
 	r.mail <- rep // room: this is the only sender
 }
 
-// sendReports tells the leader; a report that does not get there is followed by the next one.
-func (n *Node) sendReports(ctx context.Context, mail <-chan Report) {
+// leaderLook is how often a report that waits looks whether there is another leader.
+const leaderLook = 25 * time.Millisecond
+
+// sendReports tells the leader. A report that does not get there is followed by the next one; one
+// for which there was no leader, or no longer, goes to the next leader as soon as there is one.
+func sendReports(ctx context.Context, mail <-chan Report, send func(Report) (isDone bool)) {
 	for {
+		var r Report
 		select {
 		case <-ctx.Done():
 			return
-		case r := <-mail:
-			n.sendReport(ctx, r)
+		case r = <-mail:
+		}
+		for !send(r) {
+			t := time.NewTimer(leaderLook)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return
+			case r = <-mail:
+			case <-t.C:
+			}
+			t.Stop()
 		}
 	}
 }
 
-// sendReport tells the leader. A silent node may not know yet who leads, or that it does not lead
-// itself, for as long as its disk hangs: it tells all others, at once as one of them may be away.
-// Else the next leader would not hear of a primary beside a bad Raft disk.
-func (n *Node) sendReport(ctx context.Context, r Report) {
+// sendReport tells the leader; false if there is none, or another one since. A silent node may not
+// know yet who leads, or that it does not lead itself, for as long as its disk hangs: it tells all
+// others, at once as one of them may be away. Else the next leader would not hear of a primary
+// beside a bad Raft disk.
+func (n *Node) sendReport(ctx context.Context, r Report) (isDone bool) {
 	if n.store.isSilent() {
 		var all sync.WaitGroup
 		for _, p := range n.peers.list() {
 			all.Go(func() { n.sendReportTo(ctx, p, r) })
 		}
 		all.Wait()
-		return
+		return true
 	}
 	leader := n.Leader()
 	switch leader {
 	case "":
-		return
+		return false
 	case n.cfg.Name:
 		n.reports.take(r)
-		return
+		return true
 	}
+	isLeft := false
 	if p := n.peerOf(leader); p != nil {
-		n.sendReportTo(ctx, p, r)
+		isLeft = whileLeads(ctx, func() bool { return n.Leader() == leader },
+			func(ctx context.Context) { n.sendReportTo(ctx, p, r) })
 	}
+	return !isLeft
+}
+
+// whileLeads calls f and ends it when isLeader does not hold any more, which it tells: a host that
+// is gone answers nothing, and what it was to be told waits for that.
+func whileLeads(ctx context.Context, isLeader func() bool, f func(context.Context)) (isLeft bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		t := time.NewTicker(leaderLook)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			if !isLeader() {
+				isLeft = true
+				cancel()
+				return
+			}
+		}
+	})
+	f(ctx)
+	cancel()
+	watch.Wait()
+	return isLeft
 }
 
 func (n *Node) sendReportTo(ctx context.Context, p *peer, r Report) {

@@ -321,6 +321,9 @@ type Agent interface {
 	Do(ctx context.Context, o Order) (OrderResult, error)
 }
 
+// WatchfulAgent is an Agent that can look at its server more often for a moment.
+type WatchfulAgent interface{ LookClosely() }
+
 // FormerMember is an Agent that remembers whether its node was ever a member of a group.
 type FormerMember interface {
 	// WasMember names the file that remembers, and tells whether it says so.
