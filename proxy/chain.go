@@ -228,8 +228,8 @@ func (s *session) noteOpener(r *redo) {
 }
 
 // opener are the statements that open a block like the one that was lost. A server forgets what
-// BEGIN has set once the block has failed, but not what a chain has handed on [ran]: so only a block
-// that the client had seen fail is left without a chain.
+// BEGIN has set once the block has failed, but not what a chain has handed on [ran]: so only a
+// block that the client had seen fail is left without a chain.
 func (l *loss) opener() []string {
 	r := &l.redo
 	switch {

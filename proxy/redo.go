@@ -11,8 +11,9 @@ type redo struct {
 	all      class  // what of it was answered
 	// begun tells that something of what was outstanding was answered: what is left begins a unit.
 	begun bool
-	// block is where the transaction begins that is open where what is left begins, or before that.
-	block int
+	// blockFrom is where the transaction begins that is open where what is left begins, or before
+	// that.
+	blockFrom int
 	// canGoOn tells of a savepoint: the unit may go on although its block has failed.
 	canGoOn bool
 	// isOff tells that it came out differently, or too often not at all, or that the client was
@@ -136,9 +137,9 @@ func (l *loss) answered() {
 	r, b := &l.redo, &l.pending[0].batch
 	switch {
 	case !r.begun:
-		r.block = r.from
+		r.blockFrom = r.from
 	case l.status == pgwire.TxIdle:
-		r.block = b.start
+		r.blockFrom = b.start
 	}
 	r.all |= b.cls | b.before
 	l.status = l.pending[0].next

@@ -135,7 +135,7 @@ func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending)
 	case isBlock && len(r.renamed) > 0:
 		return false, nil // which names its first statements found is not known any more
 	case isBlock:
-		from = r.block
+		from = r.blockFrom
 	case r.begun:
 		from = p.batch.start
 	}
