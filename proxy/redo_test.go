@@ -56,6 +56,8 @@ type fault struct {
 	happens func(*rig) // at the message
 
 	// What TestWhatSurvives knows of one besides.
+	first func(*rig) // while the message waits, before the rest of it happens
+
 	inside   bool   // the connection is cut inside the message
 	isMoment bool   // it comes at a moment, whatever passes
 	async    bool   // other messages may pass before it is felt

@@ -26,6 +26,7 @@ type strike struct {
 	seen  [2]int        // messages to the client, to the server
 	isHit bool          // the fault has come
 	hit   chan struct{} // closed then
+	begun chan struct{} // closed when what comes first of it has happened
 	what  string        // the message
 	// isOver tells that the proxy has logged in again: what passes then is of another connection.
 	isOver    bool
@@ -49,13 +50,23 @@ func (k *strike) String() string {
 // tap is what watches the line for it.
 func (k *strike) tap() proxytest.Tap { return proxytest.Tap{Before: k.before, After: k.passed} }
 
-// before counts a message, and is the fault if it comes with this one.
+// before counts a message, and is the fault if it comes with this one. A fault that takes its time
+// holds the message, so that the conversation is not over before.
 func (k *strike) before(toServer bool, typ byte, body []byte) int {
+	n, isHit := k.look(toServer, typ, body)
+	if isHit && k.first != nil {
+		<-k.begun
+	}
+	return n
+}
+
+// look tells how much of a message passes, and whether the fault comes with it.
+func (k *strike) look(toServer bool, typ byte, body []byte) (int, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.isOver = k.isOver || k.isHit && !toServer && typ == 'R'
 	if k.isOver {
-		return -1
+		return -1, false
 	}
 	dir := 0
 	if toServer {
@@ -70,17 +81,17 @@ func (k *strike) before(toServer bool, typ byte, body []byte) int {
 	n := k.seen[dir]
 	k.seen[dir]++
 	if k.isHit || toServer != k.toward || n != k.at {
-		return -1
+		return -1, false
 	}
 	k.what = fmt.Sprintf("%c %.60q", typ, body)
 	k.strikes()
 	switch {
 	case k.fault.inside:
-		return 1 + k.inside%(pgwire.HeaderLen+len(body)-1)
+		return 1 + k.inside%(pgwire.HeaderLen+len(body)-1), true
 	case k.cuts:
-		return 0
+		return 0, true
 	}
-	return -1
+	return -1, true
 }
 
 // strikes says that the fault comes now; the caller holds k.mu.
@@ -116,7 +127,7 @@ func (k *strike) passed(toServer bool, typ byte, body []byte) {
 func (s *randomStage) struck(c *conversation, k *strike) randomHeard {
 	s.t.Helper()
 	w, params := s.open(false)
-	k.hit = make(chan struct{})
+	k.hit, k.begun = make(chan struct{}), make(chan struct{})
 	k.whole = func() int { return int(s.whole.Load()) }
 	s.whole.Store(0)
 	s.line.Tap(k.tap())
@@ -136,10 +147,15 @@ func (s *randomStage) struck(c *conversation, k *strike) randomHeard {
 		}
 		select {
 		case <-k.hit:
+			if k.first != nil {
+				k.first(s.rig)
+			}
+			close(k.begun)
 			if k.happens != nil {
 				k.happens(s.rig)
 			}
 		case <-over:
+			close(k.begun)
 		}
 	})
 	begun := time.Now()
@@ -168,8 +184,13 @@ var (
 	matrixLease = &fault{name: faultLease.name, happens: faultLease.happens, harmless: true}
 	matrixCrash = &fault{name: faultCrash.name, cuts: true, happens: faultCrash.happens,
 		restarts: true, drops: true}
-	matrixStop = &fault{name: faultStop.name, async: true, happens: faultStop.happens,
-		restarts: true}
+	matrixStop = &fault{name: faultStop.name, async: true, restarts: true, drops: true,
+		first: func(r *rig) { r.server.Stop("immediate") }, happens: func(r *rig) {
+			r.proxy.Cut(r.epoch)
+			r.server.Start()
+			next := r.server.NextXID()
+			r.lead(next, next)
+		}}
 	matrixRestart = &fault{name: "restart", happens: faultPatient.happens, harmless: true,
 		restarts: true}
 )
