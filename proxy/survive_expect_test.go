@@ -134,7 +134,8 @@ func (c *conversation) isProven(i int, p passage, guard string) bool {
 		return true
 	case last[0] != 'C' || d.mixed:
 		return false
-	case d.simple && guard == proxy.GuardAll && c.status(i) == 'I' && d.all.has(factWrites):
+	case d.simple && guard == proxy.GuardAll && c.status(i) == 'I' && d.all.has(factWrites) &&
+		!d.all.has(factSecond|factUnguarded):
 		return false // it runs as a batch, so that its transaction id can be asked for
 	case d.simple:
 		return len(d.stmts) == 1
