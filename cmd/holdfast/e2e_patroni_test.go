@@ -258,7 +258,7 @@ func (c *realPatroni) members() []patroniMember {
 	return all
 }
 
-// awaitMembers waits until the members are as wanted.
+// awaitMembers waits until the members are as wanted, as long as waitHealthy does for Holdfast's.
 func (c *realPatroni) awaitMembers(what string, ok func([]patroniMember) bool) []patroniMember {
 	c.t.Helper()
 	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
@@ -267,7 +267,7 @@ func (c *realPatroni) awaitMembers(what string, ok func([]patroniMember) bool) [
 			c.t.Logf("Patroni: %s after %.1f s", what, time.Since(begin).Seconds())
 			return all
 		}
-		if time.Since(begin) > time.Minute {
+		if time.Since(begin) > 2*time.Minute {
 			c.t.Fatalf("Patroni has not %s: %+v", what, all)
 		}
 	}
