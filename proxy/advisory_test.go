@@ -356,3 +356,27 @@ func (r *rig) newProxy(topo proxy.Topology) *proxy.Proxy {
 	r.t.Cleanup(func() { _ = p.Close() })
 	return p
 }
+
+// Where the calls in front of a unit, in its pipeline, do not tell what the session held there, the
+// session is told: neither is the unit run again, nor does it go on with other counts.
+func TestLocksThatAreVagueInAPipelineAreTold(t *testing.T) {
+	r := newRig(t, nil)
+	admin := r.connect("")
+	exec(t, admin, "CREATE TABLE t (a int)")
+	exec(t, admin, "CREATE FUNCTION takes() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_lock(5)'")
+	for name, calls := range map[string][]string{
+		"over rows":           {"SELECT pg_advisory_lock(g) FROM generate_series(1, 2) AS g"},
+		"an expression":       {"SELECT pg_advisory_lock(3 + 4)"},
+		"given back, not had": {"SELECT takes()", "SELECT pg_advisory_unlock(5)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{q(append(calls, "BEGIN", "INSERT INTO t VALUES (1)")...)})
+			r.line.Cut()
+			got := w.play([]scriptStep{q("SELECT 1")})
+			if !isTold(got) {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}

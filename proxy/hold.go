@@ -362,16 +362,22 @@ func (s *session) refuseNext(ctx context.Context, l *loss, why *pgwire.Error) er
 // a server drops the old one before it finds that there is an error (exec_parse_message). A Bind
 // that was pipelined behind it must not run the old one.
 func (s *session) refuseUnnamed(ctx context.Context, l *loss) error {
-	if _, n, err := pgwire.Header(s.in.bytes()); err != nil || n == 0 {
-		return fatalOrNil(err)
-	}
-	if _, err := s.nextMessage(ctx, 1); err != nil {
-		return err
-	}
-	if s.in.bytes()[pgwire.HeaderLen] == 0 {
+	is, err := s.makesUnnamed(ctx)
+	if is {
 		l.redo.unnamed = unnamedStatement{}
 	}
-	return nil
+	return err
+}
+
+// makesUnnamed tells that the Parse at the head of the inbox is one of the unnamed statement.
+func (s *session) makesUnnamed(ctx context.Context) (bool, error) {
+	if _, n, err := pgwire.Header(s.in.bytes()); err != nil || n == 0 {
+		return false, fatalOrNil(err)
+	}
+	if _, err := s.nextMessage(ctx, 1); err != nil {
+		return false, err
+	}
+	return s.in.bytes()[pgwire.HeaderLen] == 0, nil
 }
 
 // nextMessage waits until the type and length of the client's next message are there, and the first

@@ -45,6 +45,20 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 	return cause
 }
 
+// awaitAnswers tells of a client that has violated the protocol. A server comes to that when it has
+// answered what was sent before; so that is waited for, or lost.
+func (s *session) awaitAnswers(ctx context.Context, err error) bool {
+	var pe *pgwire.Error
+	s.mu.Lock()
+	isAttached := s.backend != nil
+	s.mu.Unlock()
+	if !isAttached || !errors.As(err, &pe) {
+		return false
+	}
+	_ = s.awaitBackend(ctx, func() bool { return s.flow.isSettled() || s.flow.awaitsClient() })
+	return true
+}
+
 // isOrdered tells that the backend itself has said, in the place of an answer, that it was told to
 // end, or ends for a reason of its own, and is why the session ends. It has then given up its
 // transaction: behind a commit it says so only after the answer (ProcessInterrupts; a wait for

@@ -342,3 +342,33 @@ func TestFatalWithACommitInFlight(t *testing.T) {
 		t.Errorf("%s rows", n)
 	}
 }
+
+// A message that is none, behind a COMMIT in flight, is come to when that was answered, as a server
+// does: the client is told what became of it, and of the violation then.
+func TestViolationBehindACommit(t *testing.T) {
+	garbage := []byte{'%', 0, 0, 0, 4}
+	for name, isLost := range map[string]bool{"answered": false, "lost": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, nil)
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{q("CREATE TABLE t (a int)"), q("BEGIN"), q("INSERT INTO t VALUES (1)")})
+			committed, now, once := make(chan struct{}), make(chan struct{}), sync.Once{}
+			r.line.Watch(nil, func(typ byte, body []byte) bool {
+				if typ != 'C' || string(body) != "COMMIT\x00" {
+					return true
+				}
+				once.Do(func() { close(committed) })
+				<-now
+				return !isLost
+			})
+			w.send(pgwire.AppendQuery(nil, "COMMIT"))
+			<-committed
+			w.send(garbage)
+			time.AfterFunc(300*time.Millisecond, func() { close(now) }) // the proxy has it by then
+			got := w.play([]scriptStep{{ends: 1}, {ends: 1}})
+			if len(got) != 4 || got[0] != `C "COMMIT\x00"` || got[1] != `Z "I"` || got[2] != "E 08P01" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}

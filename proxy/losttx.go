@@ -38,6 +38,12 @@ func (s *session) answerLost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	dropsUnnamed := typ == pgwire.CliQuery
+	if typ == pgwire.CliParse {
+		if dropsUnnamed, err = s.makesUnnamed(ctx); err != nil {
+			return err
+		}
+	}
 	if cls.has(clsRollback) && !cls.has(clsMulti) {
 		s.foundTx()
 		return nil // the failed block is ended by it like the lost one
@@ -61,6 +67,11 @@ func (s *session) answerLost(ctx context.Context) error {
 		return err
 	}
 	s.foundTx()
+	if dropsUnnamed { // as a server does before it finds that there is an error
+		s.mu.Lock()
+		s.believeUnnamed(&unnamedStatement{})
+		s.mu.Unlock()
+	}
 	if isBatch {
 		return s.dropUntilSync(ctx) // the server answers the Sync
 	}

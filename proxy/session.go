@@ -147,6 +147,7 @@ func (s *session) serve(ctx context.Context) {
 		case errors.Is(err, errClientGone):
 			s.leaveBehind()
 		}
+		violates := s.awaitAnswers(ctx, err)
 		if gone := s.stopBackend(); gone != nil {
 			err = gone
 		}
@@ -155,7 +156,7 @@ func (s *session) serve(ctx context.Context) {
 			if err = s.recover(ctx); err == nil {
 				continue
 			}
-		case errors.Is(err, errClosing):
+		case errors.Is(err, errClosing), violates:
 			err = s.leave(ctx, s.takeLoss(), err)
 		}
 		s.sayGoodbye(err)

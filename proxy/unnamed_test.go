@@ -97,3 +97,38 @@ func TestUnnamedStatementThatWasRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestUnnamedStatementRefusedBehindALostBlock: what tells a client that its block is lost may stand
+// for a Parse, or a Query. The unnamed statement of before is gone then, for good.
+func TestUnnamedStatementRefusedBehindALostBlock(t *testing.T) {
+	named := func(name, sql string) []byte { return pgwire.AppendParse(nil, name, sql, nil) }
+	run := pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendBind(nil, "", "", "21"), "", 0))
+	for name, tc := range map[string]struct {
+		refused []byte
+		want    string
+	}{
+		"a parse": {pgwire.AppendSync(named("", "SELECT $1::int * 3")), "26000"},
+		"a query": {pgwire.AppendQuery(nil, "SELECT 1"), "26000"},
+		"another": {pgwire.AppendSync(named("p", "SELECT 1")), "42"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, noReplay)
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{
+				{send: pgwire.AppendSync(join(named("b", "BEGIN"), named("r", "ROLLBACK"))), ends: 1},
+				{send: pgwire.AppendSync(named("", "SELECT $1::int * 2")), ends: 1},
+				{send: bindRun("b"), ends: 1}})
+			r.line.Cut()
+			got := w.play([]scriptStep{{send: tc.refused, ends: 1}})
+			if got[0] != "E 40001" {
+				t.Fatalf("behind the loss: %q", got)
+			}
+			w.play([]scriptStep{{send: bindRun("r"), ends: 1}})
+			r.change()
+			got = w.play([]scriptStep{{send: run, ends: 1}})
+			if !strings.Contains(strings.Join(got, "\n"), tc.want) {
+				t.Fatalf("behind it: %q, want %s", got, tc.want)
+			}
+		})
+	}
+}
