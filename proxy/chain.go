@@ -10,9 +10,9 @@ import (
 
 // COMMIT AND CHAIN commits, and opens a block of the same characteristics (isolation level, read
 // only, deferrable) at once. What comes behind it is a unit of work of its own that begins inside
-// of a block (DESIGN.md I41). It is run again in one that is opened as the first of the chain was,
-// by the client's own text; where something may have changed the characteristics since, it is not
-// run again. Nothing is kept or asked for it while nothing fails, but where the chain began.
+// of a block (DESIGN.md I41). It is run again in one that is opened as the first of the chain
+// was, by the client's own text; where something may have changed the characteristics since, it is
+// not run again. Nothing is kept or asked for it while nothing fails, but where the chain began.
 
 // chain is what is known of a unit that begins behind a COMMIT AND CHAIN.
 type chain struct {

@@ -69,6 +69,10 @@ func (b *backend) consume(s *session) ([]byte, error) {
 	}
 	b.isLast = s.closing && s.flow.isSafePoint()
 	b.taken = w.pos - b.kept
+	if s.missed && b.passing == 0 && err == nil && !s.again.isOpen() {
+		s.missed = false
+		return appendMissed(slices.Clone(w.data[:w.out])), nil
+	}
 	return w.data[:w.out], err
 }
 

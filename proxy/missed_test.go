@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -75,6 +76,30 @@ func TestListenersAreToldOfAChange(t *testing.T) {
 		if typ, _, err = listener.r.ReadMessage(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A listener whose server is lost inside of a large row is told of it behind that row.
+func TestListenersAreToldBehindARow(t *testing.T) {
+	r := newRig(t, nil)
+	w := hijack(t, r.connect(""))
+	w.play([]scriptStep{q("LISTEN news"), q("BEGIN"), q("SELECT 1")})
+	r.line.CutInside('D', 100000)
+	w.send(q("SELECT repeat('x', 300000) FROM generate_series(1, 2)", "SELECT 2").send)
+	got := ""
+	for strings.Count(got, "Z") < 2 {
+		typ, body, err := w.r.ReadMessage()
+		if err != nil {
+			t.Fatalf("behind %s: %v", got, err)
+		}
+		if typ == 'N' && !strings.Contains(string(body), missed) {
+			t.Errorf("told %q", body)
+		}
+		got += string(typ)
+	}
+	if strings.Count(got, "N") != 1 || !strings.HasPrefix(got, "TD") ||
+		strings.ReplaceAll(got, "N", "") != "TDDCZTDCZ" {
+		t.Errorf("got %s", got)
 	}
 }
 

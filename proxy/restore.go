@@ -153,18 +153,25 @@ func (s *session) restore(b *backend) error {
 	return s.restoreStatements(b)
 }
 
-// tellMissed tells a client that listens what it cannot know.
+// tellMissed tells a client that listens what it cannot know: one that has a part of a message,
+// behind the rest of it.
 func (s *session) tellMissed() error {
 	s.mu.Lock()
 	listens := s.track.listens()
+	s.missed = listens && s.mid
 	s.mu.Unlock()
 	if !listens || s.mid {
 		return nil
 	}
+	return s.writeClient(appendMissed(nil))
+}
+
+// appendMissed is what such a client is told.
+func appendMissed(out []byte) []byte {
 	notice := pgwire.NewError("00000",
 		"notifications may have been missed because the primary changed")
 	notice.Severity = "NOTICE"
-	return s.writeClient(pgwire.AppendNotice(nil, notice))
+	return pgwire.AppendNotice(out, notice)
 }
 
 // notCarried marks an end that is our own decision, not the server's word about itself.

@@ -53,6 +53,7 @@ type session struct {
 	lost         bool // the backend must not be used any more
 	gone         bool // the client cannot be written to
 	planned      bool // it was taken away at a safe point by a drain
+	missed       bool // tellMissed waits for the rest of a message
 	canceled     bool // a cancel request came while there was no backend
 	closing      bool // the proxy is shutting down
 	watching     bool // the owner waits on wake
