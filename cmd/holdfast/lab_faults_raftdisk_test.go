@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,29 +57,9 @@ var noRoom = labHurt{begin: (*labDisk).fill, end: (*labDisk).empty, press: write
 
 // writeToGroup has the group write entries until a node feels it: maintenance begins and ends.
 func writeToGroup(r *labRun, n *holdfast.ClusterNode, isFelt func() (bool, error)) error {
-	other := r.others(n.Name)[0]
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true, DialContext: r.net.host(other.Name).dial}}
-	token, err := config.ReadSecret(other.TokenFile)
+	post, err := r.maintenanceAt(r.others(n.Name)[0])
 	if err != nil {
 		return err
-	}
-	post := func(body string) error {
-		req, err := http.NewRequestWithContext(r.ctx, http.MethodPost,
-			"http://"+other.HTTP+"/v1/maintenance", strings.NewReader(body))
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := client.Do(req)
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			err = errors.New("maintenance: " + resp.Status)
-		}
-		return errors.Join(err, resp.Body.Close())
 	}
 	for i := range 200 {
 		if is, err := isFelt(); is || err != nil {
@@ -94,6 +75,33 @@ func writeToGroup(r *labRun, n *holdfast.ClusterNode, isFelt func() (bool, error
 		_ = post(fmt.Sprintf(`{"on":true,"reason":"%d%s"}`, i, strings.Repeat("x", 200)))
 	}
 	return fmt.Errorf("%s does not feel 200 entries", n.Name)
+}
+
+// maintenanceAt posts to a node that maintenance begins or ends.
+func (r *labRun) maintenanceAt(n *holdfast.ClusterNode) (post func(body string) error, err error) {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: r.net.host(n.Name).dial}}
+	token, err := config.ReadSecret(n.TokenFile)
+	if err != nil {
+		return nil, err
+	}
+	return func(body string) error {
+		req, err := http.NewRequestWithContext(r.ctx, http.MethodPost,
+			"http://"+n.HTTP+"/v1/maintenance", strings.NewReader(body))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK {
+			err = errors.New("maintenance: " + resp.Status)
+		}
+		return errors.Join(err, resp.Body.Close())
+	}, nil
 }
 
 // until tries again until it goes well.
@@ -235,4 +243,73 @@ func behind(own, group holdfast.Status) string {
 		return fmt.Sprintf("its log ends at %d, not at %d", own.RaftLastIndex, group.RaftLastIndex)
 	}
 	return ""
+}
+
+// freezeAllRaft freezes the Raft disks of all nodes at once. Something is written to the log
+// meanwhile, in vain: without that nobody would feel it. The leader and the one that stands for
+// election after it must say that they are silent; the third then has nobody to vote for. All must
+// take part again by themselves when the disks are well.
+func freezeAllRaft(d time.Duration) func(*labRun) error {
+	return func(r *labRun) error {
+		begin := time.Now()
+		for _, n := range r.cluster.Nodes {
+			if err := r.raft[n.Name].freeze(d + 10*time.Second); err != nil {
+				return err
+			}
+		}
+		post, err := r.maintenanceAt(r.leader)
+		if err != nil {
+			return err
+		}
+		r.out.isSpoilt = true // until maintenance has ended
+		if err := post(`{"on":true,"reason":"written to disks that hang"}`); err == nil {
+			return errors.New("the group has written to disks that hang")
+		}
+		if err := r.until(d/2, r.isGroupSilent); err != nil {
+			return err
+		}
+		r.t.Logf("the group was silent after %.1f s", time.Since(begin).Seconds())
+		if err := r.sleep(d - time.Since(begin)); err != nil {
+			return err
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := r.raft[n.Name].thaw(); err != nil {
+				return err
+			}
+		}
+		for _, n := range r.cluster.Nodes {
+			if err := r.waitCaughtUp(n); err != nil {
+				return err
+			}
+		}
+		// What was written in vain may have come to the log since.
+		err = r.until(labChangeMax, func() error { return post(`{"on":false}`) })
+		r.out.isSpoilt = err != nil
+		return err
+	}
+}
+
+// isGroupSilent is an error unless two nodes say that their Raft disk keeps them from taking part,
+// and nobody knows a leader.
+func (r *labRun) isGroupSilent() error {
+	silent := 0
+	var said []string
+	for _, n := range r.cluster.Nodes {
+		st, err := n.Status(r.ctx)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(st.Problems, func(p string) bool {
+			return strings.HasPrefix(p, n.Name+": ") && strings.Contains(p, "no part in Raft")
+		}) {
+			silent++
+		} else if st.Leader != "" {
+			return fmt.Errorf("%s says that %s leads", n.Name, st.Leader)
+		}
+		said = append(said, st.Problems...)
+	}
+	if silent < 2 {
+		return fmt.Errorf("%d nodes feel their disks: %q", silent, said)
+	}
+	return nil
 }

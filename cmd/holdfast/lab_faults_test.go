@@ -136,6 +136,37 @@ func (r *labRun) loseHostOf(n *holdfast.ClusterNode, d time.Duration,
 	return n.Start()
 }
 
+// loseHosts takes the primary's host away, and that of the next one once all is well again: the
+// lock goes there and back. Each time another member must follow, on a timeline of its own.
+func loseHosts(times int, d time.Duration) func(*labRun) error {
+	return func(r *labRun) error {
+		now, was := r.primary, r.before
+		for range times {
+			if err := r.loseHostOf(now, d, func(*labRun) error { return nil }); err != nil {
+				return err
+			}
+			for _, p := range r.probers {
+				if p.node == now {
+					p.reset()
+				}
+			}
+			st, err := r.cluster.WaitHealthy(r.ctx, labHealthy)
+			if err != nil {
+				return fmt.Errorf("after the loss of %s: %w", now.Name, err)
+			}
+			if st.Primary == now.Name || st.Epoch <= was.Epoch || st.Timeline <= was.Timeline {
+				return fmt.Errorf("after the loss of %s, timeline %d under epoch %d: %s, timeline %d "+
+					"under epoch %d", now.Name, was.Timeline, was.Epoch, st.Primary, st.Timeline,
+					st.Epoch)
+			}
+			r.t.Logf("%s was lost, %s followed on timeline %d", now.Name, st.Primary, st.Timeline)
+			now, was = r.cluster.Node(st.Primary), st
+			r.load.Changed()
+		}
+		return nil
+	}
+}
+
 // kill tells that a node is about to be killed.
 func (r *labRun) kill(n *holdfast.ClusterNode) {
 	r.killed[n.Name] = true

@@ -151,6 +151,11 @@ var labFaults = []labFault{
 		gapMax: 3 * time.Second, run: onFollower(fillDisk(raftDisk, 10*time.Second)),
 	},
 	{
+		// Promises and leases are in memory: sessions are served all the time.
+		name: "Raft disks of all nodes frozen 20 s", line: lineRaftDisk, roles: rolesKept,
+		gapMax: 3 * time.Second, run: freezeAllRaft(20 * time.Second),
+	},
+	{
 		name: "primary's node process paused 20 s", line: linePause, roles: rolesKept,
 		gapMax: 2 * time.Second, serving: notThePrimary,
 		run: onPrimary(pauseProcess(20 * time.Second)),
@@ -270,6 +275,12 @@ var labFaults = []labFault{
 		name: "host of the primary and the Raft leader lost 15 s", line: lineHost,
 		roles: rolesChanged, mayFail: changeCodes, gapMax: 12 * time.Second,
 		serving: notThePrimary, run: loseBoth(15 * time.Second),
+	},
+	{
+		// Which of the others follows is theirs to choose: mostly the one that was lost before.
+		name: "primary's host lost 10 s, and that of the next, three times", line: lineHost,
+		roles: rolesRenewed, mayFail: changeCodes, gapMax: hangMax,
+		run: loseHosts(3, 10*time.Second),
 	},
 	{
 		name: "a standby's host lost 15 s", line: lineHost, roles: rolesKept,
