@@ -38,11 +38,16 @@ func (c *Cluster) NewSidecar(ctx context.Context, name string) (*ClusterNode, er
 	if err != nil {
 		return nil, fmt.Errorf("make certificate of %s: %w: %s", n.Name, err, out)
 	}
-	return n, n.Configure(func(cfg *config.Config) {
+	return n, n.ConfigureSidecar()
+}
+
+// ConfigureSidecar writes the configuration of a proxy that is no part of the group.
+func (n *ClusterNode) ConfigureSidecar() error {
+	return n.Configure(func(cfg *config.Config) {
 		cfg.Raft.Enabled = false
 		cfg.Postgres = config.Default().Postgres
 		cfg.Postgres.Enabled = false
-		cfg.Proxy.LookupPasswordFile = filepath.Join(c.pkiDir(), "secrets", "lookup")
+		cfg.Proxy.LookupPasswordFile = filepath.Join(n.cluster.pkiDir(), "secrets", "lookup")
 	})
 }
 

@@ -102,6 +102,7 @@ type lab struct {
 	stats   holdfast.LoadStats    // when the fault began
 	pulse   *holdfast.CommitClock // of the machine: runPulse
 	logged  map[string]int64      // how much of each server's log was looked at
+	sidecar *holdfast.ClusterNode // of a labKind that has one
 }
 
 // startLab starts three nodes in namespaces and the load on them.
@@ -125,6 +126,9 @@ func (l *lab) start(binary string) error {
 		hosts = append(hosts, &labHost{name: fmt.Sprintf("node%d", i),
 			addrs: labAddrs(addr, fmt.Sprintf(labProxyAddr, i))})
 	}
+	if l.kind.hasSidecar {
+		hosts = append(hosts, &labHost{name: labSidecar, addrs: labAddrs(labSidecarAddr)})
+	}
 	var err error
 	if l.net, err = newLabNet(hosts...); err != nil {
 		return err
@@ -145,6 +149,11 @@ func (l *lab) start(binary string) error {
 	}
 	if _, err := l.cluster.WaitHealthy(l.t.Context(), 2*time.Minute); err != nil {
 		return err
+	}
+	if l.kind.hasSidecar {
+		if err := l.startSidecar(); err != nil {
+			return err
+		}
 	}
 	return l.startLoad()
 }
@@ -183,6 +192,9 @@ func (l *lab) configure(n *holdfast.ClusterNode, number int, edit func(*config.C
 		c.Proxy.SourceAddr = fmt.Sprintf(labProxyAddr, number)
 		for i := 1; i <= 3; i++ {
 			c.Postgres.AllowFrom = append(c.Postgres.AllowFrom, fmt.Sprintf(labProxyAddr, i))
+		}
+		if l.kind.hasSidecar {
+			c.Postgres.AllowFrom = append(c.Postgres.AllowFrom, labSidecarAddr)
 		}
 		if edit != nil {
 			edit(c)
@@ -223,6 +235,11 @@ func (l *lab) startLoad() error {
 		l.group.Go(func() { p.run(ctx) })
 		l.group.Go(func() { d.run(ctx) })
 	}
+	if l.sidecar != nil {
+		p := newLabProber(l.sidecar, l.clock)
+		l.probers = append(l.probers, p)
+		l.group.Go(func() { p.run(ctx) })
+	}
 	return nil
 }
 
@@ -242,6 +259,11 @@ func (l *lab) close() error {
 		cancel()
 	}
 	l.group.Wait()
+	if l.sidecar != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err = errors.Join(err, l.sidecar.KillNode(ctx))
+		cancel()
+	}
 	if l.cluster != nil {
 		err = errors.Join(err, l.cluster.Close())
 	}

@@ -64,14 +64,20 @@ type labKind struct {
 	fence   string // group.fence; lease if empty
 	// isClocked are nodes whose wall clock can be stepped.
 	isClocked bool
+	// hasSidecar puts a proxy without a vote on a host of its own beside the nodes.
+	hasSidecar bool
 }
 
 // String names it in the report.
 func (k labKind) String() string {
+	text := k.profile
 	if k.fence != "" {
-		return k.profile + ", fence " + k.fence
+		text += ", fence " + k.fence
 	}
-	return k.profile
+	if k.hasSidecar {
+		text += ", sidecar"
+	}
+	return text
 }
 
 // labRun is one run of a fault.
@@ -423,13 +429,15 @@ func (r *labRun) checkLedgers() error {
 	if err != nil {
 		return err
 	}
-	for i, p := range r.probers {
+	for _, p := range r.probers {
 		rep, err := p.check(ctx, conn)
 		if err != nil {
 			return err
 		}
 		addLedger(&sum, rep)
-		rep, err = checkLabLedger(ctx, conn, &r.doors[i].ledger, "lab_door", p.node.Name)
+	}
+	for _, d := range r.doors {
+		rep, err := checkLabLedger(ctx, conn, &d.ledger, "lab_door", d.node.Name)
 		if err != nil {
 			return err
 		}

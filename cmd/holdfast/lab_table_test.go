@@ -423,4 +423,17 @@ var labFaults = []labFault{
 		mayFail: changeCodes, gapMax: 25 * time.Second,
 		run: cutServer(true, true, 30*time.Second),
 	},
+	{
+		// It holds its sessions, and nobody else is in the least concerned.
+		name: "sidecar cut off from the voters 20 s", line: lineCut,
+		labKind: labKind{hasSidecar: true}, roles: rolesKept, gapMax: 2 * time.Second,
+		feltFor: 12 * time.Second, feltBy: theSidecar, run: cutSidecar(20*time.Second, nil),
+	},
+	{
+		// What it borrowed must have run out before the old primary gives way.
+		name: "sidecar cut off from the voters 20 s, switchover meanwhile", line: lineCut,
+		labKind: labKind{hasSidecar: true}, roles: rolesChanged, mayFail: changeCodes,
+		gapMax: 8 * time.Second, feltFor: 12 * time.Second, feltBy: theSidecar,
+		run: cutSidecar(20*time.Second, switchover),
+	},
 }
