@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	holdfast "holdfast/cmd/holdfast"
 )
 
 // The sidecar's name and address. It is a host beside application servers: no voter, no PostgreSQL.
@@ -30,6 +32,96 @@ func (l *lab) startSidecar() error {
 }
 
 func theSidecar(*labRun) []string { return []string{labSidecar} }
+
+// theSidecarAnd adds the sidecar to nodes whose proxies must go on.
+func theSidecarAnd(nodes func(*labRun) []string) func(*labRun) []string {
+	return func(r *labRun) []string { return append(nodes(r), labSidecar) }
+}
+
+// notTheLost are the nodes that a fault did not kill.
+func notTheLost(r *labRun) []string {
+	var list []string
+	for _, n := range r.cluster.Nodes {
+		if !r.killed[n.Name] {
+			list = append(list, n.Name)
+		}
+	}
+	return list
+}
+
+// lender finds the node that the sidecar borrows from: the only one that is asked for a while.
+func (r *labRun) lender() (*holdfast.ClusterNode, error) {
+	asked := func() (map[string]int, error) {
+		counts := map[string]int{}
+		for _, n := range r.cluster.Nodes {
+			// One that was never asked has no such metric.
+			count, err := metricOf(r.ctx, r.net.host(n.Name).dial, n,
+				`holdfast_election_requests_total{path="borrow"}`)
+			if err == nil {
+				counts[n.Name] = count
+			}
+		}
+		return counts, r.ctx.Err()
+	}
+	for range 10 {
+		before, err := asked()
+		if err := errors.Join(err, r.sleep(2*time.Second)); err != nil {
+			return nil, err
+		}
+		now, err := asked()
+		if err != nil {
+			return nil, err
+		}
+		var found []*holdfast.ClusterNode
+		for _, n := range r.cluster.Nodes {
+			if now[n.Name] > before[n.Name] {
+				found = append(found, n)
+			}
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
+	}
+	return nil, errors.New("the sidecar does not borrow from one node")
+}
+
+// placeLender makes the node that lends the primary's, or another one, by switchovers; the sidecar
+// may turn to the next node with each.
+func (r *labRun) placeLender(isPrimary bool) (*holdfast.ClusterNode, error) {
+	for range 6 {
+		n, err := r.lender()
+		if err != nil {
+			return nil, err
+		}
+		if (n == r.primary) == isPrimary {
+			return n, nil
+		}
+		to := n
+		if !isPrimary {
+			to = r.others(n.Name)[0]
+		}
+		if err := r.cluster.Switchover(r.ctx, to.Name); err != nil {
+			return nil, err
+		}
+		r.load.Changed()
+		if err := errors.Join(r.sleep(2*time.Second), r.begin()); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errors.New("the sidecar turns to another node with each switchover")
+}
+
+// loseLender takes the host away that lends to the sidecar, the primary's or another one.
+func loseLender(isPrimary bool, d time.Duration) func(*labRun) error {
+	return func(r *labRun) error {
+		n, err := r.placeLender(isPrimary)
+		if err != nil {
+			return err
+		}
+		r.start = time.Now()
+		return r.loseHostOf(n, d, func(*labRun) error { return nil })
+	}
+}
 
 // cutSidecar cuts the sidecar off the nodes as far as they are voters, and does something else
 // meanwhile. Its server still answers it: its sessions wait for the lease alone, and go on with it.

@@ -424,6 +424,17 @@ var labFaults = []labFault{
 		run: cutServer(true, true, 30*time.Second),
 	},
 	{
+		name: "host of a sidecar's lender lost 15 s", line: lineHost,
+		labKind: labKind{hasSidecar: true}, roles: rolesKept, gapMax: 3 * time.Second,
+		serving: theSidecarAnd(notTheLost), run: loseLender(false, 15*time.Second),
+	},
+	{
+		name: "host of the primary and of a sidecar's lender lost 15 s", line: lineHost,
+		labKind: labKind{hasSidecar: true}, roles: rolesChanged, mayFail: changeCodes,
+		gapMax: 8 * time.Second, serving: theSidecarAnd(notTheLost),
+		run: loseLender(true, 15*time.Second),
+	},
+	{
 		// It holds its sessions, and nobody else is in the least concerned.
 		name: "sidecar cut off from the voters 20 s", line: lineCut,
 		labKind: labKind{hasSidecar: true}, roles: rolesKept, gapMax: 2 * time.Second,
