@@ -112,9 +112,15 @@ func (s *session) believeAnswered(b *backend, l *loss, p *pending) error {
 func (s *session) prepareAway(b *backend, wait bool) error {
 	s.mu.Lock()
 	p := s.track.statements[s.missing]
-	if p == nil || !p.away || s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch) {
+	switch {
+	case s.flow.isSafePoint() && s.proxy.isDraining(b.primary.Epoch):
 		s.mu.Unlock()
-		return nil // looked at before it changed: the message is inspected once more, behind the gate
+		return nil // it has begun since the gate looked: the message is inspected once more
+	case s.flow.stale:
+		return s.closeStale(b, wait)
+	case p == nil || !p.away:
+		s.mu.Unlock()
+		return nil // looked at before it changed
 	}
 	before := s.flow
 	s.pushed = 0

@@ -16,7 +16,7 @@ type forwarding uint8
 const (
 	forwardIt      forwarding = iota
 	forwardGuard              // the message may commit; learn the xid first
-	forwardPrepare            // the message needs a statement that is away
+	forwardPrepare            // the message needs a statement that is away, or one to be closed
 	forwardCopy               // the message waits for what the server makes of a COPY
 	forwardStop               // Terminate
 )

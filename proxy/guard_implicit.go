@@ -175,6 +175,37 @@ func (s *session) forwardSync(b *backend, isOurs, wait bool) error {
 	return s.send(b, 0, n, before)
 }
 
+// A Query that was sent so and failed has left its statement at the server, which has skipped the
+// Close. A Query would have dropped the unnamed statement, and a Bind that comes now must not run
+// it again. It is closed in front of the next message of the extended protocol, which nearly never
+// comes: what comes next is another Query.
+
+// isExtended tells of messages that find an unnamed statement, or begin a batch that may.
+func isExtended(typ byte) bool {
+	switch typ {
+	case pgwire.CliParse, pgwire.CliBind, pgwire.CliDescribe, pgwire.CliExecute, pgwire.CliClose:
+		return true
+	}
+	return false
+}
+
+// dropsStale tells that the server has no unnamed statement behind it, or another one.
+func (o *op) dropsStale() bool {
+	return o.kind == opQuery || o.kind == opParse && o.asQuery ||
+		o.kind == opClose && o.internal && o.unnamed
+}
+
+// closeStale closes it. The caller holds s.mu, which is released, and is the owner.
+func (s *session) closeStale(b *backend, wait bool) error {
+	before := s.flow
+	s.pushed = 0
+	s.out = pgwire.AppendClose(s.out[:0], 'S', "")
+	s.push(op{kind: opClose, internal: true, unnamed: true, start: s.unit.end()})
+	s.mu.Unlock()
+	_, err := s.sendOwn(b, s.out, before, wait)
+	return err
+}
+
 // isProtocolOnly tells of answers that a Query of the simple protocol does not have.
 func isProtocolOnly(typ byte) bool {
 	switch typ {

@@ -61,6 +61,9 @@ func trailsBackslash(encoding string) bool {
 // inspect records a message of the client that is about to be sent, and decides how. body is
 // whole unless the message is larger than inspect_bytes_max. The caller holds s.mu.
 func (s *session) inspect(typ byte, body []byte, whole bool, at int) (forwarding, error) {
+	if s.flow.stale && isExtended(typ) && !s.flow.skipping {
+		return forwardPrepare, nil
+	}
 	switch typ {
 	case pgwire.CliQuery:
 		return s.inspectQuery(body, whole, at)

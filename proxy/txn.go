@@ -94,6 +94,7 @@ type flow struct {
 	setting   int  // outstanding ops that may change settings
 	lostParse bool // a Parse of the unnamed statement was skipped by the server
 	unnamed   unnamedMark
+	stale     bool // the server has an unnamed statement that a Query would have dropped
 
 	all     class // what the unit of work has done so far
 	done    class // what the unit of work has done so far, as far as it may have committed
@@ -152,6 +153,7 @@ func (f *flow) push(o op) bool {
 	if f.idle() {
 		f.ahead, f.endSent = f.status, false
 	}
+	f.stale = f.stale && !o.dropsStale()
 	o.renames = !o.internal && o.mayRename()
 	o.behind = o.kind != opSync && o.endsBatch() && f.unsynced > 0
 	f.ops = append(f.ops, o)
@@ -272,7 +274,7 @@ func (f *flow) unpush(n int, before flow) {
 	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
 	f.ahead, f.unsent, f.asQuery = before.ahead, before.unsent, before.asQuery
-	f.wrapped = before.wrapped
+	f.wrapped, f.stale = before.wrapped, before.stale
 	f.copying, f.endSent, f.known = before.copying, before.endSent, before.known
 }
 
@@ -435,6 +437,7 @@ func (f *flow) failed(o *op) (answer, error) {
 		return answer{hide: hide && (!o.showErr || f.status == pgwire.TxFailed)}, nil
 	}
 	f.copyIn = false
+	f.stale = f.stale || o.asQuery && o.kind != opParse
 	if o.isUnnamedParse() {
 		f.unnamed = unnamedMark{is: unnamedGone} // the server drops what there was first
 	}
