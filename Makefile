@@ -84,9 +84,10 @@ simulate: ## RUNS seeded schedules of lease, decision and changes under faults, 
 	$(GOTEST) ./election -run '^TestControllerSimulation$$' -count 1 -timeout 24h -v \
 	    -sim.runs=$(RUNS) -sim.seed=$(SEED)
 
+# Two packages at a time: most of the time tests wait for servers, and one takes 15 minutes more.
 .PHONY: race
 race: ## the same under the race detector, without the slow ones
-	$(NEED_ALL) $(GOTEST) -race -short $(TEST_FLAGS) ./pgwire/... ./proxy/... ./election/... \
+	$(NEED_ALL) $(GOTEST) -race -short $(TEST_FLAGS) -p 2 ./pgwire/... ./proxy/... ./election/... \
 	    ./config/... ./cmd/holdfast
 
 .PHONY: fuzz
