@@ -127,8 +127,8 @@ func (s *session) prepareAway(b *backend, wait bool) error {
 	at := s.unit.end()
 	s.out = pgwire.AppendClose(s.out[:0], 'S', s.missing)
 	s.out = pgwire.AppendParse(s.out, s.missing, p.sql, p.oids)
-	s.push(op{kind: opClose, internal: true, start: at})
-	s.push(op{kind: opParse, internal: true, stmt: p, start: at})
+	s.push(op{kind: opClose, internal: true, leads: true, start: at})
+	s.push(op{kind: opParse, internal: true, stmt: p, leads: true, start: at})
 	s.mu.Unlock()
 	_, err := s.sendOwn(b, s.out, before, wait)
 	return err

@@ -27,6 +27,8 @@ type chain struct {
 type flowChain struct {
 	isLast  bool // the statement of the current batch that has completed last was such a COMMIT
 	isMoved bool // the open block may not have the characteristics any more that it began with
+	// isHanded tells that the open block has them from one before, not from a BEGIN.
+	isHanded bool
 }
 
 // completed takes a statement of the client that has ended, in whole or in part, and the status
@@ -34,7 +36,12 @@ type flowChain struct {
 func (c *flowChain) completed(o *op, typ, status byte) {
 	c.isLast = typ == pgwire.SrvCommandComplete && o.cls.has(clsChain) && o.cls.has(clsCommit) &&
 		!o.cls.has(clsMulti|clsOpaque)
-	c.isMoved = c.isMoved || o.mayMoveModes(status)
+	// A failed block hands on the modes that it was handed itself, and the defaults in the place of
+	// those that its BEGIN has set [ran].
+	chains := o.cls.has(clsChain)
+	c.isMoved = c.isMoved || o.mayMoveModes(status) ||
+		chains && status == pgwire.TxFailed && !c.isHanded
+	c.isHanded = c.isHanded || chains
 }
 
 // ended takes ReadyForQuery, and tells that it is that of a COMMIT AND CHAIN with nothing behind

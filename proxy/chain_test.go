@@ -80,3 +80,24 @@ func TestChainBehindALostBlock(t *testing.T) {
 		}
 	}
 }
+
+// A failed block whose own BEGIN had set the characteristics hands on the defaults: what comes
+// behind it is not run again by the text of that BEGIN.
+func TestChainBehindAFailedBlock(t *testing.T) {
+	r := newRig(t, nil)
+	r.eventually(func() bool { return proxy.KnowsSetters(r.proxy, "app") }, "functions are known")
+	for _, ends := range [][]string{{"COMMIT AND CHAIN"}, {"ROLLBACK AND CHAIN", "COMMIT AND CHAIN"}} {
+		c := r.connect("")
+		exec(t, c, "BEGIN ISOLATION LEVEL SERIALIZABLE")
+		wantCode(t, c, "SELECT 1/0", "22012")
+		for _, sql := range ends {
+			exec(t, c, sql)
+		}
+		if got := exec(t, c, isolation); got != "read committed" {
+			t.Fatalf("%q leads to %s", ends, got)
+		}
+		r.line.Cut()
+		wantCode(t, c, isolation, "40001")
+		exec(t, c, "ROLLBACK")
+	}
+}

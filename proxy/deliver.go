@@ -170,7 +170,7 @@ func (s *session) unitEnded(w *window) error {
 	s.track.renamed = nil
 	s.noteChain()
 	for i := s.flow.head; i < len(s.flow.ops); i++ {
-		if o := &s.flow.ops[i]; !o.internal {
+		if o := &s.flow.ops[i]; !o.internal || o.leads {
 			s.chain.startsAt(s, o)
 			s.unitFrom.Store(int64(o.start)) // the client has not waited
 			s.unitUnnamed = s.flow.unnamed

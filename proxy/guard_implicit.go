@@ -189,10 +189,10 @@ func isExtended(typ byte) bool {
 	return false
 }
 
-// dropsStale tells that the server has no unnamed statement behind it, or another one.
+// dropsStale tells that the server will surely have no unnamed statement behind it, or another one.
+// A Query is waited for: one in a block of ours is skipped where that cannot be opened.
 func (o *op) dropsStale() bool {
-	return o.kind == opQuery || o.kind == opParse && o.asQuery ||
-		o.kind == opClose && o.internal && o.unnamed
+	return o.kind == opParse && o.asQuery || o.kind == opClose && o.internal && o.unnamed
 }
 
 // closeStale closes it. The caller holds s.mu, which is released, and is the owner.
@@ -200,7 +200,7 @@ func (s *session) closeStale(b *backend, wait bool) error {
 	before := s.flow
 	s.pushed = 0
 	s.out = pgwire.AppendClose(s.out[:0], 'S', "")
-	s.push(op{kind: opClose, internal: true, unnamed: true, start: s.unit.end()})
+	s.push(op{kind: opClose, internal: true, unnamed: true, leads: true, start: s.unit.end()})
 	s.mu.Unlock()
 	_, err := s.sendOwn(b, s.out, before, wait)
 	return err

@@ -360,8 +360,12 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 	switch o {
 	case outcomeCommitted:
 		l.redo.chained(p)
-		s.commitFound(l.xid, b.primary.Epoch, p.batch.doubted())
-		return nil, s.committedLate(b, p)
+		if err := s.committedLate(b, p); err != nil && !errors.Is(err, errNotCarried) {
+			return nil, err // the client is told nothing yet
+		} else if s.commitFound(l.xid, b.primary.Epoch, p.batch.doubted()); err != nil {
+			return nil, err // it is told, and the session ends
+		}
+		return nil, nil
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there
 	}

@@ -142,7 +142,9 @@ func (l *loss) answered() {
 		r.blockFrom = b.start
 	}
 	r.all |= b.cls | b.before
-	l.status = l.pending[0].next
+	if l.status = l.pending[0].next; l.status == pgwire.TxIdle {
+		r.all = 0 // what comes is a transaction of its own
+	}
 	l.pending = l.pending[1:]
 	l.redo.begun = true
 	l.redo.chain, l.redo.next, l.redo.block, l.redo.isChained = l.redo.next, "", "", false

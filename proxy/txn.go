@@ -43,6 +43,7 @@ type op struct {
 	unnamed  bool      // opClose: of the unnamed statement
 	ahead    bool      // internal: the question for the xid ahead of a COMMIT (guard_ahead.go)
 	behind   bool      // opQuery, opFunctionCall: of a batch that has no Sync
+	leads    bool      // internal: it goes in front of the client's next message, in its batch
 	stmts    uint32    // opQuery in a block of ours (guard_string.go): how many statements it has
 }
 
@@ -411,6 +412,7 @@ func (f *flow) ready(o *op, body []byte) (answer, error) {
 	}
 	hide := o.internal && !o.showEnd || f.wrapped && st != pgwire.TxIdle
 	f.changedUnnamed(o)
+	f.stale = f.stale && o.kind != opQuery
 	f.pop()
 	f.current() // what was no end of a copy is answered, too
 	f.status, f.live = st, st
