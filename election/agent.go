@@ -87,8 +87,10 @@ type PostgresAgent struct {
 	waitSlots           []string
 	// gap is that of a standby, of the holder of ops, too.
 	gap walGap
-	// grown is the start of the server, as a standby, that reconcileSizes made; of the holder of ops.
-	grown string
+	// grownStart is the newest start of the server that was made since it had less than its primary,
+	// grownTo what that was to bring; of the holder of ops.
+	grownStart string
+	grownTo    map[string]int
 
 	kick       chan struct{}             // wakes runSample
 	work       chan struct{}             // wakes runReconcile
@@ -114,6 +116,8 @@ type PostgresAgent struct {
 	problem    string // of the last reconcile step
 	// slotProblem is what keeps this standby from copying logical slots.
 	slotProblem string
+	// sizeProblem is what keeps this standby from replaying, if it has less than its primary.
+	sizeProblem string
 	// recoverPid is the postmaster of a standby that lets nobody in, whose data needed WAL up to
 	// recoverMin when it was seen first.
 	recoverPid int

@@ -2,7 +2,6 @@ package election
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -41,51 +40,110 @@ type agentSize struct {
 	need, have, next int
 }
 
+// growth is what a restart does for a standby that has stopped replaying since it runs with less
+// than its primary: what each setting grows to, the same in words (empty: it lacks nothing), and
+// why a restart is of no use (empty: it is).
+type growth struct {
+	to      map[string]int
+	text    string
+	useless string
+}
+
 // reconcileSizes restarts a standby that has stopped replaying since it runs with less than its
 // primary, if the files have enough for the next start (DESIGN.md I102): until then it falls behind
 // and cannot be promoted, and nobody else resumes it. Replay that somebody else has paused is his
-// matter.
-func (a *PostgresAgent) reconcileSizes(ctx context.Context) error {
+// matter. What keeps it from a restart stays as the member's problem, and holds nothing else up.
+func (a *PostgresAgent) reconcileSizes(ctx context.Context) (restarted bool, err error) {
 	row, err := a.queryRow(ctx, "SELECT pg_is_wal_replay_paused()")
 	if err != nil {
-		return fmt.Errorf("ask whether replay is paused: %w", err)
+		return false, fmt.Errorf("ask whether replay is paused: %w", err)
 	}
-	if row[0] != "t" {
-		return nil
+	var g growth
+	if row[0] == "t" {
+		if g, err = a.planGrowth(ctx); err != nil {
+			return false, err
+		}
 	}
+	problem, isDue := a.growthDue(g)
+	a.setSizeProblem(problem)
+	if !isDue {
+		return false, nil
+	}
+	a.log.Warn("replay stands still until the server has as much as the primary; restarting it",
+		zap.String("settings", g.text))
+	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
+		return false, err
+	}
+	err = a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
+	a.noteGrown(g)
+	return true, err
+}
+
+// growthDue tells what to say of a standby that lacks something, and whether to restart it now.
+func (a *PostgresAgent) growthDue(g growth) (problem string, isDue bool) {
+	st, _ := a.deps.Source.State()
+	until := ""
+	switch {
+	case g.text == "":
+		return "", false
+	case g.useless != "":
+		return "replay stands still" + g.useless, false
+	case st.Maintenance != nil:
+		until = "when the maintenance ends"
+	case st.Intent != nil:
+		until = "when the change of the primary is over" // a recruit does it by itself
+	default:
+		return "", true
+	}
+	return "replay stands still until the server is restarted (" + g.text + "), " + until, false
+}
+
+// planGrowth is about a standby that has stopped replaying.
+func (a *PostgresAgent) planGrowth(ctx context.Context) (growth, error) {
 	sizes, err := a.lackedSizes(ctx)
 	if err != nil || len(sizes) == 0 {
-		return err
+		return growth{}, err
 	}
+	start := pgStartOf(a.cfg.DataDir)
+	g := growth{to: map[string]int{}}
 	var short, grows []string
+	isVain := start == ""
 	for _, s := range sizes {
 		if s.next < s.need {
 			short = append(short, fmt.Sprintf("%s is %d here and %d on the primary", s.name, s.next,
 				s.need))
 		}
 		grows = append(grows, fmt.Sprintf("%s %d -> %d", s.name, s.have, s.next))
+		g.to[s.name] = s.next
+		isVain = isVain || a.grownStart == start && s.have < a.grownTo[s.name]
 	}
-	start := pgStartOf(a.cfg.DataDir)
-	st, _ := a.deps.Source.State()
+	g.text = strings.Join(grows, ", ")
 	switch {
 	case len(short) > 0:
-		return errors.New("replay stands still: " + strings.Join(short, ", ") +
-			": raise it in postgres.settings and start the node again")
-	case st.Maintenance != nil:
-		return errors.New("replay stands still until the server is restarted (" +
-			strings.Join(grows, ", ") + "), when the maintenance ends")
-	case start == "" || a.grown == start:
-		return errors.New("replay stands still, and a restart did not help: " +
-			strings.Join(grows, ", "))
+		g.useless = ": " + strings.Join(short, ", ") +
+			": raise it in postgres.settings and start the node again"
+	case isVain:
+		g.useless = ", and a restart did not help: " + g.text
 	}
-	a.log.Warn("replay stands still until the server has as much as the primary; restarting it",
-		zap.Strings("settings", grows))
-	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
-		return err
+	return g, nil
+}
+
+// noteGrown remembers what the start that was just made, or tried, was to bring.
+func (a *PostgresAgent) noteGrown(g growth) {
+	a.grownStart, a.grownTo = pgStartOf(a.cfg.DataDir), g.to
+}
+
+func (a *PostgresAgent) setSizeProblem(text string) {
+	a.mu.Lock()
+	changed := a.sizeProblem != text
+	a.sizeProblem = text
+	a.mu.Unlock()
+	if changed && text != "" {
+		a.log.Warn("standby does not replay", zap.String("problem", text))
 	}
-	err = a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
-	a.grown = pgStartOf(a.cfg.DataDir)
-	return err
+	if changed {
+		pgPoke(a.kick)
+	}
 }
 
 // lackedSizes are the settings of which the running standby has less than its primary.

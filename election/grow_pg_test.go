@@ -31,34 +31,70 @@ func TestAgentStandbyGrows(t *testing.T) {
 	}
 	c.sql("n2", "SELECT pg_wal_replay_resume()")
 
-	c.growTo("n1", 60)
-	c.crash("n1")
-	c.wait("n1", "stopped", func(s election.MemberStatus) bool {
-		return s.Phase == election.PhaseStopped
-	})
-	c.epoch = 2
-	c.commit("n1", c.do("n1", election.Order{Kind: election.OrderStartPrimary}))
-	c.open("n1")
+	c.restartPrimaryWith("n1", 60)
 	c.sql("n1", "INSERT INTO t VALUES (1)")
-	if c.agents["n2"].Status().ServerVersion >= 140000 {
-		const says = "max_connections is 40 here and 60 on the primary"
-		c.wait("n2", says, func(s election.MemberStatus) bool {
+	if c.agents["n2"].Status().ServerVersion < 140000 { // it has ended, and is started as it is
+		c.growTo("n2", 60)
+		c.waitGrown("n2", first, "60", "1")
+		return
+	}
+	stays := func(says string) {
+		t.Helper()
+		ok := func(s election.MemberStatus) bool {
 			return s.Phase == election.PhaseStandby && strings.Contains(s.Problem, says)
-		})
+		}
+		c.wait("n2", says, ok)
+		for begin := time.Now(); time.Since(begin) < 3*time.Second; time.Sleep(20 * time.Millisecond) {
+			if s := c.agents["n2"].Status(); !ok(s) {
+				t.Fatalf("after %v it does not say %q any more: %+v", time.Since(begin), says, s)
+			}
+		}
 		if c.pid("n2") != first {
-			t.Error("it was restarted for nothing")
+			t.Error("it was restarted")
 		}
 	}
+	stays("max_connections is 40 here and 60 on the primary")
+	c.src.set(func(s *election.State) {
+		s.Intent = &election.Intent{Epoch: 3, Kind: election.IntentSwitchover, From: "n1", FromEpoch: 2}
+	})
 	c.growTo("n2", 60)
-	c.wait("n2", "restarted and in its place", func(s election.MemberStatus) bool {
+	stays("(max_connections 40 -> 60), when the change of the primary is over")
+	c.src.set(func(s *election.State) { s.Intent = nil })
+	c.waitGrown("n2", first, "60", "1")
+
+	// And once more: that the newest start was for this, too, is no reason to leave it.
+	second := c.pid("n2")
+	c.restartPrimaryWith("n1", 80)
+	c.sql("n1", "INSERT INTO t VALUES (2)")
+	c.growTo("n2", 80)
+	c.waitGrown("n2", second, "80", "2")
+}
+
+// restartPrimaryWith crashes the primary, and starts it with another max_connections.
+func (c *agentCluster) restartPrimaryWith(name string, connections int) {
+	c.t.Helper()
+	c.growTo(name, connections)
+	c.crash(name)
+	c.wait(name, "stopped", func(s election.MemberStatus) bool {
+		return s.Phase == election.PhaseStopped
+	})
+	c.epoch++
+	c.commit(name, c.do(name, election.Order{Kind: election.OrderStartPrimary}))
+	c.open(name)
+}
+
+// waitGrown waits until the standby was restarted with that max_connections and has all rows.
+func (c *agentCluster) waitGrown(name string, first int, connections, rows string) {
+	c.t.Helper()
+	c.wait(name, "restarted and in its place", func(s election.MemberStatus) bool {
 		return s.Phase == election.PhaseStandby && s.Pid != 0 && s.Pid != first && s.Streaming &&
 			s.Problem == ""
 	})
-	if got := c.sql("n2", "SHOW max_connections"); got != "60" {
-		t.Errorf("the standby has max_connections %s", got)
+	if got := c.sql(name, "SHOW max_connections"); got != connections {
+		c.t.Errorf("the standby has max_connections %s", got)
 	}
-	electiontest.Wait(t, "the row of the new epoch", 20*time.Second, func() bool {
-		return c.sql("n2", "SELECT count(*) FROM t") == "1"
+	electiontest.Wait(c.t, "the rows of the new epoch", 20*time.Second, func() bool {
+		return c.sql(name, "SELECT count(*) FROM t") == rows
 	})
 }
 

@@ -304,7 +304,7 @@ func (a *PostgresAgent) reconcileStandby(ctx context.Context, s agentStep,
 	if err := a.wakeSlotSync(ctx); err != nil {
 		return err
 	}
-	if err := a.reconcileSizes(ctx); err != nil {
+	if restarted, err := a.reconcileSizes(ctx); restarted || err != nil {
 		return err
 	}
 	if !a.Status().Streaming {

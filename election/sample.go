@@ -292,6 +292,9 @@ func (a *PostgresAgent) publish(st MemberStatus) {
 	if st.Problem == "" {
 		st.Problem = a.slotProblem
 	}
+	if st.Problem == "" && st.Phase == PhaseStandby {
+		st.Problem = a.sizeProblem
+	}
 	if st.Problem == "" && st.Phase == PhaseRecovering {
 		st.Problem = recoveringText
 	}
