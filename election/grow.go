@@ -2,10 +2,12 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -79,6 +81,32 @@ func (a *PostgresAgent) reconcileSizes(ctx context.Context) (restarted bool, err
 	return true, err
 }
 
+// growRecruited is reconcileSizes for a standby that is being recruited and has stopped replaying:
+// nobody else would restart it now, and it might be all that is left. A walreceiver that is there
+// still ends with the server, and syncs what it has; the next start has none.
+func (a *PostgresAgent) growRecruited(ctx context.Context, conf pgConf) error {
+	g, err := a.planGrowth(ctx)
+	switch {
+	case err != nil:
+		return err
+	case g.text == "":
+		return errReplayPaused
+	case g.useless != "":
+		return errors.New("replay stands still" + g.useless)
+	}
+	a.log.Warn("replay stands still until the recruited standby has as much as the primary had; "+
+		"restarting it", zap.String("settings", g.text))
+	if _, err := a.stopServer(ctx, min(2*time.Second, a.cfg.StopTimeout)); err != nil {
+		return err
+	}
+	err = a.launchAgain(ctx, conf)
+	a.noteGrown(g)
+	if err != nil {
+		return err
+	}
+	return a.waitReady(ctx, nil) // errNoLogins: it is fenced by its files
+}
+
 // growthDue tells what to say of a standby that lacks something, and whether to restart it now.
 func (a *PostgresAgent) growthDue(g growth) (problem string, isDue bool) {
 	st, _ := a.deps.Source.State()
@@ -124,8 +152,34 @@ func (a *PostgresAgent) planGrowth(ctx context.Context) (growth, error) {
 			": raise it in postgres.settings and start the node again"
 	case isVain:
 		g.useless = ", and a restart did not help: " + g.text
+	default:
+		bad, err := a.badConf(ctx)
+		if err != nil {
+			return growth{}, err
+		}
+		if bad != "" {
+			g.useless = " until the server is restarted (" + g.text + "), and it would not start: " + bad
+		}
 	}
 	return g, nil
+}
+
+// badConf tells of a line of the configuration files with which no server starts; empty if there is
+// none that can be seen from a running one. "Could not be applied" is said of what waits for a
+// restart as well, and of names of things that another database may have.
+func (a *PostgresAgent) badConf(ctx context.Context) (string, error) {
+	rows, err := a.exec(ctx, `SELECT f.sourcefile, f.sourceline, f.error
+		FROM pg_file_settings f LEFT JOIN pg_settings s ON s.name = lower(f.name)
+		WHERE f.error IS NOT NULL AND (f.error <> 'setting could not be applied'
+		OR s.context <> 'postmaster' AND (s.context = 'sighup' OR s.vartype <> 'string'))
+		ORDER BY f.seqno LIMIT 1`)
+	if err != nil {
+		return "", fmt.Errorf("look for errors in the configuration files: %w", err)
+	}
+	if len(rows) == 0 {
+		return "", nil
+	}
+	return fmt.Sprintf("%s line %s: %s", rows[0][0], rows[0][1], rows[0][2]), nil
 }
 
 // noteGrown remembers what the start that was just made, or tried, was to bring.

@@ -2,6 +2,8 @@ package election_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -59,7 +61,23 @@ func TestAgentStandbyGrows(t *testing.T) {
 	})
 	c.growTo("n2", 60)
 	stays("(max_connections 40 -> 60), when the change of the primary is over")
+	file := filepath.Join(c.cfgs["n2"].DataDir, "postgresql.conf")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil { // it keeps its owner
+			t.Fatal(err)
+		}
+	}
+	write("work_mem = '4 parsecs'\n" + string(good))
 	c.src.set(func(s *election.State) { s.Intent = nil })
+	stays("would not start: " + file + " line 1: setting could not be applied")
+	write("no_such_setting = 1\n" + string(good))
+	stays("would not start: " + file + " line 1: unrecognized configuration parameter")
+	write(string(good))
 	c.waitGrown("n2", first, "60", "1")
 
 	// And once more: that the newest start was for this, too, is no reason to leave it.
@@ -109,4 +127,49 @@ func (c *agentCluster) growTo(name string, connections int) {
 	cfg.Settings = append(cfg.Settings, fmt.Sprintf("max_connections = %d", connections))
 	c.cfgs[name] = cfg
 	c.start(name)
+}
+
+// TestAgentRecruitGrowsStandby: the primary was started with more than its standby has, and is lost
+// before the standby was restarted. Recruited, it has to be: nobody else resumes its replay, and no
+// other member has what was acknowledged.
+func TestAgentRecruitGrowsStandby(t *testing.T) {
+	c := newAgentCluster(t, 2)
+	c.start("n1", "n2")
+	c.bootstrap("")
+	c.open("n1")
+	c.sql("n1", "CREATE TABLE t (i int)")
+	c.waitStreaming("n2", "n1")
+	if c.agents["n2"].Status().ServerVersion < 140000 {
+		t.Skip("before 14 it does not stop replaying, but ends")
+	}
+	first := c.pid("n2")
+	c.restartPrimaryWith("n1", 60)
+	c.waitStreaming("n2", "n1")
+	at := c.acknowledge("n1", 1, "n2")
+	c.crash("n1")
+	c.epoch = 3
+	const says = "max_connections is 40 here and 60 on the primary: raise it"
+	_, err := c.tryDo("n2", election.Order{Kind: election.OrderRecruit})
+	if err == nil || !strings.Contains(err.Error(), says) {
+		t.Fatalf("recruited with too little: %v", err)
+	}
+	if c.pid("n2") != first {
+		t.Error("it was restarted for nothing")
+	}
+	c.growTo("n2", 60)
+	res := c.do("n2", election.Order{Kind: election.OrderRecruit})
+	if res.LSN < at {
+		t.Errorf("recruited at %v, has acknowledged %v", res.LSN, at)
+	}
+	if got := c.sql("n2", "SELECT count(*) FROM t"); got != "1" {
+		t.Errorf("%s rows", got)
+	}
+	if got := c.sql("n2", "SHOW primary_conninfo"); got != "" {
+		t.Errorf("recruited, it streams from %q", got)
+	}
+	if second := c.pid("n2"); second == first ||
+		c.do("n2", election.Order{Kind: election.OrderRecruit}).LSN != res.LSN ||
+		c.pid("n2") != second {
+		t.Error("recruited again, it is restarted, or is elsewhere")
+	}
 }

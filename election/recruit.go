@@ -93,7 +93,13 @@ func (a *PostgresAgent) fence(ctx context.Context, running bool, syncNames strin
 	if err := a.applyConf(ctx, conf); err != nil {
 		return OrderResult{}, err
 	}
-	if err := a.waitLocalEnd(ctx); err != nil {
+	err := a.waitLocalEnd(ctx)
+	if errors.Is(err, errReplayPaused) {
+		if err = a.growRecruited(ctx, conf); err == nil {
+			err = a.waitLocalEnd(ctx)
+		}
+	}
+	if err != nil {
 		return OrderResult{}, err
 	}
 	res, err := a.readPosition(ctx)
@@ -107,6 +113,8 @@ func (a *PostgresAgent) fence(ctx context.Context, running bool, syncNames strin
 	}
 	return res, nil
 }
+
+var errReplayPaused = errors.New("replay is paused: SELECT pg_wal_replay_resume()")
 
 // waitLocalEnd returns when no walreceiver is left and the startup process has replayed all WAL
 // that is here. Either of two proofs is enough: the position received since the server's start
@@ -129,7 +137,7 @@ func (a *PostgresAgent) waitLocalEnd(ctx context.Context) error {
 		waiting := row[3] == "RecoveryRetrieveRetryInterval"
 		switch {
 		case row[4] == "t":
-			return errors.New("replay is paused: SELECT pg_wal_replay_resume()")
+			return errReplayPaused
 		case row[0] != "0":
 			seen = time.Time{}
 		case row[1] == "t":
