@@ -216,9 +216,7 @@ func (n *Node) runReports(ctx context.Context) {
 			r.cancel()
 			r.cancel = nil
 			r.note(p, n.now())
-			if a, ok := n.deps.Agent.(WatchfulAgent); ok && r.nearlyBlind(n.timing.Silence) {
-				a.LookClosely()
-			}
+			r.lookClosely(s)
 		case <-changed:
 			isDue = true
 		case <-newer:
@@ -227,6 +225,15 @@ func (n *Node) runReports(ctx context.Context) {
 			// A quick probe's report follows at once.
 			isDue, tell = true, r.cancel != nil
 		}
+	}
+}
+
+// lookClosely has the agent look at its standby when the primary falls silent; a primary's own
+// agent has nothing to see by that.
+func (r *reporter) lookClosely(s *State) {
+	a, ok := r.n.deps.Agent.(WatchfulAgent)
+	if ok && s.Lock != nil && s.Lock.Holder != r.n.cfg.Name && r.nearlyBlind(r.n.timing.Silence) {
+		a.LookClosely()
 	}
 }
 

@@ -92,3 +92,31 @@ func TestNearlyBlind(t *testing.T) {
 		}
 	}
 }
+
+type countingAgent struct {
+	Agent
+	looks int
+}
+
+func (a *countingAgent) LookClosely() { a.looks++ }
+
+// TestLooksCloselyAtStandbysOnly: a holder that cannot reach its own server asks its agent nothing.
+func TestLooksCloselyAtStandbysOnly(t *testing.T) {
+	for holder, want := range map[string]int{"n1": 0, "n2": 1, "": 0} {
+		a := &countingAgent{}
+		n := &Node{timing: Timing{Silence: time.Second}}
+		n.cfg.Name, n.deps.Agent = "n1", a
+		r := reporter{n: n}
+		for i := range int64(probeRepeats) {
+			r.note(probed{epoch: 1, result: ProbeTimeout}, i+1)
+		}
+		s := &State{}
+		if holder != "" {
+			s.Lock = &Lock{Epoch: 1, Holder: holder}
+		}
+		r.lookClosely(s)
+		if a.looks != want {
+			t.Errorf("holder %q: %d looks", holder, a.looks)
+		}
+	}
+}
