@@ -337,15 +337,17 @@ func (s *session) forward(ctx context.Context) error {
 		return werr
 	}
 	switch {
+	case err == nil && act == forwardGuard:
+		return s.guard(ctx, b)
+	case s.unsent > 0:
+		return nil // the rest of it goes first; what is behind it is found again
 	case err != nil:
 		return err
 	case act == forwardStop:
 		return errClientGone
-	case act == forwardGuard:
-		return s.guard(ctx, b)
-	case act == forwardPrepare && s.unsent == 0:
+	case act == forwardPrepare:
 		return s.prepareAway(b, true)
-	case act == forwardCopy && s.unsent == 0:
+	case act == forwardCopy:
 		return s.awaitBackend(ctx, func() bool { return !s.awaitsCopy() })
 	}
 	return nil

@@ -46,17 +46,33 @@ func (s *session) leave(ctx context.Context, l *loss, cause error) error {
 }
 
 // awaitAnswers tells of a client that has violated the protocol. A server comes to that when it has
-// answered what was sent before; so that is waited for, or lost.
-func (s *session) awaitAnswers(ctx context.Context, err error) bool {
+// answered what was sent before; so that is waited for, or lost, unless the client has left: nobody
+// is to be told then, and neither session nor backend is kept. It returns err, or that.
+func (s *session) awaitAnswers(ctx context.Context, err error) (bool, error) {
 	var pe *pgwire.Error
 	s.mu.Lock()
 	isAttached := s.backend != nil
 	s.mu.Unlock()
 	if !isAttached || !errors.As(err, &pe) {
-		return false
+		return false, err
 	}
-	_ = s.awaitBackend(ctx, func() bool { return s.flow.isSettled() || s.flow.awaitsClient() })
-	return true
+	isOver := func() bool { return s.gone || s.flow.isSettled() || s.flow.awaitsClient() }
+	for {
+		tick, cancel := context.WithTimeout(ctx, waitTick)
+		waited := s.awaitBackend(tick, isOver)
+		cancel()
+		s.mu.Lock()
+		gone := s.gone
+		s.mu.Unlock()
+		switch {
+		case gone:
+			return false, errClientGone
+		case !errors.Is(waited, errClosing) || ctx.Err() != nil:
+			return true, err
+		case s.client.probe() == peerGone:
+			return false, errClientGone
+		}
+	}
 }
 
 // isOrdered tells that the backend itself has said, in the place of an answer, that it was told to

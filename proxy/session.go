@@ -148,7 +148,7 @@ func (s *session) serve(ctx context.Context) {
 		case errors.Is(err, errClientGone):
 			s.leaveBehind()
 		}
-		violates := s.awaitAnswers(ctx, err)
+		violates, err := s.awaitAnswers(ctx, err)
 		if gone := s.stopBackend(); gone != nil {
 			err = gone
 		}
