@@ -91,6 +91,8 @@ type PostgresAgent struct {
 	// grownTo what that was to bring; of the holder of ops.
 	grownStart string
 	grownTo    map[string]int
+	// dueAt is when it was first seen that such a start is due; zero if none is.
+	dueAt time.Time
 
 	kick       chan struct{}             // wakes runSample
 	work       chan struct{}             // wakes runReconcile

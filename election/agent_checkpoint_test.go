@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"holdfast/election"
 	"holdfast/election/electiontest"
 )
@@ -19,6 +22,8 @@ func TestAgentAsksForACheckpointUntilThereIsOne(t *testing.T) {
 	for name, restart := range map[string]bool{"connection refused": false, "agent ends": true} {
 		t.Run(name, func(t *testing.T) {
 			c := newAgentCluster(t, 2)
+			core, logs := observer.New(zap.WarnLevel)
+			c.core = core
 			c.start("n1", "n2")
 			c.bootstrap("")
 			c.open("n1")
@@ -34,7 +39,9 @@ func TestAgentAsksForACheckpointUntilThereIsOne(t *testing.T) {
 			c.wait("n2", "a sample of the new timeline", func(s election.MemberStatus) bool {
 				return s.Phase == election.PhasePrimary && s.Timeline == 2
 			})
-			time.Sleep(300 * time.Millisecond) // an attempt fails
+			electiontest.Wait(t, "an attempt that fails", 10*time.Second, func() bool {
+				return logs.FilterMessage("checkpoint after promotion not done").Len() > 0
+			})
 			if restart {
 				c.close("n2")
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 
 	"holdfast/election"
@@ -61,6 +62,8 @@ type agentCluster struct {
 	epoch   uint64
 	// segments are of servers that a test killed: nobody else frees their shared memory.
 	segments []int
+	// core takes the agents' log, if a test sets it.
+	core zapcore.Core
 }
 
 func agentNeedPostgres(t *testing.T) {
@@ -133,6 +136,9 @@ func newAgentCluster(t *testing.T, n int) *agentCluster {
 }
 
 func (c *agentCluster) log() *zap.Logger {
+	if c.core != nil {
+		return zap.New(c.core)
+	}
 	if os.Getenv("HOLDFAST_TEST_LOG") == "" {
 		return zap.NewNop()
 	}

@@ -66,7 +66,7 @@ func (a *PostgresAgent) reconcileSizes(ctx context.Context) (restarted bool, err
 			return false, err
 		}
 	}
-	problem, isDue := a.growthDue(g)
+	problem, isDue := a.growthDue(g, time.Now())
 	a.setSizeProblem(problem)
 	if !isDue {
 		return false, nil
@@ -76,6 +76,7 @@ func (a *PostgresAgent) reconcileSizes(ctx context.Context) (restarted bool, err
 	if _, err := a.stopServer(ctx, a.cfg.StopTimeout); err != nil {
 		return false, err
 	}
+	a.dueAt = time.Time{}
 	err = a.startStandby(ctx, a.standbyConf(a.desiredUpstream()))
 	a.noteGrown(g)
 	return true, err
@@ -107,10 +108,15 @@ func (a *PostgresAgent) growRecruited(ctx context.Context, conf pgConf) error {
 	return a.waitReady(ctx, nil) // errNoLogins: it is fenced by its files
 }
 
+// growthStagger is how much later than the standby before it, by name, one is restarted: all of
+// them stop replaying at the same record, and readers shall find one.
+const growthStagger = 5 * time.Second
+
 // growthDue tells what to say of a standby that lacks something, and whether to restart it now.
-func (a *PostgresAgent) growthDue(g growth) (problem string, isDue bool) {
+func (a *PostgresAgent) growthDue(g growth, now time.Time) (problem string, isDue bool) {
 	st, _ := a.deps.Source.State()
-	until := ""
+	dueAt, until := time.Time{}, ""
+	defer func() { a.dueAt = dueAt }()
 	switch {
 	case g.text == "":
 		return "", false
@@ -121,9 +127,27 @@ func (a *PostgresAgent) growthDue(g growth) (problem string, isDue bool) {
 	case st.Intent != nil:
 		until = "when the change of the primary is over" // a recruit does it by itself
 	default:
-		return "", true
+		if dueAt = a.dueAt; dueAt.IsZero() {
+			dueAt = now
+		}
+		if now.Sub(dueAt) >= time.Duration(a.standbyRank(st))*growthStagger {
+			return "", true
+		}
+		until = "some seconds after the standbys before it"
 	}
 	return "replay stands still until the server is restarted (" + g.text + "), " + until, false
+}
+
+// standbyRank is how many standbys come before this one by name.
+func (a *PostgresAgent) standbyRank(st *State) int {
+	rank := 0
+	for _, m := range st.Members {
+		isStandby := m.Postgres != "" && (st.Lock == nil || m.Name != st.Lock.Holder)
+		if isStandby && m.Name < a.cfg.Name {
+			rank++
+		}
+	}
+	return rank
 }
 
 // planGrowth is about a standby that has stopped replaying.
