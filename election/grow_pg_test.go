@@ -80,7 +80,7 @@ func TestAgentStandbyGrows(t *testing.T) {
 	write(string(good))
 	c.waitGrown("n2", first, "60", "1")
 
-	// And once more: that the newest start was for this, too, is no reason to leave it.
+	// And once more. The agent is another one by now: it does not remember the first growth.
 	second := c.pid("n2")
 	c.restartPrimaryWith("n1", 80)
 	c.sql("n1", "INSERT INTO t VALUES (2)")
