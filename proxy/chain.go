@@ -25,7 +25,7 @@ type chain struct {
 
 // flowChain is what the answers tell of it.
 type flowChain struct {
-	isLast  bool // the statement of the current batch that has completed last was such a COMMIT
+	isLast  bool // what was answered last of the current batch was such a COMMIT
 	isMoved bool // the open block may not have the characteristics any more that it began with
 	// isHanded tells that the open block has them from one before, not from a BEGIN.
 	isHanded bool
@@ -42,6 +42,14 @@ func (c *flowChain) completed(o *op, typ, status byte) {
 	c.isMoved = c.isMoved || o.mayMoveModes(status) ||
 		chains && status == pgwire.TxFailed && !c.isHanded
 	c.isHanded = c.isHanded || chains
+}
+
+// passed takes what else of the client was answered: the next unit cannot begin behind it, since it
+// would leave that out. A function may set anything.
+func (c *flowChain) passed(o *op) {
+	if !o.internal {
+		c.isLast, c.isMoved = false, c.isMoved || o.kind == opFunctionCall
+	}
 }
 
 // ended takes ReadyForQuery, and tells that it is that of a COMMIT AND CHAIN with nothing behind
@@ -264,7 +272,19 @@ func (r *redo) chained(p *pending) {
 		p.next = pgwire.TxFailed // an error is told for what was behind it
 		return
 	}
-	r.next = r.block
+	if !p.batch.bindsBehind() {
+		r.next = r.block
+	} // else the client has a portal in it, which another block would lack
+}
+
+// bindsBehind tells that a portal is made behind the last statement.
+func (b *batch) bindsBehind() bool {
+	is := false
+	for i := range b.ops {
+		o := &b.ops[i]
+		is = o.kind == opBind || is && !o.isStatement()
+	}
+	return is
 }
 
 // finished takes a batch of which nothing is due but its end, behind a COMMIT AND CHAIN that was

@@ -7,6 +7,14 @@ func failsThen(batch []byte) scriptStep {
 	return scriptStep{send: join(pgwire.AppendQuery(nil, "SELECT 1/0"), batch), ends: 2}
 }
 
+// callLoCreate is a FunctionCall of lo_create.
+func callLoCreate(oid string) []byte {
+	const loCreate = 715
+	body := pgwire.AppendFunctionCall(nil, loCreate)[pgwire.HeaderLen:][:4]
+	body = append(body, 0, 0, 0, 1, 0, 0, 0, byte(len(oid)))
+	return pgwire.AppendMessage(nil, pgwire.CliFunctionCall, append(append(body, oid...), 0, 0))
+}
+
 // cutScripts are conversations for TestCutAnywhere alone: what few clients do, and the protocol
 // allows.
 var cutScripts = []script{
@@ -130,6 +138,18 @@ var cutScripts = []script{
 		{send: pgwire.AppendSync(pgwire.AppendParse(nil, "", "SELECT 7", nil)), ends: 1},
 		{send: bindRun(""), ends: 1}, q("COMMIT", "SHOW transaction_isolation"),
 	}},
+	{name: "chained blocks, a function called behind", steps: []scriptStep{
+		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"),
+		{send: join(noSync(extended("COMMIT AND CHAIN")), callLoCreate("4711")), ends: 1},
+		q("INSERT INTO t VALUES (2, 'b')"), q("SELECT lo_unlink(4711)"), q("COMMIT"),
+	}, allow: "40001"},
+	{name: "chained blocks, a portal made behind", steps: []scriptStep{
+		q("BEGIN"), q("INSERT INTO t VALUES (1, 'a')"),
+		{send: pgwire.AppendSync(pgwire.AppendBind(join(noSync(extended("COMMIT AND CHAIN")),
+			pgwire.AppendParse(nil, "", "SELECT b FROM t", nil)), "p", "")), ends: 1},
+		{send: pgwire.AppendSync(pgwire.AppendExecute(nil, "p", 0)), ends: 1},
+		q("INSERT INTO t VALUES (2, 'b')"), q("COMMIT"),
+	}, allow: "40001"},
 	{name: "strings of statements", steps: []scriptStep{
 		q("SELECT 1; SELECT 2"), q("BEGIN; INSERT INTO t VALUES (1, 'a')"), q("SELECT 1; SELECT 2"),
 		q("COMMIT"),

@@ -359,10 +359,12 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 			f.dropSyncs()
 		}
 	case pgwire.SrvDataRow, pgwire.SrvCopyOutResponse, pgwire.SrvCopyBothResponse,
-		pgwire.SrvCopyData, pgwire.SrvCopyDone, pgwire.SrvFunctionCallResponse,
-		pgwire.SrvParameterDescription:
+		pgwire.SrvCopyData, pgwire.SrvCopyDone, pgwire.SrvParameterDescription:
+	case pgwire.SrvFunctionCallResponse:
+		f.chain.passed(o)
 	case pgwire.SrvRowDescription, pgwire.SrvNoData:
 		if o.kind == opDescribe {
+			f.chain.passed(o)
 			a.keep = o.asQuery && !hide // a Query that fails with RETURNING has none
 			a.done = f.pop()
 		}
@@ -371,6 +373,7 @@ func (f *flow) serverMessage(typ byte, body []byte) (answer, error) {
 			return a, errNonsense(typ, f)
 		}
 		f.changedUnnamed(o)
+		f.chain.passed(o)
 		a.done = f.pop()
 	}
 	return a, nil
