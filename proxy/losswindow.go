@@ -76,13 +76,13 @@ func (p *Proxy) noteLoss(old, pr *Primary, until int64) {
 	if !ok {
 		return
 	}
-	p.work.Add(1)
-	go p.runCountLoss(old, pr, at, min(until, bootNow()))
+	// Not in p.work, which Close may wait for while the watch still runs.
+	ended := min(until, bootNow())
+	p.counting.Go(func() { p.runCountLoss(old, pr, at, ended) })
 }
 
 // runCountLoss counts them, after it has asked the new primary, and writes the line.
 func (p *Proxy) runCountLoss(old, pr *Primary, at Boundary, ended int64) {
-	defer p.work.Done()
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.DialTimeout)
 	defer cancel()
 	rows, err := p.outcomesAt.query(ctx, pr, replayedSQL)

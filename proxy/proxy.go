@@ -105,7 +105,10 @@ type Proxy struct {
 	nextLoop atomic.Uint32
 	looping  sync.WaitGroup
 
-	work   sync.WaitGroup
+	work sync.WaitGroup
+	// counting is of runCountLoss, which runWatch starts: it is waited for behind the watch's end.
+	counting sync.WaitGroup
+
 	cancel context.CancelFunc
 	ctx    context.Context
 	// doors ends with Close's beginning, for clients that are no session yet.
@@ -419,12 +422,13 @@ func (p *Proxy) Close() error {
 		s.interrupt()
 	}
 	<-done
-	p.secretsAt.drop()
-	p.outcomesAt.drop()
-	p.catalogues.drop()
 	if p.watchDone != nil {
 		<-p.watchDone
 	}
+	p.counting.Wait()
+	p.secretsAt.drop()
+	p.outcomesAt.drop()
+	p.catalogues.drop()
 	p.tlsWatch.Wait()
 	p.prewarm.work.Wait()
 	p.stopLoops()
