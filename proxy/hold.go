@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,6 +53,11 @@ type loss struct {
 
 // waiting tells that the client waits for an answer of what it sent before.
 func (l *loss) waiting() bool { return len(l.pending) > 0 || l.endHeld }
+
+// looksUp tells that a COMMIT is in doubt whose outcome can be looked up.
+func (l *loss) looksUp() bool {
+	return slices.ContainsFunc(l.pending, func(p pending) bool { return p.verdict == verdictLookup })
+}
 
 // hold waits for a primary, connects and restores the session there. The client's connection
 // stays open; what it waits for is answered with an error when the budget is spent, and the
@@ -230,14 +236,17 @@ func (h *holding) budget(ctx context.Context, canceled bool) error {
 			return h.giveUp(ctx, errTooManyHeld(), "sessions")
 		}
 	}
-	waited, notice := time.Since(h.from), s.holdNoticeAfter()
+	waited, notice, limit := time.Since(h.from), s.holdNoticeAfter(), s.holdTimeout()
+	if h.loss.looksUp() {
+		limit = max(limit, lookupLeast) // what can be known is not told as unknown
+	}
 	switch {
 	case canceled && !h.login:
 		return h.giveUp(ctx, errHeldCanceled(), "canceled")
-	case waited >= s.holdTimeout() && h.login:
+	case waited >= limit && h.login:
 		s.countHoldOver()
 		return errNoPrimaryLogin()
-	case waited >= s.holdTimeout():
+	case waited >= limit:
 		s.countHoldOver()
 		return h.giveUp(ctx, errHoldExpired(), "timeout")
 	case !h.login && !h.noticed && notice > 0 && waited >= notice:

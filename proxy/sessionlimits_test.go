@@ -84,6 +84,24 @@ func TestHoldTimesByRoleAndDatabase(t *testing.T) {
 	r.holdsOver("2", 0)
 }
 
+// A COMMIT in flight is looked up for a moment also where a line says not to wait: what can be known
+// is not told as unknown.
+func TestCommitInFlightIsLookedUpWithoutAHold(t *testing.T) {
+	r := newRig(t, func(c *proxy.Config) {
+		c.SessionLimits = []string{"all all hold_timeout=0s"}
+	})
+	c, done := r.commitInFlightAfter(r.unavailable)
+	time.Sleep(300 * time.Millisecond) // a primary comes, but not at once
+	next := r.server.NextXID()
+	r.lead(next, next)
+	if err := <-done; err != nil {
+		t.Errorf("COMMIT: %v", err)
+	}
+	if n := exec(t, c, "SELECT count(*) FROM t"); n != "1" {
+		t.Errorf("rows: %s", n)
+	}
+}
+
 // holdsOver checks how often the time of a line of session_limits was over.
 func (r *rig) holdsOver(line string, want float64) {
 	r.t.Helper()
