@@ -120,6 +120,9 @@ func (p *Proxy) countReaders(epoch, lo uint64, since int64) (all, may int, xid u
 		if a := s.acked; was && a.epoch == epoch && a.xid >= lo {
 			xid = max(xid, a.xid)
 		}
+		if was && heard == 0 && s.mayRead() {
+			heard = bootNow()
+		}
 		s.mu.Unlock()
 		if !was {
 			continue
@@ -138,10 +141,18 @@ func (p *Proxy) countReaders(epoch, lo uint64, since int64) (all, may int, xid u
 // heardAt is the time at which a client has last sent anything.
 func heardAt(client link) int64 { return bootNow() - int64(quietFor(client)) }
 
-// noteHeard keeps it, now that the backend is lost.
+// mayRead tells that the session may be shown data though its client sends nothing now: something is
+// executed, a block is open, or it is told of what others notify. The caller holds s.mu.
+func (s *session) mayRead() bool {
+	return !s.flow.isSafePoint() || s.endHeld || s.track.listens()
+}
+
+// noteHeard keeps it, now that the backend is lost, unless that is known.
 func (s *session) noteHeard() {
 	at := heardAt(s.client)
 	s.mu.Lock()
-	s.losing().heardAt = at
+	if l := s.losing(); l.heardAt == 0 {
+		l.heardAt = at
+	}
 	s.mu.Unlock()
 }

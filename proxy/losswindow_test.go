@@ -50,6 +50,10 @@ func TestReadersOfLostCommitsAreCounted(t *testing.T) {
 	p.server.ExecIn("app", "CREATE TABLE t (a int); GRANT ALL ON t TO app")
 	quiet, reader := p.connect(""), p.connect("")
 	exec(t, quiet, "SELECT count(*) FROM t")
+	inBlock, listener, running := p.connect(""), p.connect(""), p.connect("")
+	exec(t, inBlock, "BEGIN")
+	exec(t, listener, "LISTEN news")
+	ran := start(running, "SELECT pg_sleep(4)")
 	time.Sleep(2500 * time.Millisecond) // the difference between clocks that is allowed for
 	p.server.ExecIn("app", "INSERT INTO t VALUES (0)")
 	p.server.Follow(p.standby)
@@ -73,11 +77,11 @@ func TestReadersOfLostCommitsAreCounted(t *testing.T) {
 	}
 	exec(t, quiet, "SELECT 1")
 	p.eventually(func() bool { return len(lossLines(logs)) > 0 }, "it is logged")
-	if n := p.count("lost_reads_total", ""); n != 1 {
-		t.Errorf("%v sessions counted, want the one that has read it", n)
+	if n := p.count("lost_reads_total", ""); n != 4 {
+		t.Errorf("%v sessions counted, want all but the quiet one", n)
 	}
 	line := lossLines(logs)[0].ContextMap()
-	want := map[string]any{"sessions": int64(1), "of_sessions": int64(2), "xid_lo": next,
+	want := map[string]any{"sessions": int64(4), "of_sessions": int64(5), "xid_lo": next,
 		"xid_hi": next, "window_is_assumed": false, "epoch": p.epoch, "of_epoch": p.epoch - 1}
 	for key, v := range want {
 		if fmt.Sprint(line[key]) != fmt.Sprint(v) {
@@ -88,6 +92,9 @@ func TestReadersOfLostCommitsAreCounted(t *testing.T) {
 	if line["lsn"] != lsn[0] || line["last_commit"] == "" {
 		t.Errorf("lsn %v, last commit %v; the server says %v", line["lsn"], line["last_commit"], lsn)
 	}
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
 	// Another change, which loses nothing, says nothing.
 	p.proxy.Cut(p.epoch)
 	p.bounds = append(p.bounds, proxy.Boundary{Epoch: p.epoch + 1, Lo: next, Hi: next})
@@ -96,7 +103,7 @@ func TestReadersOfLostCommitsAreCounted(t *testing.T) {
 		exec(t, c, "SELECT 1")
 	}
 	time.Sleep(1500 * time.Millisecond) // the watch looks every second
-	if n := len(lossLines(logs)); n != 1 || p.count("lost_reads_total", "") != 1 {
+	if n := len(lossLines(logs)); n != 1 || p.count("lost_reads_total", "") != 4 {
 		t.Errorf("%d lines, counted %v", n, p.count("lost_reads_total", ""))
 	}
 }

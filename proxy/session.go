@@ -113,7 +113,7 @@ type lastLoss struct {
 	kept     []byte
 	fatal    *pgwire.Error // a FATAL of the server that was not passed on yet
 	heldFrom time.Time     // since when its answers were kept back; zero: not
-	heardAt  int64         // bootNow of what the client had sent last, once recover has looked
+	heardAt  int64         // bootNow when the session may have read last; 0: ask the kernel
 
 	// restless is how often in a row one was lost at once after it was attached, at restoredAt. The
 	// owner's own.
@@ -296,7 +296,9 @@ func (s *session) stopBackend() error {
 	l := s.losing()
 	l.epoch, l.pid, l.started = b.primary.Epoch, b.pid, b.started
 	l.mid = b.passing > 0 && !b.passHide
-	l.kept, l.heardAt = b.keptDone, 0
+	if l.kept, l.heardAt = b.keptDone, 0; s.mayRead() {
+		l.heardAt = bootNow()
+	}
 	s.mu.Unlock()
 	return err
 }
