@@ -141,8 +141,8 @@ func (p *Proxy) countReaders(epoch, lo uint64, since int64) (all, may int, xid u
 // heardAt is the time at which a client has last sent anything.
 func heardAt(client link) int64 { return bootNow() - int64(quietFor(client)) }
 
-// mayRead tells that the session may be shown data though its client sends nothing now: something is
-// executed, a block is open, or it is told of what others notify. The caller holds s.mu.
+// mayRead tells that the session may be shown data though its client sends nothing now: something
+// is executed, a block is open, or it is told of what others notify. The caller holds s.mu.
 func (s *session) mayRead() bool {
 	return !s.flow.isSafePoint() || s.endHeld || s.track.listens()
 }

@@ -84,8 +84,8 @@ func TestHoldTimesByRoleAndDatabase(t *testing.T) {
 	r.holdsOver("2", 0)
 }
 
-// A COMMIT in flight is looked up for a moment also where a line says not to wait: what can be known
-// is not told as unknown.
+// A COMMIT in flight is looked up for a moment also where a line says not to wait: what can be
+// known is not told as unknown.
 func TestCommitInFlightIsLookedUpWithoutAHold(t *testing.T) {
 	r := newRig(t, func(c *proxy.Config) {
 		c.SessionLimits = []string{"all all hold_timeout=0s"}
