@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -143,6 +144,9 @@ func (m *matrix) fillRest() {
 		sc := &cutScripts[i]
 		if sc.before != 0 && fmt.Sprint(sc.before) <= version {
 			continue
+		}
+		if sc.allow == pgwire.CodeSerializationFailure {
+			continue // expected knows nothing of units that are not run again; TestCutAnywhere does
 		}
 		m.fill(newConversation(sc), matrixFaults)
 	}
