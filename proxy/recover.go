@@ -360,12 +360,11 @@ func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 	switch o {
 	case outcomeCommitted:
 		l.redo.chained(p)
-		if err := s.committedLate(b, p); err != nil && !errors.Is(err, errNotCarried) {
-			return nil, err // the client is told nothing yet
-		} else if s.commitFound(l.xid, b.primary.Epoch, p.batch.doubted()); err != nil {
-			return nil, err // it is told, and the session ends
+		err := s.committedLate(b, p)
+		if err == nil || errors.Is(err, errNotCarried) { // else the client is told nothing yet
+			s.commitFound(l.xid, b.primary.Epoch, p.batch.doubted())
 		}
-		return nil, nil
+		return nil, err
 	case outcomeAborted:
 		p.verdict = verdictRolledBack // it can be run again, if all of it is there
 	}
