@@ -167,7 +167,7 @@ func (a *PostgresAgent) planGrowth(ctx context.Context) (growth, error) {
 		}
 		grows = append(grows, fmt.Sprintf("%s %d -> %d", s.name, s.have, s.next))
 		g.to[s.name] = s.next
-		isVain = isVain || a.grownStart == start && s.have < a.grownTo[s.name]
+		isVain = isVain || a.isVain(start, s)
 	}
 	g.text = strings.Join(grows, ", ")
 	switch {
@@ -204,6 +204,11 @@ func (a *PostgresAgent) badConf(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	return fmt.Sprintf("%s line %s: %s", rows[0][0], rows[0][1], rows[0][2]), nil
+}
+
+// isVain tells that this start of the server was made for more of a setting than it has.
+func (a *PostgresAgent) isVain(start string, s agentSize) bool {
+	return a.grownStart == start && s.have < a.grownTo[s.name]
 }
 
 // noteGrown remembers what the start that was just made, or tried, was to bring.
