@@ -257,7 +257,7 @@ func (d *demo) oneFault(ctx context.Context, kind faultKind) {
 	}
 	d.mu.Lock()
 	d.checked = to
-	d.ledger.add(report)
+	d.ledger.Add(report)
 	total := d.ledger
 	d.mu.Unlock()
 	stats := d.load.Stats()

@@ -282,8 +282,8 @@ func (l *Ledger) doubtLocked(r *LedgerReport, k *LedgerKind, m ledgerMark, n int
 	}
 }
 
-// add sums up the reports of ranges; Unbalanced is of the whole table each time.
-func (r *LedgerReport) add(o LedgerReport) {
+// Add sums up the reports of ranges; Unbalanced is of the whole table each time.
+func (r *LedgerReport) Add(o LedgerReport) {
 	r.Acknowledged += o.Acknowledged
 	r.Refused += o.Refused
 	r.InDoubt += o.InDoubt

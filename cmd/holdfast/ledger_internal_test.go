@@ -170,8 +170,8 @@ func TestLedgerRangesAddUp(t *testing.T) {
 			return l.Check(from, to, some)
 		}
 		var sum LedgerReport
-		sum.add(part(1, at))
-		sum.add(part(at, n+1))
+		sum.Add(part(1, at))
+		sum.Add(part(at, n+1))
 		if whole := part(1, n+1); !reflect.DeepEqual(sum, whole) {
 			t.Fatalf("parts give\n%+v, the whole\n%+v", sum, whole)
 		}
