@@ -332,10 +332,6 @@ func (a *PostgresAgent) do(ctx context.Context, o Order) (OrderResult, error) {
 	if err := a.checkOver(o); err != nil {
 		return OrderResult{}, err
 	}
-	if rec := a.record(); o.Epoch <= rec.SyncEpoch {
-		// It comes late: the lock of its epoch was entered, and its sync set has changed since.
-		o.SyncNames = rec.SyncNames
-	}
 	switch o.Kind {
 	case OrderBootstrap:
 		return a.orderBootstrap(ctx, o)

@@ -19,6 +19,9 @@ type agentRecord struct {
 	SystemID string `json:"system_id,omitempty"`
 	// Pledged is the highest epoch of an order; older ones are refused for good.
 	Pledged uint64 `json:"pledged,omitempty"`
+	// LockEpoch is that of the newest lock that was seen here. What a node reads of its log after a
+	// start may be older.
+	LockEpoch uint64 `json:"lock_epoch,omitempty"`
 	// Upstream is the member to stream from by order of UpstreamEpoch.
 	Upstream      *Member `json:"upstream,omitempty"`
 	UpstreamEpoch uint64  `json:"upstream_epoch,omitempty"`
@@ -92,6 +95,7 @@ func (a *PostgresAgent) record() agentRecord {
 func (a *PostgresAgent) updateRecord(change func(*agentRecord)) error {
 	r := a.record()
 	change(&r)
+	r.LockEpoch = a.lockSeen()
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write the pledge: %w", err)
@@ -122,23 +126,43 @@ func (a *PostgresAgent) checkPledge(epoch uint64) error {
 	return nil
 }
 
+// lockSeen is the epoch of the newest lock that was ever seen here; 0 if none was. In a record of
+// an older release only the sync set tells of one.
+func (a *PostgresAgent) lockSeen() uint64 {
+	st, _ := a.deps.Source.State()
+	rec := a.record()
+	return max(rec.LockEpoch, rec.SyncEpoch, lockEpoch(st))
+}
+
+// noteLock makes durable that a lock of that epoch was seen, where no other write has. The door of
+// a primary does not wait for it: what opens it writes the record.
+func (a *PostgresAgent) noteLock(epoch uint64) error {
+	if a.record().LockEpoch >= epoch {
+		return nil
+	}
+	return a.updateRecord(func(*agentRecord) {})
+}
+
 // checkOver refuses an order that comes late, when the change that it was given for is over: a lock
 // of its epoch or of a later one is entered. The pledge cannot tell: who rejoined by itself has no
 // order of the later epoch, and a primary that was restarted was stopped under its own.
 func (a *PostgresAgent) checkOver(o Order) error {
-	st, _ := a.deps.Source.State()
-	if st.Lock == nil || !o.isOver(st.Lock.Epoch) {
+	lock := a.lockSeen()
+	if lock == 0 || !o.isOver(lock) {
 		return nil
 	}
-	return fmt.Errorf("%w: the lock is of epoch %d", ErrAgentStaleEpoch, st.Lock.Epoch)
+	return fmt.Errorf("%w: the lock is of epoch %d", ErrAgentStaleEpoch, lock)
 }
 
 // isOver tells that the change of an order has ended in the lock of that epoch, or was replaced by
-// one that has. Under a lock's own epoch a promotion and a start are answered again, a standby
-// follows the lock's holder, and orders that change nothing about the lock are given.
+// one that has: whoever gives it still does not know, and nothing comes of an answer. Orders that
+// belong to no change of the lock are given under its own epoch.
 func (o Order) isOver(lock uint64) bool {
-	return o.Epoch < lock ||
-		o.Epoch == lock && (o.Kind == OrderStop || o.Kind == OrderRecruit)
+	switch o.Kind {
+	case OrderCheckpoint, OrderSlots, OrderRestart, OrderReinit:
+		return o.Epoch < lock
+	}
+	return o.Epoch <= lock
 }
 
 // pledge makes the order's epoch durable before anything is done under it (DESIGN 10.4).

@@ -81,6 +81,9 @@ func (a *PostgresAgent) reconcile(parent context.Context, lastSlots *time.Time) 
 	go func() { defer close(watchDone); a.cancelOnNewLock(ctx, cancel, st.Lock.Epoch, newer) }()
 
 	err := a.reconcileTo(ctx, st, lastSlots)
+	if err == nil {
+		err = a.noteLock(st.Lock.Epoch)
+	}
 	if err != nil && ctx.Err() != nil && parent.Err() == nil {
 		return nil // overtaken by a newer lock
 	}

@@ -42,7 +42,7 @@ func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error)
 		return election.OrderResult{}, fmt.Errorf("epoch %d is below the pledge %d", o.Epoch,
 			n.pg.pledged)
 	}
-	if l := n.view.Lock; l != nil && election.IsOver(o, l.Epoch) && n.w.bug != bugSimOver {
+	if l := n.view.Lock; l != nil && election.IsOver(o, l.Epoch) && !n.takesLateLocked(o, l) {
 		return election.OrderResult{}, fmt.Errorf("the lock is of epoch %d", l.Epoch)
 	}
 	if n.isWitness() {
@@ -51,6 +51,12 @@ func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error)
 	}
 	if n.pg.disk.state != "" {
 		return election.OrderResult{}, errSim // no room for the pledge
+	}
+	if l := n.view.Lock; l != nil && election.IsOver(o, l.Epoch) &&
+		n.pg.phase == election.PhaseStopped &&
+		(o.Kind == election.OrderStartPrimary || o.Kind == election.OrderFollow) {
+		n.w.violate("%s is started by an order of epoch %d though the lock of %d is entered", n.name,
+			o.Epoch, l.Epoch)
 	}
 	isOld := o.Epoch < n.pg.pledged
 	n.pg.pledged = max(n.pg.pledged, o.Epoch)
@@ -91,6 +97,17 @@ func (n *simNode) carryOutLocked(o election.Order) (election.OrderResult, error)
 		}
 	}
 	return election.OrderResult{V: 1}, nil
+}
+
+// takesLateLocked are the mistakes about orders that come when their change is over.
+func (n *simNode) takesLateLocked(o election.Order, l *election.Lock) bool {
+	switch n.w.bug {
+	case bugSimOver:
+		return true
+	case bugSimStarts:
+		return o.Epoch == l.Epoch && o.Kind != election.OrderStop && o.Kind != election.OrderRecruit
+	}
+	return false
 }
 
 // waitFor waits until the server has the position of the order, or the order's end.

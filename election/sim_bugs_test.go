@@ -37,6 +37,7 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugSimSlotOnce:   "has no slot for",
 		bugSimSlotPast:   "in spite of its slot",
 		bugSimOver:       "though that is over",
+		bugSimStarts:     "is started by an order of",
 		bugSimOldReport:  "though it runs",
 	}
 	for bug, text := range want {

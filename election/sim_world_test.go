@@ -32,6 +32,7 @@ const (
 	bugNoStop        simBug = "answers an order to stop without a stop"
 	bugWaives        simBug = "waives promises without a fence"
 	bugSimOver       simBug = "agents take orders of a change that is over"
+	bugSimStarts     simBug = "agents take orders to start when the lock of their epoch is entered"
 	bugSimOldReport  simBug = "reports count for the epoch in which they come"
 )
 

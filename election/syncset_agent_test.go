@@ -173,7 +173,8 @@ func TestAgentSyncSet(t *testing.T) {
 	// The order of the promotion comes once more, late: its sync set is not put back.
 	// (The version of the file tells it, since the agent would correct it at once.)
 	before := c.sql("n1", "SHOW holdfast.conf_seq")
-	c.do("n1", election.Order{Kind: election.OrderPromote, SyncNames: both.Setting()})
+	c.late("n1", election.Order{Kind: election.OrderPromote, Epoch: c.epoch,
+		SyncNames: both.Setting()})
 	if c.sql("n1", "SHOW holdfast.conf_seq") != before {
 		t.Error("a late order has put back the sync set of the promotion")
 	}
@@ -268,16 +269,17 @@ func TestAgentPromotionWaits(t *testing.T) {
 		}
 		t.Log(err)
 	})
-	c.commit("n2", c.do("n2", promote))
-	c.open("n2")
-	if got := c.sql("n2", "SHOW synchronous_standby_names"); got != promote.SyncNames {
-		t.Errorf("the new primary has %q", got)
-	}
+	res := c.do("n2", promote)
 	// An order of another leader, whose configuration differs, cannot weaken what is answered for.
 	other := promote
 	other.SyncNames = `ANY 1 ("n1")`
 	if _, err := c.tryDo("n2", other); !errors.Is(err, election.ErrAgentRole) {
 		t.Errorf("another sync set under the same epoch: %v", err)
+	}
+	c.commit("n2", res)
+	c.open("n2")
+	if got := c.sql("n2", "SHOW synchronous_standby_names"); got != promote.SyncNames {
+		t.Errorf("the new primary has %q", got)
 	}
 	if c.isAcknowledged("n2") {
 		t.Error("a commit that no standby has is acknowledged")
