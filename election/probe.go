@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -178,8 +179,9 @@ type reporter struct {
 	cancel context.CancelFunc
 	// under is the epoch of the probe under way.
 	under uint64
-	// mail holds the newest report until the sender takes it.
+	// mail holds the newest report until the sender takes it; life is this process in them.
 	mail chan Report
+	life uint64
 	work sync.WaitGroup
 }
 
@@ -187,13 +189,15 @@ type reporter struct {
 // something new. Neither a probe nor a leader that answers nothing holds up the next report.
 func (n *Node) runReports(ctx context.Context) {
 	defer n.work.Done()
-	r := reporter{n: n, found: make(chan probed, 1), mail: make(chan Report, 1)}
+	r := reporter{n: n, found: make(chan probed, 1), mail: make(chan Report, 1),
+		life: rand.Uint64() | 1}
 	defer r.work.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.dialer.LocalAddr, r.gap = n.sourceAddr(), probeGap
 	r.work.Go(func() {
-		sendReports(ctx, r.mail, func(rep Report) bool { return n.sendReport(ctx, rep) })
+		sendReports(ctx, r.mail, n.now,
+			func(rep Report) bool { return n.sendReport(ctx, rep) })
 	})
 	t := time.NewTicker(n.timing.Interval)
 	defer t.Stop()
@@ -266,6 +270,7 @@ func (r *reporter) start(ctx context.Context, s *State) bool {
 
 // post leaves a report for the sender, in the place of an older one.
 func (r *reporter) post(rep Report) {
+	rep.Life, rep.At = r.life, r.n.now()
 	select {
 	case <-r.mail:
 	default:
@@ -277,8 +282,11 @@ func (r *reporter) post(rep Report) {
 const leaderLook = 25 * time.Millisecond
 
 // sendReports tells the leader. A report that does not get there is followed by the next one; one
-// for which there was no leader, or no longer, goes to the next leader as soon as there is one.
-func sendReports(ctx context.Context, mail <-chan Report, send func(Report) (isDone bool)) {
+// for which there was no leader, or no longer, goes to the next leader as soon as there is one, and
+// tells for how long it was kept.
+func sendReports(ctx context.Context, mail <-chan Report, now func() int64,
+	send func(Report) (isDone bool),
+) {
 	for {
 		var r Report
 		select {
@@ -286,7 +294,7 @@ func sendReports(ctx context.Context, mail <-chan Report, send func(Report) (isD
 			return
 		case r = <-mail:
 		}
-		for !send(r) {
+		for !send(r.sentAt(now())) {
 			t := time.NewTimer(leaderLook)
 			select {
 			case <-ctx.Done():

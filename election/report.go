@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// reports are the newest reports of all nodes, with the time of their arrival here.
+// reports are the newest reports of all nodes, with the time since when each is true.
 type reports struct {
 	now func() int64
 
@@ -27,12 +27,16 @@ func newReports(now func() int64) *reports {
 	return &reports{now: now, byNode: make(map[string]received), changed: make(chan struct{})}
 }
 
-// take keeps a report; one that says something new wakes who waits.
+// take keeps a report; one that says something new wakes who waits. Its age is counted from when it
+// was made, but for the way here; one that newer ones have overtaken says nothing any more.
 func (r *reports) take(rep Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, known := r.byNode[rep.Node]
-	r.byNode[rep.Node] = received{rep, r.now()}
+	if known && rep.isBefore(&old.report) {
+		return
+	}
+	r.byNode[rep.Node] = received{rep, r.now() - int64(max(0, rep.Kept))}
 	if !known || differs(&old.report, &rep) {
 		close(r.changed)
 		r.changed = make(chan struct{})

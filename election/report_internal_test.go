@@ -17,20 +17,21 @@ func TestReportWaitsForALeader(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		mail, done := make(chan Report, 1), make(chan struct{})
 		var sent []int
-		var at time.Duration
+		var at, kept time.Duration
+		now := func() int64 { return int64(time.Since(begin)) + int64(time.Hour) }
 		go func() {
 			defer close(done)
-			sendReports(ctx, mail, func(r Report) bool {
+			sendReports(ctx, mail, now, func(r Report) bool {
 				if time.Since(begin) < 320*time.Millisecond {
 					return false // nobody leads yet
 				}
-				sent, at = append(sent, r.ProbeCount), time.Since(begin)
+				sent, at, kept = append(sent, r.ProbeCount), time.Since(begin), r.Kept
 				return true
 			})
 		}()
-		mail <- Report{ProbeCount: 1}
+		mail <- Report{ProbeCount: 1, At: now()}
 		time.Sleep(200 * time.Millisecond)
-		mail <- Report{ProbeCount: 2}
+		mail <- Report{ProbeCount: 2, At: now()}
 		time.Sleep(800 * time.Millisecond)
 		cancel()
 		<-done
@@ -38,7 +39,76 @@ func TestReportWaitsForALeader(t *testing.T) {
 			t.Errorf("sent %v, after %v; the newest once, as soon as there is a leader, is expected",
 				sent, at)
 		}
+		if want := at - 200*time.Millisecond; kept != want {
+			t.Errorf("it says that it was kept for %v, not %v", kept, want)
+		}
 	})
+}
+
+// TestReportsTellWhenTheyWereMade, by the clock that sendReports goes by.
+func TestReportsTellWhenTheyWereMade(t *testing.T) {
+	n := &Node{now: bootNow}
+	r := reporter{n: n, mail: make(chan Report, 1), life: 5}
+	before := n.now()
+	r.post(Report{})
+	rep := <-r.mail
+	if rep.Life != 5 || rep.At < before || rep.At > n.now() {
+		t.Errorf("made at %d by process %d", rep.At, rep.Life)
+	}
+}
+
+// TestKeptReportIsNoFreshOne: what a node saw before there was a leader, or before its process was
+// paused, is as old for the leader as it is, so that it speaks for nobody after that.
+func TestKeptReportIsNoFreshOne(t *testing.T) {
+	timing, err := TimingOf(ProfileLAN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := DefaultPolicy(timing)
+	for _, kept := range []time.Duration{0, p.ReportFresh - 1, p.ReportFresh + 1, time.Hour} {
+		at := int64(5 * time.Hour)
+		r := Report{V: Version, Node: "n1", Epoch: 3, Probe: ProbeRefused, ProbeCount: 9, Life: 7,
+			At: at}
+		leader := newReports(func() int64 { return int64(time.Minute) }) // another host's clock
+		leader.take(r.sentAt(at + int64(kept)))
+		obs, _ := leader.all()
+		if len(obs) != 1 || obs[0].Age != kept {
+			t.Fatalf("kept for %v: %+v", kept, obs)
+		}
+		in := Input{Observations: obs, State: &State{
+			Lock:    &Lock{Epoch: 3, Holder: "n1"},
+			Members: []Member{{Name: "n1", Postgres: "h:1"}},
+		}}
+		sv := surveyNodes(in, p)
+		if isFresh := kept <= p.ReportFresh; (sv.refused == 1) != isFresh ||
+			(sv.silent == 1) == isFresh {
+			t.Errorf("kept for %v: %+v", kept, sv)
+		}
+	}
+}
+
+// TestOvertakenReportIsDropped: a call that was given up may arrive after the next one. A process
+// that has started anew counts from anywhere.
+func TestOvertakenReportIsDropped(t *testing.T) {
+	var now int64
+	leader := newReports(func() int64 { return now })
+	take := func(life uint64, at int64, count int) int {
+		now++
+		leader.take(Report{Node: "n1", Life: life, At: at, ProbeCount: count})
+		obs, _ := leader.all()
+		return obs[0].ProbeCount
+	}
+	for i, step := range []struct {
+		life uint64
+		at   int64
+		want int
+	}{
+		{1, 100, 0}, {1, 50, 0}, {1, 100, 2}, {1, 101, 3}, {2, 10, 4}, {2, 9, 4}, {0, 0, 6},
+	} {
+		if got := take(step.life, step.at, i); got != step.want {
+			t.Errorf("step %d: report %d is kept, %d is expected", i, got, step.want)
+		}
+	}
 }
 
 // TestReportLeavesALeaderThatIsGone: a call to a host that answers nothing ends when another node

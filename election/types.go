@@ -230,11 +230,17 @@ const (
 
 // Report is what a node tells the Raft leader, every interval and at once on a change.
 type Report struct {
-	V      int          `json:"v"`
-	Node   string       `json:"node"`
-	Epoch  uint64       `json:"epoch"` // of the lock the probe was made under
-	Member MemberStatus `json:"member"`
-	Probe  ProbeResult  `json:"probe"`
+	V     int    `json:"v"`
+	Node  string `json:"node"`
+	Epoch uint64 `json:"epoch"` // of the lock the probe was made under
+	// At is when it was made, by the boot clock of the node's process Life, and compared with At of
+	// the same Life only. Kept is how long it was kept before it was sent, by the same clock; both
+	// are 0 from a release that does not tell.
+	Life   uint64        `json:"life,omitempty"`
+	At     int64         `json:"at,omitempty"`
+	Kept   time.Duration `json:"kept,omitempty"`
+	Member MemberStatus  `json:"member"`
+	Probe  ProbeResult   `json:"probe"`
 	// ProbeCount is how many probes in a row had this result.
 	ProbeCount int `json:"probe_count"`
 	// BlindFor is how long no probe under Epoch has succeeded; 0 if the newest has.
@@ -255,6 +261,17 @@ type Report struct {
 	SyncV int `json:"sync_v,omitempty"`
 	// Sync is what the node's configuration asks of commits; nil from a release that does not tell.
 	Sync *SyncMode `json:"sync,omitempty"`
+}
+
+// sentAt is the report as it is sent at that time by the clock of At.
+func (r Report) sentAt(now int64) Report {
+	r.Kept = max(0, time.Duration(now-r.At))
+	return r
+}
+
+// isBefore tells that the report was made before another one of the same process.
+func (r *Report) isBefore(other *Report) bool {
+	return r.Life != 0 && r.Life == other.Life && r.At < other.At
 }
 
 // Observation is a report with its age when it was looked at.
