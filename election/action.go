@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -21,7 +22,7 @@ func (c *Controller) beginIntent(
 	ctx context.Context, it Intent, replaces uint64,
 ) (epoch uint64, err error) {
 	begin := BeginIntent{
-		Request: rand.Text(), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
+		Request: cmp.Or(it.Request, rand.Text()), Kind: it.Kind, From: it.From, FromEpoch: it.FromEpoch,
 		Replaces: replaces, To: it.To, Cause: boundedText(it.Cause),
 		Evidence:    boundedEvidence(it.Evidence),
 		StopsHolder: it.StopsHolder, Only: it.Only, AcceptLoss: it.AcceptLoss, Slots: it.Slots,

@@ -39,6 +39,11 @@ type Request struct {
 	AcceptSlotLoss bool `json:"accept_slot_loss,omitempty"`
 	// DryRun asks for the checks only.
 	DryRun bool `json:"dry_run,omitempty"`
+	// Token names the request in the state, Since is the newest epoch that had begun when it was asked
+	// for, and Again tells that another leader may have begun it.
+	Token string `json:"token,omitempty"`
+	Since uint64 `json:"since,omitempty"`
+	Again bool   `json:"again,omitempty"`
 }
 
 // Check is a precondition of a request, in words for a DBA.

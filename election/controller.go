@@ -199,11 +199,7 @@ func (c *Controller) input(s *State) Input {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, r := range c.requests {
-		if r.epoch == 0 {
-			in.Requests = append(in.Requests, r.request)
-		}
-	}
+	in.Requests = notBegunYet(c.requests)
 	return in
 }
 

@@ -230,7 +230,8 @@ func notByLock(lock Lock, r Request) string {
 
 // requestIntent is the change that carries a request out.
 func requestIntent(lock Lock, r Request, to string) Intent {
-	it := Intent{From: lock.Holder, FromEpoch: lock.Epoch, Cause: "asked for by an operator"}
+	it := Intent{From: lock.Holder, FromEpoch: lock.Epoch, Cause: "asked for by an operator",
+		Request: r.Token}
 	switch r.Kind {
 	case RequestRestart:
 		it.Kind, it.To, it.StopsHolder = IntentRestart, to, true

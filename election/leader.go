@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -202,37 +201,6 @@ func (n *Node) applyHere(ctx context.Context, c Command) (Result, error) {
 	return a.result, a.err
 }
 
-// Request asks the leader, wherever that is, for what an operator wants. It returns when that is
-// done, or with the reason why it was not; the checks are the preconditions.
-func (n *Node) Request(ctx context.Context, r Request) ([]Check, error) {
-	r.V = Version
-	s, _ := n.State()
-	before := lockEpoch(s)
-	if n.isLeading() {
-		return n.requestHere(ctx, r)
-	}
-	err := ErrNoLeader
-	for _, p := range n.leaderPeers() {
-		var a requestAnswer
-		err = p.call(ctx, "/v1/request", r, &a)
-		if err == nil && a.Error != "" {
-			return a.Checks, errors.New(a.Error)
-		}
-		if err == nil {
-			if !r.DryRun && changesLock(s, r) {
-				n.awaitLock(ctx, before)
-			}
-			return a.Checks, nil
-		}
-		// Only a node that surely did nothing is passed over.
-		text := err.Error()
-		if !strings.Contains(text, errNotLeader.Error()) && !strings.Contains(text, "dial node") {
-			return nil, err
-		}
-	}
-	return nil, err
-}
-
 // seeTimeout bounds how long a node waits to see what the leader says is done.
 const seeTimeout = 2 * time.Second
 
@@ -271,6 +239,9 @@ func (n *Node) requestHere(ctx context.Context, r Request) ([]Check, error) {
 	ctx, stop := n.whileHeard(ctx)
 	defer stop()
 	checks, err := n.loop.Request(ctx, r)
+	if s, _ := n.State(); errors.Is(err, ErrNotLeading) && !changesLock(s, r) {
+		return checks, errNotLeader // nothing was ordered
+	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errSilent), errors.Is(cause, errClosed) && err != nil:
 		return checks, fmt.Errorf("%w: the outcome is unknown; look at the status and ask again "+

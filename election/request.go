@@ -39,6 +39,11 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 	if !isLeader {
 		return nil, ErrNotLeading
 	}
+	if r.Again && !r.DryRun {
+		if isHandled, err := c.resume(ctx, r); isHandled {
+			return nil, err
+		}
+	}
 	var untold []string
 	if r.Kind == RequestSwitchover {
 		untold = c.learnSlots(ctx)
@@ -306,6 +311,20 @@ func (c *Controller) dropRequest(id uint64, err error) {
 	}
 }
 
+// notBegunYet are the requests to decide about. The same one again has the first one's outcome,
+// which settleRequests finds.
+func notBegunYet(pending []*pendingRequest) (out []Request) {
+	for _, r := range pending {
+		isTwice := r.request.Token != "" && slices.ContainsFunc(out, func(q Request) bool {
+			return q.Token == r.request.Token
+		})
+		if r.epoch == 0 && !isTwice {
+			out = append(out, r.request)
+		}
+	}
+	return out
+}
+
 // markRequest notes the intent that carries a request out.
 func (c *Controller) markRequest(id, epoch uint64) {
 	c.mu.Lock()
@@ -338,6 +357,12 @@ func (c *Controller) settleRequests(s *State) {
 	c.mu.Lock()
 	for _, r := range c.requests {
 		if r.epoch == 0 {
+			// It came a second time, while this leader carried out the first.
+			if w, isBegun := findWish(s, r.request.Token); w.isOver {
+				over = append(over, answer{r.request.ID, w.err})
+			} else if isBegun && !w.isInstead {
+				r.epoch = w.epoch
+			}
 			continue
 		}
 		if isOver, err := outcomeOf(s, r.epoch); isOver {

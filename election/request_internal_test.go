@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
@@ -61,5 +62,21 @@ func TestOutcomeOf(t *testing.T) {
 				t.Errorf("over %v, %v", over, err)
 			}
 		})
+	}
+}
+
+// TestSameRequestTwiceIsOne: beside each other the second would be refused for the first.
+func TestSameRequestTwiceIsOne(t *testing.T) {
+	got := notBegunYet([]*pendingRequest{
+		{request: Request{ID: 1, Token: "a"}}, {request: Request{ID: 2, Token: "a"}},
+		{request: Request{ID: 3, Token: "b"}, epoch: 7}, {request: Request{ID: 4}},
+		{request: Request{ID: 5}},
+	})
+	var ids []uint64
+	for _, r := range got {
+		ids = append(ids, r.ID)
+	}
+	if !slices.Equal(ids, []uint64{1, 4, 5}) {
+		t.Errorf("decided about %v", ids)
 	}
 }

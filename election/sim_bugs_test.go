@@ -38,6 +38,7 @@ func TestSimulationFindsBugs(t *testing.T) {
 		bugSimSlotPast:   "in spite of its slot",
 		bugSimOver:       "though that is over",
 		bugSimStarts:     "is started by an order of",
+		bugSimAskedAnew:  "is carried out 2 times",
 		bugSimOldReport:  "though it runs",
 	}
 	for bug, text := range want {

@@ -127,3 +127,21 @@ func (s SimLessee) Incarnate(r *rand.Rand) { s.l.incarnation = r.Uint64() }
 
 // IsOver is the rule by which an agent refuses orders that come late.
 func IsOver(o Order, lock uint64) bool { return o.isOver(lock) }
+
+// AskWhoeverLeads is how a node passes a request on.
+func AskWhoeverLeads(ctx context.Context, state func() (*State, <-chan struct{}),
+	put func(context.Context, Request) ([]Check, error), r Request,
+) ([]Check, error) {
+	return asking{state, put}.run(ctx, r)
+}
+
+// AsLost is what a node takes for the end of a leadership; BrokenCall is a call without an answer.
+func AsLost(err error) error { return asLost(err) }
+
+// BrokenCall is a call that ended without an answer.
+func BrokenCall(err error) error { return &brokenCall{err} }
+
+// WishOf is the token of the request that a change came of, and whether it is what was asked for.
+func WishOf(c Change) (token string, isIt bool) {
+	return wishToken(c.Request), !isInstead(c.Request)
+}

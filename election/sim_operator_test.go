@@ -1,7 +1,6 @@
 package election_test
 
 import (
-	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -69,9 +68,8 @@ func (r *simRun) askLaterLocked(leader string, q election.Request) {
 			incarnation = m.pg.incarnation
 		}
 		w.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if _, err := r.controllers[leader].Request(ctx, q); err != nil {
+		err := r.askNode(leader, q)
+		if err != nil {
 			return
 		}
 		w.mu.Lock()

@@ -81,6 +81,9 @@ type simWorld struct {
 	// asked counts what an operator got, lostAccepted the commits that were lost by consent.
 	asked        simAsked
 	lostAccepted int
+	// answers has what was told of requests, carried how often each was carried out, by the token.
+	answers map[string]error
+	carried map[string]int
 	// consent has the member that an operator accepted a loss for, by the epoch that it replaces.
 	consent      map[uint64]string
 	maintainedAt time.Time
@@ -167,6 +170,7 @@ func newSimWorld(seed uint64, bug simBug) *simWorld {
 		acked: map[uint64]bool{}, used: map[uint64]string{}, targets: map[uint64]string{},
 		followed: map[uint64]map[string]string{},
 		names:    []string{"pg1", "pg2", "pg3"}, nextEntry: 1, asked: simAsked{},
+		answers: map[string]error{}, carried: map[string]int{},
 		consent: map[uint64]string{}, yes: map[uint64]map[string]bool{},
 		oneWay: map[string]map[string]bool{}, xids: map[uint64]uint64{}, trace: newSimTrace(),
 		ackedWhole: map[uint64]simCommit{}, recruits: map[simRecruit]election.OrderResult{},
@@ -314,6 +318,7 @@ func (w *simWorld) checkStateLocked(before, after *election.State) {
 	}
 	w.resolveLocked(after)
 	w.checkRepointLocked(before, l)
+	w.checkAnswersLocked(after)
 	if w.entered != nil {
 		w.entered(l)
 	}

@@ -199,7 +199,7 @@ func applyCommit(s *State, c *CommitLock) (*State, Result) {
 	}
 	change := Change{
 		Lock: lock, Kind: i.Kind, From: i.From, Cause: i.Cause, Evidence: i.Evidence,
-		At: c.At, PhasesMS: c.PhasesMS, Slots: c.Slots,
+		At: c.At, PhasesMS: c.PhasesMS, Slots: c.Slots, Request: i.Request,
 		Asked: i.Kind == IntentSwitchover && !i.Auto || i.StopsHolder || i.Only != "",
 	}
 	next.History = append(slices.Clone(s.History), change)

@@ -30,7 +30,8 @@ func (t *transition) takesOver() *Request {
 
 // takeOver goes on under a further epoch with what the operator accepts (DESIGN.md I71).
 func (t *transition) takeOver(r Request) error {
-	it := Intent{Kind: IntentFailover, Only: r.Member, AcceptLoss: true}
+	it := Intent{Kind: IntentFailover, Only: r.Member, AcceptLoss: true,
+		Request: r.Token}
 	epoch, err := t.replaceWith(it, t.it.Cause+"; then an operator asked for "+r.Member+
 		" and accepts the loss of commits")
 	if err != nil {

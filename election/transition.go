@@ -302,6 +302,9 @@ func (t *transition) replace(kind IntentKind, to, cause string) error {
 // replaceBy puts an intent in the place of this one. The replicated state adds this one's target,
 // which may have been ordered to promote, to those tried.
 func (t *transition) replaceBy(it Intent, cause string) error {
+	if it.Only != "" {
+		it.Request = nextRequest(t.it.Request, wishSame)
+	}
 	epoch, err := t.replaceWith(it, cause)
 	if err == nil && it.Only != "" {
 		t.c.moveRequest(t.it.Epoch, epoch) // it is the same wish
@@ -313,6 +316,7 @@ func (t *transition) replaceBy(it Intent, cause string) error {
 func (t *transition) replaceWith(it Intent, cause string) (uint64, error) {
 	it.From, it.FromEpoch, it.Cause, it.Evidence = t.it.From, t.it.FromEpoch, cause, t.it.Evidence
 	it.Slots = t.it.Slots
+	it.Request = cmp.Or(it.Request, nextRequest(t.it.Request, wishInstead))
 	t.note("replaced: %s", cause)
 	t.c.replaced++
 	if t.c.replaced > 1 {

@@ -66,7 +66,7 @@ type Intent struct {
 	Cause string   `json:"cause"`
 	// Evidence is what the decision rested on, in words for a DBA.
 	Evidence []string `json:"evidence,omitempty"`
-	// Request names the command that began it.
+	// Request names the command that began it, and what was asked for (wishToken).
 	Request string `json:"request,omitempty"`
 	// StopsHolder tells that the holder's server is stopped in order first, after a drain (restart).
 	StopsHolder bool `json:"planned,omitempty"`
@@ -110,6 +110,8 @@ type Change struct {
 	At time.Time `json:"at"`
 	// Asked tells that an operator asked for it.
 	Asked bool `json:"planned,omitempty"`
+	// Request is that of the intent; empty from a release that does not keep it.
+	Request string `json:"request,omitempty"`
 	// PhasesMS is how long each phase took, in milliseconds.
 	PhasesMS map[string]int64 `json:"phases_ms,omitempty"`
 	// Slots tell of the logical slots that were lost with it, or went on behind.
