@@ -165,7 +165,7 @@ func (s *session) takeLoss() *loss {
 		locks: s.track.locks,
 	}
 	s.noteOpener(&l.redo)
-	if l.redo.messages != nil && s.flow.unsynced > 0 && s.passing == 0 {
+	if l.redo.messages != nil && s.flow.unsynced > 0 && !s.flow.isOnlyLed() && s.passing == 0 {
 		// The server would keep its answers, which the client has had, until the Sync.
 		l.redo.messages = pgwire.AppendFlush(l.redo.messages)
 	}

@@ -137,12 +137,12 @@ func (f *flow) unansweredBatches() []batch {
 			first = false
 		}
 		last := &b.ops[len(b.ops)-1]
-		if !internal || !last.internal || last.showEnd || !b.sent {
+		if !internal || !last.internal || last.showEnd || !b.sent && !f.isOnlyLed() {
 			out = append(out, b) // what has no end is a batch of the client's, of which we ask
 		}
 		i = j
 	}
-	if first && (f.skipping || f.unsynced > 0 || f.asQuery) {
+	if first && (f.skipping || f.unsynced > 0 && !f.isOnlyLed() || f.asQuery) {
 		b := batch{end: -1}
 		f.fillCurrent(&b)
 		out = append(out, b)

@@ -113,6 +113,7 @@ type flow struct {
 	rolledBack bool // the transaction that ends with the next ReadyForQuery 'I' was undone
 	copyIn     bool // the server is in extended copy-in mode and ignores Sync
 	unsynced   int  // ops of the batch that has no Sync yet
+	led        int  // the same, if all of them are ours and lead the client's first (op.leads)
 }
 
 // newFlow is the flow of a backend that has just said ReadyForQuery.
@@ -170,9 +171,18 @@ func (f *flow) push(o op) bool {
 	if o.isStatement() {
 		f.ahead = o.cls.ahead(f.ahead)
 	}
+	if o.leads {
+		f.led++
+	} else if !o.internal || o.endsBatch() {
+		f.led = 0
+	}
 	f.known.sent(&f.ops[len(f.ops)-1], f.ahead)
 	return true
 }
+
+// isOnlyLed tells that nothing of the client is in the batch that has no Sync yet, but what goes in
+// front of its first message: that is not sent yet, so that it loses nothing with its backend.
+func (f *flow) isOnlyLed() bool { return f.led > 0 && f.unsynced == f.led && !f.skipping }
 
 // opBox has room for the operations of a usual unit of work. A session has one only while it is at
 // work.
@@ -275,6 +285,7 @@ func (f *flow) unpush(n int, before flow) {
 	f.ops = f.ops[:keep]
 	f.skipping, f.copyIn, f.unsynced = before.skipping, before.copyIn, before.unsynced
 	f.ahead, f.unsent, f.asQuery = before.ahead, before.unsent, before.asQuery
+	f.led = before.led
 	f.wrapped, f.stale = before.wrapped, before.stale
 	f.copying, f.endSent, f.known = before.copying, before.endSent, before.known
 }
