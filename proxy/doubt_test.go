@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"bytes"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -328,7 +329,7 @@ func TestCommitBehindWhatWasAnswered(t *testing.T) {
 	w.play([]scriptStep{q("CREATE TABLE t (a int)")})
 	for name, tc := range map[string]struct{ sql, want string }{
 		"wrote":  {"INSERT INTO t VALUES (1)", "E 08007"},
-		"read":   {"SELECT 1", "E 40001"},
+		"read":   {"SELECT 1", `C "COMMIT\x00"`}, // all of it is run again
 		"notify": {"NOTIFY news", "E 08007"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -350,6 +351,109 @@ func TestCommitBehindWhatWasAnswered(t *testing.T) {
 			if len(got) < 2 || got[len(got)-2] != tc.want {
 				t.Errorf("got %q", got)
 			}
+		})
+	}
+}
+
+// TestBlockOfALostCommit: without a guard the COMMIT of a pipeline may have been executed, and then
+// all of its block has. What is told of each has to be true, and the same where the server has
+// executed all as where it has had nothing.
+func TestBlockOfALostCommit(t *testing.T) {
+	batches := func(all ...[]byte) scriptStep {
+		return scriptStep{send: join(all...), ends: len(all)}
+	}
+	r := newRig(t, func(c *proxy.Config) { c.CommitGuard = proxy.GuardOff })
+	admin := r.directly("")
+	exec(t, admin, "CREATE TABLE t (a int)")
+	for name, tc := range map[string]struct {
+		send scriptStep
+		want string // the SQLSTATE of each, or -
+	}{
+		"writes": {q("BEGIN", "INSERT INTO t VALUES (1)", "SELECT 1", "COMMIT"),
+			"08007 08007 08007 08007"},
+		"behind a read": {q("SELECT 1 AS mine", "BEGIN", "INSERT INTO t VALUES (1)", "COMMIT",
+			"SELECT 2"),
+			"40001 08007 08007 08007 -"},
+		"only reads": {q("BEGIN", "SELECT count(*) FROM t", "SAVEPOINT s", "COMMIT", "SELECT 2"),
+			"- - - - -"},
+		"rolled back, then one that writes": {q("BEGIN", "INSERT INTO t VALUES (1)", "ROLLBACK",
+			"BEGIN", "INSERT INTO t VALUES (2)", "COMMIT"), "40001 40001 - 08007 08007 08007"},
+		"rolled back to a savepoint": {q("BEGIN", "SAVEPOINT s", "INSERT INTO t VALUES (1)",
+			"ROLLBACK TO s", "COMMIT"), "08007 08007 08007 08007 08007"},
+		"committed by a string": {q("BEGIN", "SELECT 1", "INSERT INTO t VALUES (1); COMMIT",
+			"INSERT INTO t VALUES (2)"), "08007 08007 08007 08007"},
+		"one batch, a write behind it": {batches(extended("BEGIN", "INSERT INTO t VALUES (1)",
+			"COMMIT"), extended("INSERT INTO t VALUES (2)")), "08007 08007"},
+	} {
+		for _, executed := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/executed %v", name, executed), func(t *testing.T) {
+				exec(t, admin, "TRUNCATE t")
+				if got := lostInAPipeline(t, r, tc.send, executed); got != tc.want {
+					t.Errorf("told %s, want %s; %s rows", got, tc.want, r.rows())
+				}
+			})
+		}
+	}
+}
+
+// lostInAPipeline sends batches and loses the server, once it has executed all that it was sent, or
+// when it has had nothing. It returns the SQLSTATE of each, or - where there is none.
+func lostInAPipeline(t *testing.T, r *rig, st scriptStep, executed bool) string {
+	t.Helper()
+	w := hijack(t, r.connect(""))
+	lost := make(chan struct{})
+	var cut atomic.Bool
+	at := func(typ byte, body []byte) bool { // the first message, or answer, of the session itself
+		isFirst := strings.ContainsRune("QPC", rune(typ)) && bytes.Contains(body, []byte("BEGIN")) ||
+			strings.ContainsRune("QT", rune(typ)) && bytes.Contains(body, []byte("mine"))
+		if !isFirst || cut.Swap(true) {
+			return true
+		}
+		time.Sleep(200 * time.Millisecond) // all is sent, and what arrived is executed
+		close(lost)
+		return false
+	}
+	if executed {
+		r.line.Watch(nil, at)
+	} else {
+		r.line.Watch(at, nil)
+	}
+	w.send(st.send)
+	<-lost
+	r.line.Watch(nil, nil)
+	var got []string
+	for range st.ends {
+		code := "-"
+		for _, m := range w.play([]scriptStep{{ends: 1}}) {
+			if rest, ok := strings.CutPrefix(m, "E "); ok {
+				code = rest
+			}
+		}
+		got = append(got, code)
+	}
+	return strings.Join(got, " ")
+}
+
+// TestFailedBlockIsLostWhileIdle: a block that has failed does nothing but end, and loses nothing
+// with its server, unless it could have gone back to a savepoint.
+func TestFailedBlockIsLostWhileIdle(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*proxy.Config)
+		begin  scriptStep
+		want   []string
+	}{
+		"no savepoint": {nil, q("BEGIN", "SELECT 1/0"), []string{`C "ROLLBACK\x00"`, `Z "I"`}},
+		"a savepoint": {noReplay, q("BEGIN", "SAVEPOINT s", "SELECT 1/0"),
+			[]string{"E 40001", `Z "I"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, tc.change)
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{tc.begin})
+			r.line.Cut()
+			r.eventually(func() bool { return r.count("sessions_restored_total", "") > 0 },
+				"it goes on with another backend")
+			checkPlayed(t, w.play([]scriptStep{q("COMMIT")}), tc.want...)
 		})
 	}
 }

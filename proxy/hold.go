@@ -18,6 +18,12 @@ type pending struct {
 	batch   batch
 	verdict verdict
 	next    byte // transaction status behind it
+	// stands is how the server stands behind it if it has executed it; goesOn tells that a transaction
+	// of it may be committed by what is lost behind it.
+	stands standing
+	goesOn bool
+	// wasAsked tells that the catalogue has said of its transaction what it can.
+	wasAsked bool
 
 	// What a transaction in doubt would leave behind, for verdictLookup.
 	overlay   []string

@@ -204,10 +204,16 @@ func (s *session) afterLoss(l *loss) {
 func (s *session) judgeAll(status byte) []pending {
 	var out []pending
 	inDoubt := s.inDoubt
+	at := standingOf(status)
 	for _, b := range s.flow.unansweredBatches() {
+		if b.live != 0 {
+			at = standingOf(b.live)
+		}
 		p := pending{batch: b}
 		p.batch.ops = slices.Clone(b.ops)
-		p.verdict, p.next = judge(b, status, inDoubt)
+		p.verdict, p.next = judgeAt(&p.batch, at, status, inDoubt)
+		at = p.batch.standing(at)
+		p.stands = at
 		p.unnamed = s.leavesUnnamed(&p.batch)
 		if p.verdict == verdictLookup {
 			// What the transaction set is kept if it turns out to be committed.
@@ -240,6 +246,9 @@ func (s *session) settle(ctx context.Context, b *backend, l *loss) error {
 		}
 	}
 	for len(l.pending) > 0 {
+		if err := s.askTogether(ctx, b, l); err != nil {
+			return err
+		}
 		if _, _, ok := l.plan(); ok {
 			return nil
 		}
@@ -296,10 +305,11 @@ func (s *session) settled(b *backend, l *loss) error {
 	defer s.mu.Unlock()
 	s.flow = newFlow(b.status)
 	// The client believes in a transaction that is gone; its next statement tells it. One that
-	// is open on the new backend was begun there.
+	// is open on the new backend was begun there. A block that had failed without a savepoint can
+	// do nothing but end, and the one that stands in for it is the same.
 	s.lostStatus = l.status
 	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
-		l.status == pgwire.TxFailed && !l.told)
+		l.status == pgwire.TxFailed && !l.told && (l.redo.canGoOn || l.redo.begun))
 	return nil
 }
 
@@ -324,14 +334,6 @@ func (s *session) answerOf(ctx context.Context, b *backend, l *loss, p *pending,
 	case verdictLookup:
 		return s.lookUp(ctx, b, l, p)
 	}
-	reads, err := s.onlyRead(ctx, b, l, p)
-	if err != nil {
-		return nil, err
-	}
-	if reads {
-		p.verdict = verdictRolledBack
-		return errNotExecuted(), nil
-	}
 	m.outcomes.WithLabelValues("unknown").Inc()
 	return errOutcomeUnknown(whyUnknown), nil
 }
@@ -343,7 +345,7 @@ func (s *session) database() string { return s.owner.database }
 func (s *session) lookUp(ctx context.Context, b *backend, l *loss, p *pending,
 ) (*pgwire.Error, error) {
 	if l.xid == 0 {
-		reads, err := s.onlyRead(ctx, b, l, p)
+		reads, err := s.onlyRead(ctx, b, l, l.pending[:1])
 		if err != nil {
 			return nil, err
 		}

@@ -118,12 +118,13 @@ func (l *loss) plan() (from int, want digest, ok bool) {
 	return r.from, r.seen, r.knowsUnnamed(r.from)
 }
 
-// isHarmless tells that nothing of the unit can have had an effect, committed or not.
-func (l *loss) isHarmless() bool {
+// isHarmless tells that nothing of the unit, as far as these, can have had an effect, committed or
+// not.
+func (l *loss) isHarmless(lost []pending) bool {
 	all := l.redo.all
-	if len(l.pending) > 0 {
-		for i := range l.pending[0].batch.ops {
-			if o := &l.pending[0].batch.ops[i]; !o.commits || o.cls.has(twoPhase) {
+	for i := range lost {
+		for j := range lost[i].batch.ops {
+			if o := &lost[i].batch.ops[j]; !o.commits || o.cls.has(twoPhase) {
 				all |= o.cls
 			}
 		}

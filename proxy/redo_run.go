@@ -120,12 +120,13 @@ func (s *session) runAgain(l *loss, from int, want digest) {
 	s.in.prepend(messages)
 }
 
-// onlyRead tells whether all of the unit of work up to the batch surely has only read, so that it
-// can be run again whatever became of it. The catalogue of the new primary is asked. Where the unit
-// was answered in part, it is all of the transaction that the batch is in: a COMMIT writes what was
-// written before it.
-func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending) (bool, error) {
-	if l.isHarmless() {
+// onlyRead tells whether all of the unit of work up to and with these batches, the first of what is
+// outstanding, surely has only read, so that it can be run again whatever became of it. The
+// catalogue of the new primary is asked. Where the unit was answered in part, it is all of the
+// transaction that they are in: a COMMIT writes what was written before it.
+func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, lost []pending,
+) (bool, error) {
+	if l.isHarmless(lost) {
 		return true, nil
 	}
 	r := &l.redo
@@ -137,15 +138,18 @@ func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, p *pending)
 	case isBlock:
 		from = r.blockFrom
 	case r.begun:
-		from = p.batch.start
+		from = lost[0].batch.start
 	}
-	all := r.all | p.batch.cls | p.batch.before
+	all := r.all
+	for i := range lost {
+		all |= lost[i].batch.cls | lost[i].batch.before
+	}
 	if r.messages == nil || r.isOff || all.has(clsEnds|clsOpaque|clsSelfCommit|clsTemp|clsHold) {
 		return false, nil
 	}
 	to := len(r.messages)
-	if p.batch.end >= 0 {
-		to = p.batch.end - r.from
+	if end := lost[len(lost)-1].batch.end; end >= 0 {
+		to = end - r.from
 	}
 	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf, !isBlock)
 	if !ok {

@@ -284,20 +284,6 @@ func judgeImplicit(b batch) (verdict, byte) {
 	return verdictUnknown, next
 }
 
-// doubtWhatMayCommit takes the certainty that a block was rolled back from what may have been
-// committed by something else that is lost behind it.
-func doubtWhatMayCommit(all []pending) {
-	committed := false
-	for i := len(all) - 1; i >= 0; i-- {
-		p := &all[i]
-		cls := p.batch.cls | p.batch.before
-		if committed && p.verdict == verdictRolledBack && cls.mayCommit() {
-			p.verdict = verdictUnknown
-		}
-		committed = committed || cls.has(clsCommit|clsEnds|clsOpaque)
-	}
-}
-
 // fate is what an epoch boundary says about a transaction id.
 type fate uint8
 

@@ -70,6 +70,11 @@ var scripts = []script{
 		q("BEGIN", "INSERT INTO t VALUES (2, 'a')", "COMMIT", "BEGIN",
 			"INSERT INTO t VALUES (3, 'a')", "COMMIT"),
 	}},
+	{name: "blocks that read, pipelined", steps: []scriptStep{
+		q("BEGIN", "SELECT count(*) FROM t", "SELECT 1", "COMMIT", "SELECT 2"),
+		q("INSERT INTO t VALUES (1, 'a')"), q("BEGIN", "SAVEPOINT s", "SELECT * FROM t", "ROLLBACK",
+			"BEGIN", "INSERT INTO t VALUES (2, 'b')", "ROLLBACK", "SELECT 3"),
+	}},
 	{name: "autocommit, simple", steps: []scriptStep{
 		q("INSERT INTO t VALUES (1, 'a')"), q("UPDATE t SET b = b || 'x'"),
 		q("INSERT INTO t VALUES (2, 'b') RETURNING a + 1"), q("DELETE FROM t WHERE a = 2"),

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -42,14 +43,22 @@ var kept = ending{}
 // what decides:
 //   - whether the server has executed a COMMIT that it was sent and did not answer: both are right,
 //     as long as what is told is true (survive_truth_test.go);
-//   - whether the proxy has sent on what its client sent just before the connection ended;
+//   - whether the proxy has sent on what its client sent just before the connection ended, or what
+//     was behind a COMMIT that is guarded;
 //   - whether it had read all answers that had come to its host when the epoch was given up, which
 //     are not relayed any more.
 func (c *conversation) expected(p passage, f *fault, guard string) []ending {
 	if f.harmless {
 		return []ending{kept}
 	}
+	p = c.heldBack(p, guard)
 	out := c.endings(p, f, guard)
+	if end := p.whole + 1; guard == proxy.GuardExplicit && end < p.forwarded &&
+		c.isLookedUp(p.whole, p, guard) {
+		waits := p // what is behind it may not have been sent yet
+		waits.forwarded = end
+		out = append(out, c.endings(waits, f, guard)...)
+	}
 	for e, ok := c.before(p); f.drops && ok; e, ok = c.before(e) {
 		out = append(out, c.endings(e, f, guard)...)
 	}
@@ -59,6 +68,22 @@ func (c *conversation) expected(p passage, f *fault, guard string) []ending {
 		out = append(out, c.endings(p, f, guard)...)
 	}
 	return out
+}
+
+// heldBack is the passage without what waited for a COMMIT that is guarded, which goes out when all
+// before it is answered.
+func (c *conversation) heldBack(p passage, guard string) passage {
+	for i := p.whole + 1; i < p.forwarded && guard == proxy.GuardExplicit; i++ {
+		if c.isLookedUp(i, p, guard) {
+			p.forwarded = i
+		}
+	}
+	return p
+}
+
+// isLookedUp tells of an atom with a COMMIT that the guard of that mode looks up.
+func (c *conversation) isLookedUp(i int, p passage, guard string) bool {
+	return c.commits(i, p) && !c.isDoubtful(i, p, guard) && !c.isProven(i, p, guard)
 }
 
 // before is the passage without the last answer, if that came behind what its client sent last.
@@ -90,24 +115,23 @@ func (c *conversation) endings(p passage, f *fault, guard string) []ending {
 		case c.isProven(i, p, guard):
 		case c.isDoubtful(i, p, guard) || c.isInLostBlock(i, last, p, guard):
 			e.told[i] = "08007"
-		case c.commits(i): // the guard looks it up: see below
+		case c.commits(i, p): // the guard looks it up: see below
 		default:
-			// What only reads, or begins, is run again at its place, and that is behind the last
-			// one whose outcome is known: here something is before it, or behind, of which nobody
-			// knows whether it has happened.
+			// What only reads, or begins a block that has no such end, is run again at its place,
+			// and that is behind the last one whose outcome is known: here something is before it,
+			// or behind, of which nobody knows whether it has happened.
 			e.told[i] = "40001"
 		}
 	}
-	if last >= 0 && !c.deeds[last].simple && c.deeds[last].all.has(factBegins) &&
-		last+1 < len(c.deeds) && !c.deeds[last+1].all.has(factCommits|factRollsBack) {
-		e.told[last+1] = "40001" // a batch with an error leaves the block that it began failed
+	if last >= 0 && c.leavesFailed(last, p) {
+		c.tellBehind(last, p, e.told)
 	}
 	out := []ending{e}
 	if last >= 0 && (c.hasNoID(p, guard) || guard != proxy.GuardOff && !c.isSent(last, p)) {
 		out = append(out, kept)
 	}
 	for i := p.whole; i < last; i++ {
-		if c.commits(i) && e.told[i] == "" && !c.isProven(i, p, guard) {
+		if c.commits(i, p) && e.told[i] == "" && !c.isProven(i, p, guard) {
 			// If it is found not to be committed it is not run again: there is no place for it.
 			aborted := maps.Clone(e.told)
 			aborted[i] = "40001"
@@ -123,7 +147,9 @@ func (c *conversation) endings(p passage, f *fault, guard string) []ending {
 // isProven tells that an answer shows that an atom has happened, or has failed as a whole: an
 // error; CommandComplete of a single statement, which the server sends behind its commit, and of
 // COMMIT in either protocol (exec_simple_query, exec_execute_message: finish_xact_command comes
-// before EndCommand). Of a string, and of a batch without a COMMIT, only ReadyForQuery shows it.
+// before EndCommand); all but ReadyForQuery of a batch that leaves a block open, since its Sync
+// commits nothing. Of a string, and of any other batch, only ReadyForQuery shows it; and so of a
+// second phase in the extended protocol that was not guarded.
 func (c *conversation) isProven(i int, p passage, guard string) bool {
 	if i != p.whole || len(p.part) == 0 {
 		return false
@@ -132,33 +158,60 @@ func (c *conversation) isProven(i int, p passage, guard string) bool {
 	switch {
 	case last[0] == 'E':
 		return true
-	case last[0] != 'C' || d.mixed:
+	case last[0] != 'C':
 		return false
+	case d.mixed: // its Query commits all of it
+		return len(p.part) == len(c.want.atoms[i])-1
 	case d.simple && guard == proxy.GuardAll && c.status(i) == 'I' && d.all.has(factWrites) &&
 		!d.all.has(factSecond|factUnguarded):
 		return false // it runs as a batch, so that its transaction id can be asked for
 	case d.simple:
 		return len(d.stmts) == 1
 	}
+	switch {
+	case d.all.has(factSecond) && (guard == proxy.GuardOff || isUnguarded(d, c.status(i))):
+		return false
+	case len(p.part) == len(c.want.atoms[i])-1 && i+1 < len(c.deeds) && c.status(i+1) != pgwire.TxIdle:
+		return true
+	}
 	return strings.HasPrefix(last, `C "COMMIT`) || strings.HasPrefix(last, `C "PREPARE TRANS`) ||
-		strings.HasPrefix(last, `C "ROLLBACK`)
+		strings.HasPrefix(last, `C "ROLLBACK`) && !d.all.has(factGoesBack)
 }
 
-// commits tells that an atom makes something last, if the server does what it did without a fault.
-func (c *conversation) commits(i int) bool {
-	d, status := &c.deeds[i], c.status(i)
-	wrote, opened := false, status == 'T'
-	if opened {
-		for j := i - 1; ; j-- {
-			wrote = wrote || c.deeds[j].all.has(factWrites)
-			if c.status(j) == 'I' {
-				break
-			}
+// believed is the status before an atom as far as the answers that came tell: a block that fails by
+// an error that did not come may be a good one, or have become one by ROLLBACK TO.
+func (c *conversation) believed(i int, p passage) byte {
+	at := i
+	for c.status(at) == pgwire.TxFailed {
+		at-- // to the atom that fails
+	}
+	if at < i && at >= p.whole && !(at == p.whole && slices.ContainsFunc(p.part, isError)) {
+		return pgwire.TxInBlock
+	}
+	return c.status(i)
+}
+
+func isError(message string) bool { return message[0] == 'E' }
+
+// wroteBefore tells that the transaction that is open before an atom has written.
+func (c *conversation) wroteBefore(i int) bool {
+	for j := i - 1; c.status(j+1) != pgwire.TxIdle && !c.deeds[j].all.has(factCommits); j-- {
+		if c.deeds[j].all.has(factWrites) {
+			return true
 		}
 	}
-	for _, s := range d.stmts {
+	return false
+}
+
+// commits tells that an atom makes something last, if the server does what it did without a fault,
+// as far as that is known.
+func (c *conversation) commits(i int, p passage) bool {
+	status := c.believed(i, p)
+	opened := status == pgwire.TxInBlock
+	wrote := c.wroteBefore(i)
+	for _, s := range c.deeds[i].stmts {
 		switch {
-		case s.has(factBegins):
+		case s.has(factBegins), s.has(factGoesBack):
 			opened = true
 		case s.has(factPrepares):
 			if opened { // also of a transaction that wrote nothing
@@ -168,26 +221,68 @@ func (c *conversation) commits(i int) bool {
 			if opened && wrote {
 				return true
 			}
-			opened = false
+			opened, wrote = s.has(factChains), false
 		case s.has(factRollsBack):
-			opened, wrote = false, false
+			opened, wrote = s.has(factChains), false
 		case s.has(factWrites):
 			wrote = true
 		}
 	}
-	return status == 'I' && !opened && wrote
+	return status == pgwire.TxIdle && !opened && wrote
+}
+
+// leavesFailed tells that a client that is told an error for an atom has to be in a failed block
+// then, lest what it has sent behind that runs on its own: a block may be open there. None surely
+// is where the end of one is all that comes.
+func (c *conversation) leavesFailed(i int, p passage) bool {
+	done := 0
+	if i == p.whole {
+		for _, m := range p.part {
+			if m[0] == 'C' {
+				done++
+			}
+		}
+	}
+	all := c.deeds[i].stmts
+	opened := c.believed(i, p) != pgwire.TxIdle
+	for n, s := range all {
+		isEnd := s.has(factCommits | factRollsBack)
+		switch {
+		case n >= done && s.has(factBegins|factChains):
+			return true
+		case n == done && isEnd:
+			return slices.ContainsFunc(all[n:], func(f fact) bool { return f.has(factBegins) })
+		case n < done && s.has(factBegins|factGoesBack):
+			opened = true
+		case n < done && isEnd:
+			opened = s.has(factChains)
+		}
+	}
+	return opened
+}
+
+// tellBehind tells 40001 what is surely rolled back with the block that is lost there: all that was
+// sent of it, or else what comes next.
+func (c *conversation) tellBehind(last int, p passage, told map[int]string) {
+	for i := last + 1; i < len(c.deeds); i++ {
+		isEnd := c.deeds[i].all.has(factCommits | factRollsBack)
+		if isEnd || i > last+1 && i >= p.forwarded {
+			return
+		}
+		told[i] = "40001"
+	}
 }
 
 // isDoubtful tells that an atom that was forwarded may have made something last, that no answer
 // shows whether it has, and that the guard of that mode cannot look it up (docs/contract.md 7,
 // `commit_guard`).
 func (c *conversation) isDoubtful(i int, p passage, guard string) bool {
-	if !c.commits(i) || c.isProven(i, p, guard) {
+	if !c.commits(i, p) || c.isProven(i, p, guard) {
 		return false
 	}
 	d := &c.deeds[i]
-	isExplicit := c.status(i) == 'T' && d.all.has(factCommits) || d.all.has(factBegins) ||
-		d.all.has(factSecond)
+	isExplicit := c.believed(i, p) == 'T' && d.all.has(factCommits) ||
+		d.all.has(factGoesBack|factBegins|factSecond)
 	switch {
 	case d.mixed || isUnguarded(d, c.status(i)):
 		return true
@@ -222,16 +317,12 @@ func isUnguarded(d *deed, status byte) bool {
 	return d.all.has(factUnguarded) && !(len(d.stmts) > 1 && d.simple)
 }
 
-// isInLostBlock tells of a statement in a block whose end is doubtful and lost with it, that
-// writes, or may, as far as is known without the catalogue, behind one that does.
+// isInLostBlock tells of a member of a block whose end is doubtful and lost with it: if that was
+// executed, so was all of the block, and nobody is told that it was not.
 func (c *conversation) isInLostBlock(i, last int, p passage, guard string) bool {
-	wrote := c.deeds[i].all.has(factWrites)
-	for j := i; c.status(j) == 'T' && c.deeds[i].all.has(factLooks); j-- {
-		wrote = wrote || c.deeds[j-1].all.has(factWrites)
-	}
-	for j := i + 1; wrote && j <= last; j++ {
-		if c.deeds[j].all.has(factCommits) {
-			return c.isDoubtful(j, p, guard)
+	for j := i + 1; j <= last && c.status(j) != pgwire.TxIdle; j++ {
+		if c.isDoubtful(j, p, guard) {
+			return true
 		}
 	}
 	return false

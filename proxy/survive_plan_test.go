@@ -23,6 +23,8 @@ const (
 	factDropsTemp
 	factTakesNoID // a write that finds nothing to write
 	factLooks     // a query of a table, which may be a view that writes
+	factChains    // an end with AND CHAIN
+	factGoesBack  // ROLLBACK TO
 )
 
 func (f fact) has(bits fact) bool { return f&bits != 0 }
@@ -32,14 +34,14 @@ func factOf(sql string) fact {
 	s := strings.ToUpper(strings.TrimSpace(sql))
 	var f fact
 	switch word, _, _ := strings.Cut(s, " "); word {
-	case "BEGIN":
+	case "BEGIN", "START":
 		return factBegins
-	case "COMMIT":
+	case "COMMIT", "END":
 		f = factCommits
 	case "ROLLBACK":
 		f = factRollsBack
 		if strings.HasPrefix(s, "ROLLBACK TO ") {
-			return 0
+			return factGoesBack
 		}
 	case "INSERT", "UPDATE", "DELETE", "MERGE":
 		f = factWrites
@@ -55,6 +57,8 @@ func factOf(sql string) fact {
 		f = factCommits | factPrepares
 	case strings.Contains(s, " PREPARED "):
 		f = factSecond | factWrites
+	case strings.HasSuffix(s, " AND CHAIN"):
+		f |= factChains
 	case strings.HasPrefix(s, "CREATE TEMP "):
 		f |= factMakesTemp
 	case strings.HasPrefix(s, "SELECT ") && strings.Contains(s, " FROM "):
@@ -78,6 +82,8 @@ type deed struct {
 	simple bool // of the simple protocol
 	text   string
 	mixed  bool // a Query behind a batch without a Sync
+	// renews tells that the unnamed statement of before is not there any more behind it.
+	renews bool
 }
 
 // conversation is a script as atoms, with what a server answers to them.
@@ -168,8 +174,9 @@ func deedOf(parts []scriptStep, texts map[string]string) deed {
 			case 'Q':
 				run(words[0])
 				d.text = words[0]
-				d.simple, d.mixed = true, d.mixed || isOpen
+				d.simple, d.mixed, d.renews = true, d.mixed || isOpen, true
 			case 'P':
+				d.renews = d.renews || words[0] == ""
 				texts[words[0]] = words[1]
 			case 'B':
 				bound = texts[words[1]]

@@ -106,6 +106,9 @@ func (s *randomStage) runs(c *conversation, n int, got randomHeard, e ending,
 		} else {
 			undone = true
 		}
+		if c.deeds[i].renews {
+			sql("") // of which an error tells that there is no unnamed statement
+		}
 		if e.told[i+1] != "" {
 			continue
 		}
