@@ -199,7 +199,8 @@ var (
 var matrixFaults = []*fault{matrixCut, matrixInside, matrixMoment, matrixLease, matrixCrash,
 	matrixStop, matrixRestart}
 
-// rounds are a stage with a standby, to which a planned change goes: each time to the other server.
+// rounds are a stage with a standby for which commits wait, and to which the primary changes: each
+// time to the other server.
 type rounds struct {
 	*randomStage
 	standby *proxytest.Server
@@ -210,11 +211,21 @@ func newRounds(s *randomStage) *rounds {
 	s.t.Helper()
 	r := &rounds{randomStage: s, standby: s.server.StartStandby(s.t)}
 	r.other = proxytest.NewLine(s.t, fmt.Sprintf("127.0.0.1:%d", r.standby.Port))
+	r.server.Replicate()
 	return r
 }
 
-// fault is a switchover to the standby. The old primary follows the new one when it is over.
-func (r *rounds) fault() *fault {
+// promote makes the standby the primary. Commits wait for nobody until the other one follows it.
+func (r *rounds) promote() {
+	r.standby.Promote()
+	r.server, r.standby = r.standby, r.server
+	r.line, r.other = r.other, r.line
+	next := r.server.NextXID()
+	r.lead(next, next)
+}
+
+// switchover is one to the standby. The old primary follows the new one when it is over.
+func (r *rounds) switchover() *fault {
 	return &fault{name: "switchover", harmless: true, restarts: true,
 		happens: func(*rig) {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -223,14 +234,30 @@ func (r *rounds) fault() *fault {
 			r.proxy.Cut(r.epoch)
 			r.server.Exec("CHECKPOINT")
 			r.server.Follow(r.standby)
+			r.server.Exec("ALTER SYSTEM RESET synchronous_standby_names") // for when it leads again
 			r.server.Stop("fast")
-			r.standby.Promote()
-			r.server, r.standby = r.standby, r.server
-			r.line, r.other = r.other, r.line
-			next := r.server.NextXID()
-			r.lead(next, next)
+			r.promote()
 		},
-		behind: func() { r.standby.Rejoin(r.server) },
+		behind: func() {
+			r.standby.Rejoin(r.server)
+			r.server.Replicate()
+		},
+	}
+}
+
+// failover is the death of all processes of the primary, and its standby in its place: that has all
+// that was acknowledged, and of what was not, whatever had come there.
+func (r *rounds) failover() *fault {
+	return &fault{name: "kill -9, standby promoted", cuts: true, restarts: true, drops: true,
+		happens: func(*rig) {
+			r.proxy.Cut(r.epoch)
+			r.server.KillAll()
+			r.promote()
+		},
+		behind: func() {
+			r.standby.CloneOf(r.server)
+			r.server.Replicate()
+		},
 	}
 }
 

@@ -120,9 +120,7 @@ func TestWhatSurvives(t *testing.T) {
 			for i := range survivors {
 				m.fill(newConversation(&survivors[i]), matrixFaults)
 			}
-			if guard == proxy.GuardAll {
-				m.fillRest()
-			}
+			m.fillRest()
 			m.away()
 			t.Logf("%d cells (-survive.seed=%d)", m.cells, *surviveSeed)
 		})
@@ -136,9 +134,14 @@ func TestWhatSurvives(t *testing.T) {
 	}
 }
 
-// fillRest has the conversations that few clients have, in the mode that leaves nothing open.
+// fillRest has the conversations that few clients have: every fault in the mode that leaves nothing
+// open, and cuts in the others.
 func (m *matrix) fillRest() {
 	m.t.Helper()
+	faults := matrixFaults
+	if m.guard != proxy.GuardAll {
+		faults = []*fault{matrixCut}
+	}
 	version := m.ask("SELECT current_setting('server_version_num')::int / 10000")
 	for i := range cutScripts {
 		sc := &cutScripts[i]
@@ -148,17 +151,27 @@ func (m *matrix) fillRest() {
 		if sc.allow == pgwire.CodeSerializationFailure {
 			continue // expected knows nothing of units that are not run again; TestCutAnywhere does
 		}
-		m.fill(newConversation(sc), matrixFaults)
+		m.fill(newConversation(sc), faults)
 	}
 }
 
-// away has switchovers to another server, in some of the conversations.
+// awayInTest is in how many conversations a test has changes to another server, which take seconds.
+const awayInTest = 3
+
+// away has changes to another server, planned and not, in some of the conversations.
 func (m *matrix) away() {
 	m.t.Helper()
+	drawn := m.rng.Perm(len(survivors))
+	if *surviveOut == "" {
+		if m.guard != proxy.GuardAll {
+			return
+		}
+		drawn = drawn[:awayInTest]
+	}
 	r := newRounds(m.randomStage)
-	f := r.fault()
-	for _, i := range m.rng.Perm(len(survivors)) {
-		m.fill(newConversation(&survivors[i]), []*fault{f})
+	faults := []*fault{r.switchover(), r.failover()}
+	for _, i := range drawn {
+		m.fill(newConversation(&survivors[i]), faults)
 	}
 }
 
@@ -197,7 +210,7 @@ func (m *matrix) most(f *fault) int {
 		return 3 * *surviveSample
 	case !f.restarts:
 		return 2 * *surviveSample
-	case isTest && (m.rng.IntN(8) > 0 || f.behind != nil && m.guard != proxy.GuardAll):
+	case isTest && f.behind == nil && m.rng.IntN(8) > 0:
 		return -1
 	}
 	return *surviveSample
@@ -249,7 +262,7 @@ func surviveTable(table map[string]map[string]*tally) string {
 	for _, f := range matrixFaults {
 		faults = append(faults, f.name)
 	}
-	faults = append(faults, "switchover")
+	faults = append(faults, "switchover", "kill -9, standby promoted")
 	for _, guard := range guards {
 		fmt.Fprintf(&b, "\n## `commit_guard: %s`\n\n| conversation |", guard)
 		for _, f := range faults {
@@ -289,7 +302,8 @@ statements; all other answers, and the tables, have to be the same.
 
 The faults: the connection to the server is cut at a message, inside one, or at any moment; the
 lease is lost and comes back; the server is killed, or shut down at once, and comes back as a new
-epoch; it is restarted with a drain; with a drain, its standby becomes the primary. The
+epoch; it is restarted with a drain; with a drain, its standby becomes the primary; all of its
+processes are killed, and its standby, for which commits wait, becomes the primary. The
 conversations are in proxy/scripts_test.go, replay_scripts_test.go and survive_test.go; those of
-the second file are in the first table only.
+the second file have only the first fault in the second and third table.
 `

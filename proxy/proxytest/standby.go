@@ -25,11 +25,49 @@ func (s *Server) StartStandby(t testing.TB) *Server {
 	}
 	n.dir = filepath.Join(dir, "data")
 	t.Cleanup(n.Kill)
-	n.run("pg_basebackup", "-D", n.dir, "-R", "-X", "stream", "-c", "fast", "-d", fmt.Sprintf(
-		"host=127.0.0.1 port=%d user=postgres password='%s' sslmode=disable", s.Port, Password))
-	n.setPort()
-	n.Start()
+	n.CloneOf(s)
 	return n
+}
+
+// CloneOf makes a server that is down, and whatever it has, a standby of a primary.
+func (s *Server) CloneOf(primary *Server) {
+	s.t.Helper()
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.t.Fatal(err)
+	}
+	s.run("pg_basebackup", "-D", s.dir, "-R", "-X", "stream", "-c", "fast", "-d", fmt.Sprintf(
+		"host=127.0.0.1 port=%d user=postgres password='%s' sslmode=disable", primary.Port, Password))
+	s.setPort()
+	s.Start()
+}
+
+// KillAll ends all processes of the server with SIGKILL, the postmaster first, so that none of them
+// does anything more.
+func (s *Server) KillAll() {
+	pid := s.Pid()
+	if pid == 0 {
+		return
+	}
+	for _, id := range append([]int{pid}, s.processes()...) {
+		if p, err := os.FindProcess(id); err == nil {
+			_ = p.Kill()
+		}
+	}
+	s.Kill() // waits for them, and clears up
+}
+
+// Replicate lets commits wait for the standby that streams from s.
+func (s *Server) Replicate() {
+	s.t.Helper()
+	s.Exec("ALTER SYSTEM SET synchronous_standby_names = '*'")
+	s.Exec("SELECT pg_reload_conf()")
+	const isSync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+	for deadline := time.Now().Add(20 * time.Second); s.Exec(isSync)[0][0] != "1"; {
+		if time.Now().After(deadline) {
+			s.t.Fatal("no standby streams")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // Follow waits until a standby has replayed what s has written by now.
