@@ -33,7 +33,7 @@ const (
 	KindFetch // FETCH, MOVE
 	KindCloseCursor
 	KindSelect // SELECT, VALUES, TABLE, WITH
-	KindWrite  // INSERT, UPDATE, DELETE, MERGE
+	KindWrite  // INSERT, UPDATE, DELETE, MERGE; WITH in front of one, or with one in its list
 	KindCopy
 	KindCall
 	KindDo

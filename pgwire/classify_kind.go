@@ -19,7 +19,12 @@ func (p *classifier) decide(h []token) {
 	case is(0, "select"), is(0, "values"), is(0, "table"), is(0, "with"):
 		s.Kind = KindSelect
 		s.CreatesTemp = p.seen.temp || p.seen.into && p.seen.pgTemp
-		s.HasSetConfig = s.HasSetConfig || is(0, "with") && p.seen.pgSettings
+		if is(0, "with") {
+			s.HasSetConfig = s.HasSetConfig || p.seen.pgSettings
+			if !s.CreatesTemp && withWrites(p.sql[s.Start:s.End], p.conforming) {
+				s.Kind = KindWrite
+			}
+		}
 	case is(0, "insert"), is(0, "update"), is(0, "delete"), is(0, "merge"):
 		s.Kind = KindWrite
 		s.HasSetConfig = s.HasSetConfig || p.seen.pgSettings

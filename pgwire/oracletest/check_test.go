@@ -55,7 +55,7 @@ func (c *tally) statement(sql string, got *pgwire.Statement, want parsed) error 
 
 // kinds are the kinds that a node may have; MayWrite is to be true for those that are not here.
 var kinds = map[string][]pgwire.Kind{
-	"SelectStmt":         {pgwire.KindSelect},
+	"SelectStmt":         {pgwire.KindSelect, pgwire.KindWrite}, // sameRest looks which
 	"InsertStmt":         {pgwire.KindWrite, pgwire.KindSelect},
 	"UpdateStmt":         {pgwire.KindWrite, pgwire.KindSelect},
 	"DeleteStmt":         {pgwire.KindWrite, pgwire.KindSelect},
@@ -139,6 +139,9 @@ func sameRest(got *pgwire.Statement, want parsed, name string, hasName bool) err
 	if hasName && isPlain && got.Name != name {
 		return fmt.Errorf("name %q instead of %q", got.Name, name)
 	}
+	if got.Kind == pgwire.KindWrite && want.kind == "SelectStmt" && !modifies(want.body) {
+		return fmt.Errorf("a write, though nothing of its lists is one")
+	}
 	if got.MayWrite() {
 		return nil
 	}
@@ -152,6 +155,19 @@ func sameRest(got *pgwire.Statement, want parsed, name string, hasName bool) err
 		return listed(want, &pgwire.Needs{})
 	}
 	return nil
+}
+
+// modifies tells that a list of WITH has a statement that writes.
+func modifies(n node) bool {
+	found := false
+	walk(n, func(kind string, body node) bool {
+		switch kind {
+		case "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt":
+			found = true
+		}
+		return !found
+	})
+	return found
 }
 
 // settingKinds are those of SET and RESET, by the name.
