@@ -157,6 +157,9 @@ func classify(scratch *[]pgwire.Statement, sql []byte, conforming bool) parsed {
 			continue
 		}
 		c := classOf(s)
+		if hidesName(s) {
+			return opaque
+		}
 		if s.Kind == pgwire.KindDo && mentionsAdvisory(sql[s.Start:s.End]) {
 			c |= clsAdvisory
 		}
@@ -223,6 +226,16 @@ func isAlone(stmts []pgwire.Statement) bool {
 		}
 	}
 	return n == 1
+}
+
+// hidesName tells of a prepared statement whose name is in escapes (U&""), which are not read: it
+// may be any.
+func hidesName(s *pgwire.Statement) bool {
+	switch s.Kind {
+	case pgwire.KindPrepare, pgwire.KindExecute, pgwire.KindDeallocate:
+		return len(s.Name) > 2 && s.Name[0]|0x20 == 'u' && s.Name[1:3] == `&"`
+	}
+	return false
 }
 
 // hidesExecute tells of an EXPLAIN, or what makes a temporary table, that may run what was

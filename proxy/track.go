@@ -257,7 +257,7 @@ func (t *tracker) layDone(texts []string) {
 
 // largeStatement takes the tag of a statement that was not read, which says what it was.
 func (t *tracker) largeStatement(tag string) {
-	word, _, _ := strings.Cut(tag, " ")
+	word, rest, _ := strings.Cut(tag, " ")
 	switch word {
 	case "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE", "BEGIN", "START",
 		"SAVEPOINT", "RELEASE", "CLOSE", "SHOW", "LOCK", "ANALYZE", "VACUUM", "TRUNCATE":
@@ -268,9 +268,23 @@ func (t *tracker) largeStatement(tag string) {
 	case "SET", "PREPARE", "DEALLOCATE", "DISCARD":
 		t.txUnmovable |= reasonOpaque
 		t.dirty = true
+		if word != "SET" && rest != "TRANSACTION" {
+			t.blurNames()
+		}
 	default:
 		t.dirty, t.txUnknown = true, true
 		t.suspect |= reasonsAsked
+	}
+}
+
+// blurNames forgets what the names of prepared statements stand for, behind one that was made or
+// dropped under a name that nobody has read. No rollback undoes that.
+func (t *tracker) blurNames() {
+	t.unmovable |= reasonOpaque
+	t.preparedBytes = 0
+	for name := range t.statements {
+		t.statements[name] = &prepared{parsed: opaque}
+		t.preparedBytes += t.statements[name].size(name)
 	}
 }
 
