@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,5 +79,48 @@ func TestWithAsDirectly(t *testing.T) {
 	}
 	if !slices.Equal(seen[0], seen[1]) {
 		t.Errorf("the server says\n%q, the proxy\n%q", seen[0], seen[1])
+	}
+}
+
+// TestExecuteIsLookedUp: EXECUTE of a prepared INSERT is a write as any other one, whichever
+// protocol has prepared it. One of a query is run again if it was lost before its end was sent.
+func TestExecuteIsLookedUp(t *testing.T) {
+	r := newRig(t, nil)
+	exec(t, r.connect(""), "CREATE TABLE t (a int)")
+	const insert = "INSERT INTO t VALUES (1)"
+	prepare := map[string][]byte{
+		"SQL":      pgwire.AppendQuery(nil, "PREPARE p AS "+insert),
+		"protocol": pgwire.AppendSync(pgwire.AppendParse(nil, "p", insert, nil)),
+	}
+	for name, made := range prepare {
+		for _, send := range [][]byte{q("EXECUTE p").send, extended("EXECUTE p")} {
+			for _, executed := range []bool{true, false} {
+				exec(t, r.connect(""), "TRUNCATE t")
+				w := hijack(t, r.connect(""))
+				w.send(made)
+				w.until(1, 20*time.Second)
+				commits := r.count("outcomes_total", "committed")
+				got := r.lostAtSync(w, send, executed)
+				if n := r.count("outcomes_total", "committed") - commits; (n == 1) != executed {
+					t.Errorf("%s, %c, executed %v: %v looked up", name, send[0], executed, n)
+				}
+				if n := r.rows(); n != "1" || got[max(0, len(got)-3):] != "ZI " {
+					t.Errorf("%s, %c, executed %v: told %s, %s rows", name, send[0], executed, got, n)
+				}
+			}
+		}
+	}
+	w := hijack(t, r.connect(""))
+	w.send(q("PREPARE p AS SELECT count(*) FROM t").send)
+	w.until(1, 20*time.Second)
+	begun := r.count("replays_total", "begun")
+	var isCut atomic.Bool
+	r.line.Watch(func(typ byte, _ []byte) bool {
+		return typ != 'H' || isCut.Swap(true) // behind our question
+	}, nil)
+	w.send(q("EXECUTE p").send)
+	got := w.until(1, 20*time.Second)
+	if n := r.count("replays_total", "begun") - begun; got != "T D C(SELECT 1) ZI " || n != 1 {
+		t.Errorf("of a query: told %s, run again %v times", got, n)
 	}
 }

@@ -101,8 +101,6 @@ func mayBeTold(atoms []randomAtom, want randomHeard, at int) string {
 			return "a text that cannot be read"
 		case strings.Contains(label, "RESET ALL") && hasLabel(atoms[from:to], "COMMIT AND CHAIN"):
 			return "a chained block whose characteristics are not known"
-		case strings.Contains(label, "WITH w AS (INSERT"):
-			return "a WITH that writes, which is not guarded"
 		case isNaming(label):
 			return "a name that was made or dropped in the same write"
 		case strings.Contains(label, "EXECUTE"):
