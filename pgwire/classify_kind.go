@@ -94,6 +94,12 @@ func (p *classifier) decideTransaction(h []token, is func(int, string) bool) boo
 	default:
 		return false
 	}
+	switch s.Kind {
+	case KindBegin, KindCommit, KindRollback:
+		if len(h) > 1 && !isWholeTransaction(p.sql[s.Start:s.End], p.conforming) {
+			s.Kind, s.Chain = KindUnknown, false
+		}
+	}
 	return true
 }
 

@@ -68,9 +68,12 @@ func (c class) isHarmless() bool {
 	return !c.has(clsMayWrite | clsMulti | clsEnds | clsSelfCommit | clsOpaque | clsTemp)
 }
 
-// after is the transaction status behind a single statement that succeeded.
+// after is the transaction status behind a single statement that succeeded, or that fails wherever
+// it is sent in that status: AND CHAIN outside of a block.
 func (c class) after(status byte) byte {
 	switch {
+	case c.has(clsChain) && status == pgwire.TxIdle:
+		return pgwire.TxIdle
 	case c.has(clsBegin | clsChain | clsRollbackTo):
 		return pgwire.TxInBlock
 	case c.has(clsCommit | clsRollback):

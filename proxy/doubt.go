@@ -100,8 +100,10 @@ func (c class) standing(at standing) standing {
 		return 0 // no server has come so far
 	case c.has(clsEnds | clsOpaque):
 		return standsIdle | standsInBlock | standsFailed
+	case c.has(clsChain) && at == standsIdle:
+		return standsIdle // it failed
 	case c.has(clsCommit|clsRollback) && c.has(clsChain):
-		return standsInBlock
+		return at&standsIdle | standsInBlock
 	case c.has(clsCommit | clsRollback):
 		return standsIdle
 	case c.has(clsBegin|clsOpens) && at&standsIdle != 0:
@@ -118,7 +120,10 @@ func (b *batch) standing(at standing) standing {
 		return standsIdle
 	}
 	if b.errored {
-		return at.broken()
+		if out := at.broken(); !(b.cls | b.before).has(clsEnds | clsOpaque | clsOpens) {
+			return out
+		}
+		return standsIdle | standsFailed // it may have ended its block, or opened one, before
 	}
 	broken := standing(0)
 	for i := range b.ops {
@@ -127,7 +132,7 @@ func (b *batch) standing(at standing) standing {
 			continue
 		}
 		switch {
-		case o.cls.has(clsBegin): // of which no other error is known
+		case o.cls.has(clsBegin): // else every block that is sent in one write would be in doubt
 			broken |= at & standsFailed
 		case !o.cls.has(clsCommit | clsRollback), len(b.ops) > 1: // of an end the Bind may fail
 			broken |= at.broken()

@@ -3,11 +3,14 @@ package proxy_test
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"holdfast/pgwire"
 	"holdfast/proxy"
@@ -388,7 +391,7 @@ func TestBlockOfALostCommit(t *testing.T) {
 		for _, executed := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/executed %v", name, executed), func(t *testing.T) {
 				exec(t, admin, "TRUNCATE t")
-				if got := lostInAPipeline(t, r, tc.send, executed); got != tc.want {
+				if got := lostInAPipeline(t, r, admin, tc.send, executed); got != tc.want {
 					t.Errorf("told %s, want %s; %s rows", got, tc.want, r.rows())
 				}
 			})
@@ -398,9 +401,17 @@ func TestBlockOfALostCommit(t *testing.T) {
 
 // lostInAPipeline sends batches and loses the server, once it has executed all that it was sent, or
 // when it has had nothing. It returns the SQLSTATE of each, or - where there is none.
-func lostInAPipeline(t *testing.T, r *rig, st scriptStep, executed bool) string {
+func lostInAPipeline(t *testing.T, r *rig, admin *pgconn.PgConn, st scriptStep, executed bool,
+) string {
 	t.Helper()
 	w := hijack(t, r.connect(""))
+	isDone := r.leaves(len(st.send))
+	if executed { // all that was sent: the server waits for more
+		texts := regexp.MustCompile(`[A-Z][A-Z0-9a-z ();,]+`).FindAllString(string(st.send), -1)
+		idle := "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle%' AND query = '" +
+			texts[len(texts)-1] + "'"
+		isDone = func() bool { return exec(t, admin, idle) == "1" }
+	}
 	lost := make(chan struct{})
 	var cut atomic.Bool
 	at := func(typ byte, body []byte) bool { // the first message, or answer, of the session itself
@@ -409,7 +420,12 @@ func lostInAPipeline(t *testing.T, r *rig, st scriptStep, executed bool) string 
 		if !isFirst || cut.Swap(true) {
 			return true
 		}
-		time.Sleep(200 * time.Millisecond) // all is sent, and what arrived is executed
+		for end := time.Now().Add(10 * time.Second); !isDone() && time.Now().Before(end); {
+			time.Sleep(5 * time.Millisecond)
+		}
+		if !isDone() {
+			t.Error("it was not sent, or not executed, in time")
+		}
 		close(lost)
 		return false
 	}

@@ -133,7 +133,7 @@ func (s *session) step(now int64) step {
 		s.mu.Unlock()
 		return s.sent(s.sendRest(b, false))
 	}
-	if s.flow.asksOutside() {
+	if s.flow.asksOutside() || s.flow.awaitsChain() {
 		s.serverFull.Store(true) // the server's answer goes on with it
 		s.mu.Unlock()
 		return stepWait
@@ -318,9 +318,9 @@ func (s *session) forward(ctx context.Context) error {
 		}
 		return s.awaitBackend(ctx, func() bool { return !s.endHeld || s.flow.isSafePoint() })
 	}
-	if s.flow.asksOutside() {
+	if waits := func() bool { return s.flow.asksOutside() || s.flow.awaitsChain() }; waits() {
 		s.mu.Unlock()
-		return s.awaitBackend(ctx, func() bool { return !s.flow.asksOutside() })
+		return s.awaitBackend(ctx, func() bool { return !waits() })
 	}
 	if s.isFull() {
 		s.proxy.metrics.limit(limitOutstanding)
@@ -370,7 +370,7 @@ func (s *session) inspectInbox() (rest, n int, act forwarding, before flow, err 
 	if s.flow.isSafePoint() {
 		s.beginUnit()
 	}
-	for n < len(data) && s.passing == 0 {
+	for n < len(data) && s.passing == 0 && !s.flow.awaitsChain() {
 		var size int
 		size, act, err = s.inspectNext(data[n:], n)
 		if err != nil || size == 0 || act != forwardIt {

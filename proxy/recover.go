@@ -306,10 +306,11 @@ func (s *session) settled(b *backend, l *loss) error {
 	s.flow = newFlow(b.status)
 	// The client believes in a transaction that is gone; its next statement tells it. One that
 	// is open on the new backend was begun there. A block that had failed without a savepoint can
-	// do nothing but end, and the one that stands in for it is the same.
+	// do nothing but end, and the one that stands in for it is the same, if it is known which it
+	// was: an end with AND CHAIN hands that on.
 	s.lostStatus = l.status
 	s.lostTx = b.status == pgwire.TxFailed && (l.status == pgwire.TxInBlock ||
-		l.status == pgwire.TxFailed && !l.told && (l.redo.canGoOn || l.redo.begun))
+		l.status == pgwire.TxFailed && !l.told && (l.redo.canGoOn || l.redo.begun || l.redo.block == ""))
 	return nil
 }
 

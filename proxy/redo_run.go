@@ -151,7 +151,8 @@ func (s *session) onlyRead(ctx context.Context, b *backend, l *loss, lost []pend
 	if end := lost[len(lost)-1].batch.end; end >= 0 {
 		to = end - r.from
 	}
-	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf, !isBlock)
+	goesOn := r.canGoOn || all.has(clsSavepoint|clsRollbackTo)
+	sqls, ok := r.textsOf(r.messages[from-r.from:to], r.conf, !isBlock, goesOn)
 	if !ok {
 		return false, nil
 	}

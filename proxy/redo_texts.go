@@ -8,14 +8,16 @@ import (
 
 // textsOf are the statements that the client's messages of a unit of work have run, or may have,
 // for the catalogue to tell whether they only read. False tells that a text is not known.
-// knowsUnnamed tells that the unnamed statement where they begin is the one of before.
-func (r *redo) textsOf(messages []byte, conforming, knowsUnnamed bool) (out []statement, ok bool) {
+// knowsUnnamed tells that the unnamed statement where they begin is the one of before, goesOn that
+// a server may have gone on behind an error.
+func (r *redo) textsOf(messages []byte, conforming, knowsUnnamed, goesOn bool,
+) (out []statement, ok bool) {
 	t := texts{
 		known:   r.namesAtStart(),
 		own:     map[string]*statement{},
 		portals: map[string]*statement{},
 		conf:    conforming,
-		all:     r.canGoOn,
+		all:     goesOn,
 	}
 	if _, sql, oids, err := pgwire.ParseParse(r.unnamedAtStart().body); err == nil && knowsUnnamed {
 		t.own[""] = &statement{text: string(sql), conforming: conforming, types: oids}

@@ -17,7 +17,7 @@ func TestTextsFollowAllOfAString(t *testing.T) {
 		"SELECT f(); DEALLOCATE s; PREPARE s AS INSERT INTO t VALUES (1)": false,
 		"SELECT f(); DEALLOCATE ALL":                                      false,
 	} {
-		got, ok := r.textsOf(append(pgwire.AppendQuery(nil, sql), use...), true, true)
+		got, ok := r.textsOf(append(pgwire.AppendQuery(nil, sql), use...), true, true, r.canGoOn)
 		if ok != isKnown {
 			t.Errorf("%s: %v, known %t", sql, got, ok)
 		}

@@ -93,6 +93,7 @@ type flow struct {
 
 	renaming  int  // outstanding ops that may change what a prepared statement's name means
 	setting   int  // outstanding ops that may change settings
+	chaining  int  // outstanding ops with AND CHAIN
 	lostParse bool // a Parse of the unnamed statement was skipped by the server
 	unnamed   unnamedMark
 	stale     bool // the server has an unnamed statement that a Query would have dropped
@@ -219,7 +220,15 @@ func (f *flow) count(o *op, n int) {
 	if o.cls.has(clsState | clsOpaque) {
 		f.setting += n
 	}
+	if o.cls.has(clsChain) {
+		f.chaining += n
+	}
 }
+
+// awaitsChain tells that a COMMIT or ROLLBACK with AND CHAIN is not answered yet. Where it fails no
+// block is open behind it, and a statement that is sent meanwhile commits by itself: it waits
+// (DESIGN.md I36). In one batch the server skips it.
+func (f *flow) awaitsChain() bool { return f.chaining > 0 && f.unsynced == 0 }
 
 // copyEnd records CopyDone or CopyFail of the client; true if as an op, which takes no answer.
 func (f *flow) copyEnd(at int) bool {
@@ -295,7 +304,7 @@ func (f *flow) pop() *op {
 	f.answered |= o.cls.inStatus(f.live)
 	f.all |= o.cls
 	f.done |= o.cls.lasting(f.live)
-	f.canGoOn = f.canGoOn || o.cls.has(clsSavepoint)
+	f.canGoOn = f.canGoOn || o.cls.has(clsSavepoint|clsOpaque)
 	f.count(o, -1)
 	f.head++
 	return o
