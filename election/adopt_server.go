@@ -233,9 +233,9 @@ func (d *Adoption) checkDir(p *AdoptPlan) bool {
 		p.refuse("%s", why)
 	case kind == pgDirOurs && rec.Adopted == nil:
 		p.refuse("%s is this cluster's already: `holdfast serve` takes it as it is", a.cfg.DataDir)
-	case kind == pgDirForeign && (rec.Pledged > 0 || rec.SystemID != "" && rec.Adopted == nil):
-		p.refuse("%s in %s is of another data directory of this cluster: move it away",
-			agentRecordName, a.state)
+	case kind == pgDirForeign && rec.wasMember():
+		p.refuse("%s in %s is of another data directory of this cluster, or of a member that had "+
+			"none: move it away", agentRecordName, a.state)
 	}
 	if len(p.Refusals) > 0 {
 		return false

@@ -116,7 +116,13 @@ var _ FormerMember = (*PostgresAgent)(nil)
 func (a *PostgresAgent) WasMember() (file string, yes bool) {
 	r := a.record()
 	file = filepath.Join(a.state, agentRecordName)
-	return file, r.Pledged > 0 || r.SystemID != "" && r.Adopted == nil
+	return file, r.wasMember()
+}
+
+// wasMember tells that a group has given this node orders or data, or that its lock was seen here.
+// A new group's epochs begin anew: what is remembered of the old one would refuse its orders.
+func (r agentRecord) wasMember() bool {
+	return r.Pledged > 0 || max(r.LockEpoch, r.SyncEpoch) > 0 || r.SystemID != "" && r.Adopted == nil
 }
 
 func (a *PostgresAgent) checkPledge(epoch uint64) error {
@@ -135,7 +141,7 @@ func (a *PostgresAgent) lockSeen() uint64 {
 }
 
 // noteLock makes durable that a lock of that epoch was seen, where no other write has. The door of
-// a primary does not wait for it: what opens it writes the record.
+// a primary does not wait for it: what opens it writes the record, or finds it as it is to be.
 func (a *PostgresAgent) noteLock(epoch uint64) error {
 	if a.record().LockEpoch >= epoch {
 		return nil
@@ -146,8 +152,15 @@ func (a *PostgresAgent) noteLock(epoch uint64) error {
 // checkOver refuses an order that comes late, when the change that it was given for is over: a lock
 // of its epoch or of a later one is entered. The pledge cannot tell: who rejoined by itself has no
 // order of the later epoch, and a primary that was restarted was stopped under its own.
+//
+// An order to a standby is compared with the lock that the state has now: after a recovery from an
+// older log its epochs may be below one that was seen once, and no change of the lock comes first.
 func (a *PostgresAgent) checkOver(o Order) error {
 	lock := a.lockSeen()
+	if o.isUnderLock() {
+		st, _ := a.deps.Source.State()
+		lock = lockEpoch(st)
+	}
 	if lock == 0 || !o.isOver(lock) {
 		return nil
 	}
@@ -155,14 +168,22 @@ func (a *PostgresAgent) checkOver(o Order) error {
 }
 
 // isOver tells that the change of an order has ended in the lock of that epoch, or was replaced by
-// one that has: whoever gives it still does not know, and nothing comes of an answer. Orders that
-// belong to no change of the lock are given under its own epoch.
+// one that has: whoever gives it still does not know, and nothing comes of an answer.
 func (o Order) isOver(lock uint64) bool {
-	switch o.Kind {
-	case OrderCheckpoint, OrderSlots, OrderRestart, OrderReinit:
+	if o.isUnderLock() {
 		return o.Epoch < lock
 	}
 	return o.Epoch <= lock
+}
+
+// isUnderLock tells that an order belongs to no change of the lock: it is given under the lock's
+// own epoch.
+func (o Order) isUnderLock() bool {
+	switch o.Kind {
+	case OrderCheckpoint, OrderSlots, OrderRestart, OrderReinit:
+		return true
+	}
+	return false
 }
 
 // pledge makes the order's epoch durable before anything is done under it (DESIGN 10.4).

@@ -377,7 +377,8 @@ func TestRecoveryReusesNothing(t *testing.T) {
 	}
 }
 
-// TestWasMember: a pledge or data of the group tells of a membership, an adoption alone does not.
+// TestWasMember: a pledge, data of the group or a lock that was seen tells of a membership, an
+// adoption alone does not.
 func TestWasMember(t *testing.T) {
 	for _, tc := range []struct {
 		rec  agentRecord
@@ -386,6 +387,8 @@ func TestWasMember(t *testing.T) {
 		{agentRecord{}, false},
 		{agentRecord{Pledged: 1}, true},
 		{agentRecord{SystemID: "7"}, true},
+		{agentRecord{LockEpoch: 1}, true}, // of foreign data beside a group
+		{agentRecord{SyncEpoch: 1}, true},
 		{agentRecord{SystemID: "7", Adopted: &agentAdopted{}}, false},
 		{agentRecord{Pledged: 1, SystemID: "7", Adopted: &agentAdopted{}}, true},
 	} {
@@ -430,5 +433,26 @@ func TestChangeThatWasNotBegun(t *testing.T) {
 	r := memberRequest{Again: true, MemberRequest: MemberRequest{Change: *removeOf("pg2")}}
 	if !wasBegun(s, r) {
 		t.Error("a change that stands is begun again")
+	}
+}
+
+type oneState struct{ s *State }
+
+func (o oneState) State() (*State, <-chan struct{}) { return o.s, nil }
+
+// TestOrdersAfterARecovery: after a recovery from an older log the lock is older than one that the
+// agent saw. What belongs to that lock is obeyed, what changes it comes under a later epoch.
+func TestOrdersAfterARecovery(t *testing.T) {
+	a := &PostgresAgent{rec: agentRecord{LockEpoch: 6}}
+	a.deps.Source = oneState{&State{Lock: &Lock{Epoch: 4}, LastEpoch: 1004}}
+	under := []OrderKind{OrderCheckpoint, OrderSlots, OrderRestart, OrderReinit}
+	for _, k := range append(slices.Clone(under), OrderRecruit, OrderFollow, OrderStop,
+		OrderStartPrimary, OrderPromote, OrderBootstrap) {
+		for _, epoch := range []uint64{3, 4, 6, 1005} {
+			want := epoch > 6 || epoch >= 4 && slices.Contains(under, k)
+			if err := a.checkOver(Order{Kind: k, Epoch: epoch}); (err == nil) != want {
+				t.Errorf("%s of epoch %d: %v", k, epoch, err)
+			}
+		}
 	}
 }
