@@ -211,10 +211,16 @@ func (c *Controller) observations(s *State, now time.Time) []Observation {
 }
 
 // observationsFor returns the reports, with an entry for each member that has not reported to this
-// leader: its age is that of the leadership.
+// leader: its age is that of the leadership. A report may be older than the leadership: kept where
+// it was made, or by this leader since it led before.
 func observationsFor(co Coordinator, s *State, ledAt, now time.Time) []Observation {
 	obs, _ := co.Observations()
 	obs = slices.Clone(obs)
+	for i := range obs {
+		if led := now.Sub(ledAt); obs[i].Age > led {
+			obs[i].ledFor = max(led, 1)
+		}
+	}
 	for _, m := range s.Members {
 		if !slices.ContainsFunc(obs, func(o Observation) bool { return o.Node == m.Name }) {
 			obs = append(obs, Observation{Report: Report{Node: m.Name}, Age: now.Sub(ledAt)})

@@ -87,6 +87,46 @@ func TestKeptReportIsNoFreshOne(t *testing.T) {
 	}
 }
 
+// heardBy is a leader's view of the reports.
+type heardBy struct {
+	Coordinator
+	obs []Observation
+}
+
+func (h heardBy) Observations() ([]Observation, <-chan struct{}) { return h.obs, nil }
+
+// TestOldReportSaysNoSilence: a leader that has just begun does not take a node for silent whose
+// last word is older than that; one that leads for longer does.
+func TestOldReportSaysNoSilence(t *testing.T) {
+	timing, err := TimingOf(ProfileLAN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := DefaultPolicy(timing)
+	s := &State{
+		Lock: &Lock{Epoch: 3, Holder: "n1"}, Members: []Member{{Name: "n1", Postgres: "h:1"}},
+	}
+	refused := Report{V: Version, Node: "n1", Epoch: 3, Probe: ProbeRefused, ProbeCount: 9}
+	for _, tc := range []struct {
+		name            string
+		led, age        time.Duration
+		silent, refused int
+	}{
+		{"kept for long", p.ProofFresh / 2, time.Hour, 0, 0},
+		{"kept for a moment", p.ProofFresh / 2, p.ProofFresh, 0, 1},
+		{"silent since", p.ProofFresh + 1, time.Hour, 1, 0},
+		{"silent under this leader", time.Hour, p.ReportFresh + 1, 1, 0},
+	} {
+		now := time.Now()
+		obs := observationsFor(heardBy{obs: []Observation{{Report: refused, Age: tc.age}}}, s,
+			now.Add(-tc.led), now)
+		sv := surveyNodes(Input{State: s, Observations: obs}, p)
+		if sv.silent != tc.silent || sv.refused != tc.refused {
+			t.Errorf("%s: %+v", tc.name, sv)
+		}
+	}
+}
+
 // TestOvertakenReportIsDropped: a call that was given up may arrive after the next one. A process
 // that has started anew counts from anywhere.
 func TestOvertakenReportIsDropped(t *testing.T) {

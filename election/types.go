@@ -280,6 +280,8 @@ func (r *Report) isBefore(other *Report) bool {
 type Observation struct {
 	Report
 	Age time.Duration `json:"age"`
+	// ledFor is the age of the leadership if the report was made before that; 0: it was not.
+	ledFor time.Duration
 }
 
 // OrderKind is what an agent is told to do.

@@ -113,7 +113,7 @@ func surveyNodes(in Input, p Policy) survey {
 	}
 	for _, m := range in.State.Members {
 		o, isFresh := freshReport(in, p, m.Name)
-		if o.Node != "" && o.V == 0 && o.Age <= p.ProofFresh {
+		if o.isUnheard(p) {
 			sv.evidence = append(sv.evidence, m.Name+": not heard yet by this leader")
 			continue
 		}
@@ -159,6 +159,15 @@ func surveyNodes(in Input, p Policy) survey {
 		sv.evidence = append(sv.evidence, m.Name+": probe "+text)
 	}
 	return sv
+}
+
+// isUnheard tells that a leader that has just begun has not heard of a node, or only what that said
+// long before: that it is silent is not known yet.
+func (o *Observation) isUnheard(p Policy) bool {
+	if o.V == 0 {
+		return o.Node != "" && o.Age <= p.ProofFresh
+	}
+	return o.Age > p.ReportFresh && o.ledFor > 0 && o.ledFor <= p.ProofFresh
 }
 
 // proofByAgent tells that the holder's own agent says that its server is gone.
