@@ -199,7 +199,7 @@ func (c *Controller) input(s *State) Input {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	in.Requests = notBegunYet(c.requests)
+	in.Requests = notBegunYet(s, c.requests)
 	return in
 }
 

@@ -239,8 +239,8 @@ func (n *Node) requestHere(ctx context.Context, r Request) ([]Check, error) {
 	ctx, stop := n.whileHeard(ctx)
 	defer stop()
 	checks, err := n.loop.Request(ctx, r)
-	if s, _ := n.State(); errors.Is(err, ErrNotLeading) && !changesLock(s, r) {
-		return checks, errNotLeader // nothing was ordered
+	if err == ErrNotLeading { // by itself, nothing was begun
+		return checks, errNotLeader
 	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errSilent), errors.Is(cause, errClosed) && err != nil:

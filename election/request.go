@@ -17,8 +17,8 @@ var ErrRefused = errors.New("refused")
 // ErrFailed tells that a request was begun and another change of the lock came of it.
 var ErrFailed = errors.New("failed")
 
-// ErrNotLeading tells that this node does not lead the group (any more), so that a request was not
-// begun, or is not known to have been.
+// ErrNotLeading tells that this node does not lead the group (any more): by itself that the request
+// was not begun here, and wrapped into more that it is not known to have been.
 var ErrNotLeading = errors.New("this node does not lead the group")
 
 // pendingRequest is a request whose asker waits; guarded by Controller.mu.
@@ -44,6 +44,7 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 			return nil, err
 		}
 	}
+	c.awaitHeard(ctx, ledAt)
 	var untold []string
 	if r.Kind == RequestSwitchover {
 		untold = c.learnSlots(ctx)
@@ -73,6 +74,20 @@ func (c *Controller) Request(ctx context.Context, r Request) ([]Check, error) {
 		checks = c.awaitChecks(ctx, r, checks)
 	}
 	return checks, c.enqueue(ctx, r)
+}
+
+// awaitHeard leaves a leader that has just begun the time in which it hears of each node: before
+// that it does not know who is silent, and would refuse a request for it.
+func (c *Controller) awaitHeard(ctx context.Context, ledAt time.Time) {
+	for ctx.Err() == nil {
+		s, _ := c.co.State()
+		obs := observationsFor(c.co, s, ledAt, time.Now())
+		isMissing := func(o Observation) bool { return o.isUnheard(c.policy) }
+		if !slices.ContainsFunc(obs, isMissing) {
+			return
+		}
+		pauseFor(ctx, c.policy.Tick)
+	}
 }
 
 // slotsLearnMax bounds how long a switchover waits until the primary has told its logical slots.
@@ -311,10 +326,14 @@ func (c *Controller) dropRequest(id uint64, err error) {
 	}
 }
 
-// notBegunYet are the requests to decide about. The same one again has the first one's outcome,
-// which settleRequests finds.
-func notBegunYet(pending []*pendingRequest) (out []Request) {
+// notBegunYet are the requests to decide about in a state. Those that are begun by that state, or
+// must not be any more, are left to settleRequests, which looked before some came in. The same one
+// again has the first one's outcome.
+func notBegunYet(s *State, pending []*pendingRequest) (out []Request) {
 	for _, r := range pending {
+		if _, isBegun := findWish(s, r.request.Token); isBegun || overtaken(s, r.request) != nil {
+			continue
+		}
 		isTwice := r.request.Token != "" && slices.ContainsFunc(out, func(q Request) bool {
 			return q.Token == r.request.Token
 		})
@@ -358,10 +377,14 @@ func (c *Controller) settleRequests(s *State) {
 	for _, r := range c.requests {
 		if r.epoch == 0 {
 			// It came a second time, while this leader carried out the first.
-			if w, isBegun := findWish(s, r.request.Token); w.isOver {
+			w, isBegun := findWish(s, r.request.Token)
+			switch err := overtaken(s, r.request); {
+			case w.isOver:
 				over = append(over, answer{r.request.ID, w.err})
-			} else if isBegun && !w.isInstead {
+			case isBegun && !w.isInstead:
 				r.epoch = w.epoch
+			case !isBegun && err != nil:
+				over = append(over, answer{r.request.ID, err})
 			}
 			continue
 		}

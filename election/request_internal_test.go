@@ -67,7 +67,7 @@ func TestOutcomeOf(t *testing.T) {
 
 // TestSameRequestTwiceIsOne: beside each other the second would be refused for the first.
 func TestSameRequestTwiceIsOne(t *testing.T) {
-	got := notBegunYet([]*pendingRequest{
+	got := notBegunYet(&State{}, []*pendingRequest{
 		{request: Request{ID: 1, Token: "a"}}, {request: Request{ID: 2, Token: "a"}},
 		{request: Request{ID: 3, Token: "b"}, epoch: 7}, {request: Request{ID: 4}},
 		{request: Request{ID: 5}},

@@ -79,6 +79,8 @@ type (
 		Observations []Observation `json:"observations"`
 		// Decision is the leader's newest; nil from a release that does not tell.
 		Decision *Decision `json:"decision,omitempty"`
+		// Newest is the newest epoch that has begun; 0 from a release that does not tell.
+		Newest uint64 `json:"newest,omitempty"`
 	}
 	empty struct {
 		V int `json:"v"`
@@ -142,7 +144,8 @@ func (n *Node) handler() http.Handler {
 		}
 		obs, _ := n.Observations()
 		d := n.loop.LastDecision()
-		return observationsAnswer{Version, obs, &d}, nil
+		s, _ := n.fsm.State()
+		return observationsAnswer{Version, obs, &d, s.LastEpoch}, nil
 	})))
 	return mux
 }

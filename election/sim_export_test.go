@@ -130,9 +130,10 @@ func IsOver(o Order, lock uint64) bool { return o.isOver(lock) }
 
 // AskWhoeverLeads is how a node passes a request on.
 func AskWhoeverLeads(ctx context.Context, state func() (*State, <-chan struct{}),
+	newest func(context.Context) uint64,
 	put func(context.Context, Request) ([]Check, error), r Request,
 ) ([]Check, error) {
-	return asking{state, put}.run(ctx, r)
+	return asking{state, newest, put}.run(ctx, r)
 }
 
 // AsLost is what a node takes for the end of a leadership; BrokenCall is a call without an answer.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"holdfast/election"
@@ -24,12 +25,16 @@ func (r *simRun) askNode(name string, q election.Request) error {
 		none := make(chan struct{})
 		state = func() (*election.State, <-chan struct{}) { return &election.State{}, none }
 	}
-	_, err := election.AskWhoeverLeads(ctx, state,
+	newest := r.newestEpoch
+	if d.chance(0.2) { // the leader is not known, or does not answer
+		newest = func(context.Context) uint64 { return 0 }
+	}
+	_, err := election.AskWhoeverLeads(ctx, state, newest,
 		func(ctx context.Context, q election.Request) ([]election.Check, error) {
 			token = q.Token
 			if w.bug == bugSimAskedAnew {
 				calls++ // no leader knows it again
-				q.Token, q.Again = fmt.Sprintf("%s=%d", token, calls), false
+				q.Token, q.Since, q.Again = fmt.Sprintf("%s=%d", token, calls), math.MaxUint64, false
 			}
 			if !w.isLossy() || !d.chance(0.3) {
 				return r.put(ctx, q)

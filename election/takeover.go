@@ -12,8 +12,8 @@ func mayTakeOver(it Intent, r Request) bool {
 // takesOver is the request that replaces this change; nil if there is none. One whose
 // preconditions do not hold is refused.
 func (t *transition) takesOver() *Request {
-	in := t.c.input(t.state)
-	in.State, _ = t.c.co.State()
+	s, _ := t.c.co.State()
+	in := t.c.input(s)
 	for _, r := range in.Requests {
 		if in.State.Intent == nil || !mayTakeOver(*in.State.Intent, r) {
 			continue

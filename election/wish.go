@@ -66,10 +66,11 @@ func findWish(s *State, token string) (wish, bool) {
 
 // overtaken tells that a request which the state does not know must not be begun any more: since
 // it was asked for another change was, from another primary perhaps. Under a leader of an older
-// release that may be the one that was asked for.
+// release that may be the one that was asked for. Once it holds it holds for each later state and
+// all copies of the request: none that waits somewhere is begun after its asker was told so.
 func overtaken(s *State, r Request) error {
 	switch {
-	case s.LastEpoch <= r.Since:
+	case r.Token == "" || s.LastEpoch <= r.Since, isStillLost(s, r):
 		return nil
 	case s.Intent != nil:
 		return fmt.Errorf("%w: another change came first, or took its place: %s", ErrRefused,
@@ -79,6 +80,15 @@ func overtaken(s *State, r Request) error {
 	}
 	return fmt.Errorf("%w: another change came first, or took its place: %s is the primary under "+
 		"epoch %d: %s", ErrRefused, s.Lock.Holder, s.Lock.Epoch, causeOf(s))
+}
+
+// isStillLost tells that what has begun since a failover was asked for is the leader's own next
+// attempt to replace the primary that is lost: it goes through epochs as long as nothing works, and
+// that is what the operator wants to end.
+func isStillLost(s *State, r Request) bool {
+	it := s.Intent
+	return r.Kind == RequestFailover && lockEpoch(s) <= r.Since && it != nil &&
+		(it.Only == "" || it.Only == r.Member)
 }
 
 // resume answers a request that another leader may have begun, from the state: this leader has all
@@ -157,6 +167,8 @@ type brokenCall struct{ error }
 // asking puts a request to whoever leads until one has answered it.
 type asking struct {
 	state func() (*State, <-chan struct{})
+	// newest asks the leader which epoch is the newest that has begun; 0 if none tells.
+	newest func(context.Context) uint64
 	// put asks who leads now; a lostError tells that nobody does, or not to the end.
 	put func(context.Context, Request) ([]Check, error)
 }
@@ -166,15 +178,24 @@ type asking struct {
 const (
 	beginMax = 10 * time.Second
 	askPause = 4 * leaderLook
+	// newestMax bounds the question that comes first.
+	newestMax = 2 * time.Second
 )
 
-// run asks. The request is begun once: it is put to another leader only as long as no epoch was
-// begun since it was asked for, and each looks in the state first.
+// run asks. The request is begun once, and only as long as no epoch was begun since it was asked
+// for: each leader looks in the state first, also one that is the first to hear of it. The state
+// here may lag a little, so the leader is asked what has begun. One that comes later is not: what
+// happened until then is what the operator does not know.
 func (a asking) run(ctx context.Context, r Request) ([]Check, error) {
 	first, _ := a.state()
 	r.V, r.Token, r.Since, r.Again = Version, rand.Text(), first.LastEpoch, false
+	if !r.DryRun {
+		r.Since = max(r.Since, a.newest(ctx))
+	}
 	var lostAt time.Time
+	maybeBegun := false
 	for {
+		begun := time.Now()
 		checks, err := a.put(ctx, r)
 		var lost *lostError
 		if !errors.As(err, &lost) || ctx.Err() != nil {
@@ -183,24 +204,27 @@ func (a asking) run(ctx context.Context, r Request) ([]Check, error) {
 		if !lost.isSure && !changesLock(first, r) && !r.DryRun {
 			return checks, err // an order to a standby, of which the next leader does not know
 		}
-		if lostAt.IsZero() {
-			lostAt = time.Now()
+		if lostAt.IsZero() || !lost.isSure && time.Since(begun) > askPause {
+			lostAt = time.Now() // until then a leader was there, and worked on it perhaps
 		}
-		r.Again = r.Again || !lost.isSure
-		if limit := beginMax; !r.Again && time.Since(lostAt) > limit {
+		r.Again, maybeBegun = true, maybeBegun || !lost.isSure
+		if !maybeBegun && time.Since(lostAt) > beginMax {
 			return checks, fmt.Errorf("%s was not begun: %w", r.Kind, err)
 		}
-		if r.Again && time.Since(lostAt) > followMax {
+		if time.Since(lostAt) > followMax {
 			return checks, fmt.Errorf("%s: no leader tells its outcome; see status: %w", r.Kind, err)
 		}
-		pauseFor(ctx, askPause)
+		if pauseFor(ctx, askPause) != nil {
+			return checks, err
+		}
 		if isKnown, err := knownOutcome(a.state, r); isKnown {
 			return checks, err
 		}
 	}
 }
 
-// knownOutcome is what the state here tells of a request that may have been begun.
+// knownOutcome is what the state here tells of a request that may have been begun. It may lag, and
+// never tells what is not so: a request that was overtaken once is by every later state.
 func knownOutcome(state func() (*State, <-chan struct{}), r Request) (bool, error) {
 	if !r.Again || r.DryRun {
 		return false, nil
@@ -222,11 +246,50 @@ func knownOutcome(state func() (*State, <-chan struct{}), r Request) (bool, erro
 // checks are the preconditions.
 func (n *Node) Request(ctx context.Context, r Request) ([]Check, error) {
 	s, _ := n.State()
-	checks, err := asking{n.State, n.putRequest}.run(ctx, r)
+	open, stop := n.whileOpen(ctx)
+	defer stop()
+	checks, err := asking{n.State, n.newestEpoch, n.putRequest}.run(open, r)
+	var lost *lostError
+	if errors.As(err, &lost) && errors.Is(context.Cause(open), errClosed) {
+		err = fmt.Errorf("%w, and may not know the outcome: ask at another node: %w", errClosed, err)
+	}
 	if err == nil && !r.DryRun && changesLock(s, r) {
 		n.awaitLock(ctx, lockEpoch(s))
 	}
 	return checks, err
+}
+
+// whileOpen ends the returned context when this node is closed: nobody answers here any more.
+func (n *Node) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-n.stopped:
+			cancel(errClosed)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil); <-done }
+}
+
+// newestEpoch asks the leader which epoch is the newest that has begun. It is 0 where none answers
+// soon, or one of an older release does.
+func (n *Node) newestEpoch(ctx context.Context) uint64 {
+	if n.isLeading() {
+		s, _ := n.State()
+		return s.LastEpoch
+	}
+	ctx, cancel := context.WithTimeout(ctx, newestMax)
+	defer cancel()
+	for _, p := range n.leaderPeers() {
+		var a observationsAnswer
+		if err := p.call(ctx, "/v1/observations", empty{Version}, &a); err == nil {
+			return a.Newest
+		}
+	}
+	return 0
 }
 
 // putRequest asks the leader that is known here.

@@ -26,6 +26,16 @@ func (r *simRun) put(ctx context.Context, q election.Request) ([]election.Check,
 	return checks, election.AsLost(err)
 }
 
+// newestEpoch asks whoever leads now.
+func (r *simRun) newestEpoch(context.Context) uint64 {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	if n := r.w.nodes[r.w.leader]; n != nil {
+		return n.view.LastEpoch
+	}
+	return 0
+}
+
 // away asks for a switchover to a standby; first is what becomes of the first call.
 func (r *simRun) away(to string,
 	first func(context.Context, election.Request) ([]election.Check, error),
@@ -33,7 +43,7 @@ func (r *simRun) away(to string,
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	calls := 0
-	_, err := election.AskWhoeverLeads(ctx, r.w.nodes["pg1"].State,
+	_, err := election.AskWhoeverLeads(ctx, r.w.nodes["pg1"].State, r.newestEpoch,
 		func(ctx context.Context, q election.Request) ([]election.Check, error) {
 			if calls++; calls == 1 {
 				return first(ctx, q)
@@ -128,25 +138,53 @@ func TestRequestOutlivesItsLeader(t *testing.T) {
 }
 
 // TestRequestIsNotBegunLate: when another change was made meanwhile, what was asked for rests on a
-// primary that is not there any more.
+// primary that is not there any more, also if no leader has heard of it before.
 func TestRequestIsNotBegunLate(t *testing.T) {
+	for name, loss := range map[string]error{
+		"call broken": election.BrokenCall(errBroken), "no leader": election.ErrNoLeader,
+	} {
+		t.Run(name, func(t *testing.T) {
+			simGroup(t, func(r *simRun) { r.askBesideAnother(t, loss) })
+		})
+	}
+}
+
+func (r *simRun) askBesideAnother(t *testing.T, loss error) {
+	next := map[string]string{"pg1": "pg2", "pg2": "pg3", "pg3": "pg1"}
+	other := next[r.newest().Lock.Holder]
+	err := r.away(next[other],
+		func(context.Context, election.Request) ([]election.Check, error) {
+			if err := r.request(other); err != nil {
+				t.Error(err)
+			}
+			return nil, election.AsLost(loss)
+		})
+	if !errors.Is(err, election.ErrRefused) ||
+		!strings.Contains(err.Error(), "another change came first") {
+		t.Errorf("answer is %v", err)
+	}
+	time.Sleep(5 * time.Second)
+	if l := r.newest().Lock; l.Holder != other {
+		t.Errorf("the primary is %s", l.Holder)
+	}
+}
+
+// TestNewLeaderHearsFirst: a leader that has just begun refuses nothing because it has not heard of
+// a node yet.
+func TestNewLeaderHearsFirst(t *testing.T) {
 	simGroup(t, func(r *simRun) {
-		next := map[string]string{"pg1": "pg2", "pg2": "pg3", "pg3": "pg1"}
-		other := next[r.newest().Lock.Holder]
-		err := r.away(next[other],
-			func(context.Context, election.Request) ([]election.Check, error) {
-				if err := r.request(other); err != nil {
-					t.Error(err)
-				}
-				return nil, election.AsLost(election.BrokenCall(errBroken))
-			})
-		if !errors.Is(err, election.ErrRefused) ||
-			!strings.Contains(err.Error(), "another change came first") {
-			t.Errorf("answer is %v", err)
+		to := map[string]string{"pg1": "pg2", "pg2": "pg3", "pg3": "pg1"}[r.newest().Lock.Holder]
+		r.leadElsewhere()
+		err := election.ErrNotLeading
+		for errors.Is(err, election.ErrNotLeading) {
+			time.Sleep(time.Millisecond)
+			r.w.mu.Lock()
+			clear(r.w.nodes[r.w.leader].recv)
+			r.w.mu.Unlock()
+			err = r.request(to)
 		}
-		time.Sleep(5 * time.Second)
-		if l := r.newest().Lock; l.Holder != other {
-			t.Errorf("the primary is %s", l.Holder)
+		if err != nil {
+			t.Error(err)
 		}
 	})
 }
