@@ -67,7 +67,8 @@ func findWish(s *State, token string) (wish, bool) {
 // overtaken tells that a request which the state does not know must not be begun any more: since
 // it was asked for another change was, from another primary perhaps. Under a leader of an older
 // release that may be the one that was asked for. Once it holds it holds for each later state and
-// all copies of the request: none that waits somewhere is begun after its asker was told so.
+// all copies of the request: none that waits somewhere is begun after its asker was told so. (Of a
+// failover that another operator's has overtaken that is so until the leader gives up that one.)
 func overtaken(s *State, r Request) error {
 	switch {
 	case r.Token == "" || s.LastEpoch <= r.Since, isStillLost(s, r):
