@@ -83,18 +83,21 @@ func TestCompletionBeforeAHeldEnd(t *testing.T) {
 	r := newRig(t, nil)
 	w := hijack(t, r.connect(""))
 	w.play([]scriptStep{q("PREPARE s AS SELECT set_config('a.b', 'c', false)")})
-	var asked, cut atomic.Bool
-	isWhole := cutBehindEnd()
-	r.line.Watch(func(_ byte, body []byte) bool {
-		asked.Store(asked.Load() || isSnapshot(body))
+	var at atomic.Int32 // its completion has passed, its end too, and what is behind that was cut
+	r.line.Watch(nil, func(typ byte, body []byte) bool {
+		switch {
+		case typ == 'C' && string(body) == "SELECT 1\x00":
+			at.CompareAndSwap(0, 1)
+		case typ == 'Z':
+			at.CompareAndSwap(1, 2)
+		default: // the first answer to the question for the settings
+			return !at.CompareAndSwap(2, 3)
+		}
 		return true
-	}, func(typ byte, body []byte) bool {
-		cut.Store(asked.Load() && !isWhole(typ, body) || cut.Load())
-		return !cut.Load()
 	})
 	got := w.play([]scriptStep{q("EXECUTE s")})
-	if len(got) != 4 || got[2] != `C "SELECT 1\x00"` || got[3] != `Z "I"` || !cut.Load() {
-		t.Fatalf("got %q, cut %v", got, cut.Load())
+	if len(got) != 4 || got[2] != `C "SELECT 1\x00"` || got[3] != `Z "I"` || at.Load() != 3 {
+		t.Fatalf("got %q, at %d", got, at.Load())
 	}
 }
 
