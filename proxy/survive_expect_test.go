@@ -53,8 +53,8 @@ func (c *conversation) expected(p passage, f *fault, guard string) []ending {
 	}
 	p = c.heldBack(p, guard)
 	out := c.endings(p, f, guard)
-	if end := p.whole + 1; guard == proxy.GuardExplicit && end < p.forwarded &&
-		c.isLookedUp(p.whole, p, guard) {
+	if end := p.whole + 1; end < p.forwarded && (c.chains(p.whole) ||
+		guard == proxy.GuardExplicit && c.isLookedUp(p.whole, p, guard)) {
 		waits := p // what is behind it may not have been sent yet
 		waits.forwarded = end
 		out = append(out, c.endings(waits, f, guard)...)
@@ -70,9 +70,19 @@ func (c *conversation) expected(p passage, f *fault, guard string) []ending {
 	return out
 }
 
+// chains tells of an atom with AND CHAIN.
+func (c *conversation) chains(i int) bool {
+	return i < len(c.deeds) && c.deeds[i].all.has(factChains)
+}
+
 // heldBack is the passage without what waited for a COMMIT that is guarded, which goes out when all
-// before it is answered.
+// before it is answered, or for the answer to an AND CHAIN.
 func (c *conversation) heldBack(p passage, guard string) passage {
+	for i := p.whole; i < p.forwarded; i++ {
+		if c.chains(i) && !(i == p.whole && slices.ContainsFunc(p.part, isCompletion)) {
+			p.forwarded = i + 1
+		}
+	}
 	for i := p.whole + 1; i < p.forwarded && guard == proxy.GuardExplicit; i++ {
 		if c.isLookedUp(i, p, guard) {
 			p.forwarded = i
@@ -192,6 +202,8 @@ func (c *conversation) believed(i int, p passage) byte {
 }
 
 func isError(message string) bool { return message[0] == 'E' }
+
+func isCompletion(message string) bool { return message[0] == 'C' }
 
 // wroteBefore tells that the transaction that is open before an atom has written.
 func (c *conversation) wroteBefore(i int) bool {
