@@ -82,14 +82,14 @@ func TestSinceIsTheLeaders(t *testing.T) {
 // TestAskerWaitsForEachLeader: the time in which a leader worked on a request does not count as one
 // without a leader; without any one a request is given up.
 func TestAskerWaitsForEachLeader(t *testing.T) {
-	ask := func(t *testing.T, puts ...func() error) (err error, took time.Duration) {
+	ask := func(t *testing.T, puts ...func() error) (took time.Duration, err error) {
 		begin, calls := time.Now(), 0
 		_, err = asking{stateOf(&State{}), func(context.Context) uint64 { return 0 },
 			func(context.Context, Request) ([]Check, error) {
 				calls++
 				return nil, asLost(puts[min(calls, len(puts))-1]())
 			}}.run(t.Context(), Request{Kind: RequestSwitchover})
-		return err, time.Since(begin)
+		return time.Since(begin), err
 	}
 	broken := func() error { return &brokenCall{errors.New("EOF")} }
 	slow := func() error { time.Sleep(25 * time.Second); return broken() }
@@ -106,7 +106,7 @@ func TestAskerWaitsForEachLeader(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				err, took := ask(t, tc.puts...)
+				took, err := ask(t, tc.puts...)
 				if !errors.Is(err, ErrNoLeader) || took < tc.from || took > tc.to {
 					t.Errorf("%v after %v", err, took)
 				}
