@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"holdfast/pgwire"
 	"holdfast/proxy"
 )
 
@@ -93,5 +94,29 @@ func (tc *failsBefore) lose(t *testing.T, r *rig, admin *pgconn.PgConn, isTold b
 	if rows != "0" && rows != "1" || told == "" || told == "E 40001" && rows != "0" ||
 		strings.HasPrefix(told, `C "INSERT`) && rows != "1" {
 		t.Errorf("%s rows, told %q", rows, got)
+	}
+}
+
+// TestFailedQueryLeavesNoUnnamedStatement, also if the server is lost behind its error, in each mode.
+func TestFailedQueryLeavesNoUnnamedStatement(t *testing.T) {
+	for _, guard := range []string{proxy.GuardAll, proxy.GuardExplicit, proxy.GuardOff} {
+		t.Run(guard, func(t *testing.T) {
+			r := newRig(t, func(c *proxy.Config) { c.CommitGuard = guard })
+			exec(t, r.directly(""), "CREATE TABLE t (a int UNIQUE)")
+			w := hijack(t, r.connect(""))
+			w.play([]scriptStep{x("INSERT INTO t VALUES (1)")})
+			var failed, isCut atomic.Bool
+			r.line.Watch(nil, func(typ byte, _ []byte) bool {
+				failed.Store(failed.Load() || typ == 'E')
+				return !(typ == 'Z' && failed.Load()) || isCut.Swap(true)
+			})
+			checkPlayed(t, w.play([]scriptStep{q("INSERT INTO t VALUES (1)")}), "E 23505", `Z "I"`)
+			checkPlayed(t, w.play([]scriptStep{{
+				send: pgwire.AppendSync(pgwire.AppendDescribe(nil, 'S', "")), ends: 1}}),
+				"E 26000", `Z "I"`)
+			if !isCut.Load() {
+				t.Error("was not cut")
+			}
+		})
 	}
 }

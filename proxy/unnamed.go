@@ -192,10 +192,10 @@ func (s *session) leavesUnnamed(b *batch) *unnamedStatement {
 
 // toldUnnamed takes what the client was told of a batch; nil is success. Where an error came in the
 // place of the answer of what makes it, or of something before that, nobody knows which one the
-// client means next.
+// client means next. A Query drops it before anything of it can fail.
 func (r *redo) toldUnnamed(p *pending, e *pgwire.Error) {
 	switch {
-	case p.batch.errored || p.unnamed == nil: // the rest of it was skipped
+	case p.unnamed == nil || p.batch.errored && !p.batch.simple: // the rest of it was skipped
 	case e == nil || p.batch.simple:
 		r.unnamed = *p.unnamed
 	default:
