@@ -97,7 +97,7 @@ func (tc *failsBefore) lose(t *testing.T, r *rig, admin *pgconn.PgConn, isTold b
 	}
 }
 
-// TestFailedQueryLeavesNoUnnamedStatement, also if the server is lost behind its error, in each mode.
+// TestFailedQueryLeavesNoUnnamedStatement, also if the server is lost right behind its error.
 func TestFailedQueryLeavesNoUnnamedStatement(t *testing.T) {
 	for _, guard := range []string{proxy.GuardAll, proxy.GuardExplicit, proxy.GuardOff} {
 		t.Run(guard, func(t *testing.T) {
