@@ -89,6 +89,20 @@ func twice(after time.Duration) func(*simRun) call {
 
 var errBroken = errors.New("EOF")
 
+// lostInTheMiddle puts a request to a leader that is lost once it has begun it.
+func (r *simRun) lostInTheMiddle() call {
+	return func(ctx context.Context, q election.Request) ([]election.Check, error) {
+		ctx, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); _, _ = r.put(ctx, q) }()
+		r.awaitIntent()
+		r.leadElsewhere()
+		cancel()
+		<-done
+		return nil, election.AsLost(election.BrokenCall(errBroken))
+	}
+}
+
 // TestRequestOutlivesItsLeader: whoever asked gets the outcome of what was asked for, once, when
 // the leader changes before it is begun, in the middle, or when only the call breaks off.
 func TestRequestOutlivesItsLeader(t *testing.T) {
@@ -100,18 +114,7 @@ func TestRequestOutlivesItsLeader(t *testing.T) {
 					election.ErrNotLeading))
 			}
 		},
-		"middle": func(r *simRun) call {
-			return func(ctx context.Context, q election.Request) ([]election.Check, error) {
-				ctx, cancel := context.WithCancel(ctx)
-				done := make(chan struct{})
-				go func() { defer close(done); _, _ = r.put(ctx, q) }()
-				r.awaitIntent()
-				r.leadElsewhere()
-				cancel()
-				<-done
-				return nil, election.AsLost(election.BrokenCall(errBroken))
-			}
-		},
+		"middle": (*simRun).lostInTheMiddle,
 		"call": func(r *simRun) call {
 			return func(ctx context.Context, q election.Request) ([]election.Check, error) {
 				go func() { _, _ = r.put(ctx, q) }() // the leader goes on with it
@@ -197,16 +200,7 @@ func TestRequestThatGoesBackFails(t *testing.T) {
 		r.w.mu.Lock()
 		r.w.nodes[to].pg.promotesBadly = 4
 		r.w.mu.Unlock()
-		err := r.away(to, func(ctx context.Context, q election.Request) ([]election.Check, error) {
-			ctx, cancel := context.WithCancel(ctx)
-			done := make(chan struct{})
-			go func() { defer close(done); _, _ = r.put(ctx, q) }()
-			r.awaitIntent()
-			r.leadElsewhere()
-			cancel()
-			<-done
-			return nil, election.AsLost(election.BrokenCall(errBroken))
-		})
+		err := r.away(to, r.lostInTheMiddle())
 		if !errors.Is(err, election.ErrFailed) || !strings.Contains(err.Error(), "back to "+old.Holder) {
 			t.Errorf("answer is %v", err)
 		}
